@@ -1,0 +1,383 @@
+//! The nouns of the book.
+
+use crate::tag::Tag;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A pool: one (database, user) pair. An index into the book's table; never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolId(pub u32);
+
+/// A client session, unique in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// A session's hold on a backend, unique in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseId(pub u64);
+
+/// A queued checkout, unique in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WaiterId(pub u64);
+
+/// Who asks for a lease, and on whose behalf.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The session that asks.
+    pub session: SessionId,
+    /// The pool it belongs to.
+    pub pool: PoolId,
+    /// Whose work it is.
+    pub tag: Arc<Tag>,
+    /// Whether this checkout is for Bursar's own needs at login (parameters to learn): counts for
+    /// capacity, not as a lease of the request (B1, B2).
+    pub login: bool,
+}
+
+/// The answer to a checkout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checkout {
+    /// A lease on one of the pool's idle backends: take it from the idle store now.
+    Idle(LeaseId),
+    /// Queued: an [`Action::Grant`] or [`Action::Refuse`] will follow.
+    Queued(WaiterId),
+    /// Refused at once.
+    Refused(Refusal),
+}
+
+/// What must be done, after unlocking, in order.
+#[derive(Debug)]
+pub enum Action<B, W> {
+    /// Hand a lease to a waiter. With `backend: None` it is on an idle backend, to be taken from
+    /// the pool's idle store.
+    Grant {
+        /// Whom to wake.
+        waiter: W,
+        /// The lease.
+        lease: LeaseId,
+        /// The pool.
+        pool: PoolId,
+        /// The backend, passed from the last lease or a finished dial.
+        backend: Option<B>,
+        /// Budgets in `warn` mode that this grant exceeds: to be told as notices.
+        warnings: Vec<Warning>,
+    },
+    /// Tell a waiter that it waited in vain.
+    Refuse {
+        /// Whom to wake.
+        waiter: W,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Open one more backend for this pool; report by `dialled`.
+    Dial {
+        /// The pool.
+        pool: PoolId,
+        /// Not before this long from now (backoff after failures).
+        after: Duration,
+    },
+    /// Put a backend into the pool's idle store.
+    Store {
+        /// The pool.
+        pool: PoolId,
+        /// The backend.
+        backend: B,
+    },
+    /// Close a backend that nobody may have again; its slot is already free in the book.
+    Close {
+        /// The pool.
+        pool: PoolId,
+        /// The backend.
+        backend: B,
+    },
+    /// Close one idle backend of this pool to make room under `server.max_backends`; report by
+    /// `evicted`.
+    Evict {
+        /// The pool that must give.
+        pool: PoolId,
+    },
+    /// End a session (B10, B11): it tells its client and gives the backend back.
+    End {
+        /// Which.
+        session: SessionId,
+        /// The lease meant; a session that has another one by now is left alone.
+        lease: LeaseId,
+        /// Why.
+        why: Overstay,
+    },
+    /// A budget in `warn` mode is exceeded by a lease that is held: tell its session.
+    Warn {
+        /// Which session.
+        session: SessionId,
+        /// The lease meant.
+        lease: LeaseId,
+        /// What to tell.
+        warning: Warning,
+    },
+    /// A leak event to log (opened, returned, or reclaimed).
+    Leak(Box<LeakEvent>),
+}
+
+/// Why a lease must end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overstay {
+    /// B10: FATAL 25P04.
+    Age {
+        /// How old the transaction is.
+        age: Duration,
+        /// The budget.
+        limit: Duration,
+        /// Waiters at that moment.
+        waiting: usize,
+    },
+    /// B11: FATAL 25P03.
+    Idle {
+        /// How long it has been idle.
+        idle: Duration,
+        /// The budget.
+        limit: Duration,
+        /// How old the transaction is.
+        age: Duration,
+        /// Waiters at that moment.
+        waiting: usize,
+    },
+}
+
+/// The scope's numbers at the moment of a refusal, for DETAIL.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// The request, if tagged.
+    pub request: Option<Arc<str>>,
+    /// Leases the request holds.
+    pub request_holds: u32,
+    /// Its budget (B1).
+    pub request_limit: u32,
+    /// The tenant.
+    pub tenant: Arc<str>,
+    /// Leases the tenant holds in this pool.
+    pub tenant_holds: u32,
+    /// Its cap in this pool (B4).
+    pub tenant_limit: u32,
+    /// The tenant's waiters in this pool.
+    pub tenant_waits: u32,
+    /// Leases of the pool.
+    pub pool_holds: u32,
+    /// Its size.
+    pub pool_size: u32,
+    /// Of those, idle in transaction (as of the last tick).
+    pub pool_idle_in_tx: u32,
+    /// The longest holder: its route or tenant, and for how long it has held.
+    pub longest: Option<(Arc<str>, Duration)>,
+}
+
+/// A refusal is a typed value with its numbers; `session/reply.rs` gives it words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// B9: 53300.
+    WaitedTooLong {
+        /// How long.
+        waited: Duration,
+        /// The last dial error, if the pool has no backend at all because dialling fails.
+        dial_error: Option<Arc<str>>,
+        /// The numbers.
+        standing: Box<Standing>,
+    },
+    /// B15: 53300.
+    QueueFull {
+        /// The cap.
+        limit: usize,
+        /// The numbers.
+        standing: Box<Standing>,
+    },
+    /// B8: 53400.
+    TenantQueueFull {
+        /// The cap.
+        limit: u32,
+        /// The numbers.
+        standing: Box<Standing>,
+    },
+    /// B2: 54000.
+    TooManyLeases {
+        /// Which lease this would have been.
+        ordinal: u32,
+        /// The budget.
+        limit: u32,
+        /// Whether the client set it itself (`bursar.max_leases`).
+        own: bool,
+        /// The numbers.
+        standing: Box<Standing>,
+    },
+    /// B1: 54000, all leases of the request are idle in transaction.
+    NestsTooDeep {
+        /// The numbers.
+        standing: Box<Standing>,
+    },
+    /// The pool is being shut down: 57P01.
+    Closing,
+}
+
+/// A budget exceeded in `warn` mode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Warning {
+    /// B1
+    NestsTooDeep {
+        /// Leases the request holds with this one.
+        holds: u32,
+        /// The budget.
+        limit: u32,
+    },
+    /// B2
+    TooManyLeases {
+        /// Which lease this is.
+        ordinal: u32,
+        /// The budget.
+        limit: u32,
+    },
+    /// B4
+    TenantOverCap {
+        /// Leases with this one.
+        holds: u32,
+        /// The cap.
+        limit: u32,
+    },
+    /// B10
+    Age {
+        /// How old.
+        age: Duration,
+        /// The budget.
+        limit: Duration,
+    },
+    /// B11
+    Idle {
+        /// How long idle.
+        idle: Duration,
+        /// The budget.
+        limit: Duration,
+    },
+}
+
+/// What a lease was used for, told at checkin.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Transactions finished.
+    pub transactions: u64,
+    /// Statements (Query, Execute, FunctionCall).
+    pub statements: u64,
+    /// Time a statement was executing.
+    pub active: Duration,
+    /// Bytes from the client.
+    pub bytes_in: u64,
+    /// Bytes to the client.
+    pub bytes_out: u64,
+}
+
+/// What a held lease is doing, asked from its session's cell at each tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activity {
+    /// What.
+    pub state: Doing,
+    /// Since when.
+    pub since: Instant,
+    /// When the transaction began; `None` outside a transaction.
+    pub tx_start: Option<Instant>,
+    /// Why the lease outlives its transaction; empty if it does not.
+    pub pin: &'static str,
+}
+
+/// The states of a held lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    /// A statement runs.
+    Active,
+    /// In a transaction, nothing runs.
+    IdleInTx,
+    /// Kept by a pin or by session mode, outside a transaction, nothing runs.
+    Pinned,
+    /// Being scrubbed or drained on behalf of nobody.
+    Cleaning,
+}
+
+/// Classes of budgets.md §5.2 that exist so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LeakClass {
+    /// In a transaction, idle too long.
+    IdleInTx,
+    /// A transaction too old, but working.
+    LongTx,
+    /// The client went away and left work behind.
+    AbandonedClient,
+}
+
+impl LeakClass {
+    /// As in `SHOW LEAKS` and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LeakClass::IdleInTx => "idle_in_tx",
+            LeakClass::LongTx => "long_tx",
+            LeakClass::AbandonedClient => "abandoned_client",
+        }
+    }
+}
+
+/// How a leak case stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Outcome {
+    /// Still held.
+    Open,
+    /// Came back by itself.
+    Returned,
+    /// Taken back by Bursar.
+    Reclaimed,
+    /// Came back because its client went away.
+    ClientGone,
+}
+
+impl Outcome {
+    /// As in `SHOW LEAKS` and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Open => "open",
+            Outcome::Returned => "returned",
+            Outcome::Reclaimed => "reclaimed",
+            Outcome::ClientGone => "client_gone",
+        }
+    }
+}
+
+/// One leak case as it stands: the book's half of budgets.md §5.3's event. The pool adds what only
+/// doors know (client address, application, backend pid, statements) from the lease's cell.
+#[derive(Debug, Clone)]
+pub struct LeakEvent {
+    /// Case number.
+    pub id: u64,
+    /// The lease.
+    pub lease: LeaseId,
+    /// The session that holds it.
+    pub session: SessionId,
+    /// The pool.
+    pub pool: PoolId,
+    /// Class.
+    pub class: LeakClass,
+    /// How it stands.
+    pub outcome: Outcome,
+    /// `report` or `end_session`.
+    pub action: &'static str,
+    /// Threshold that was crossed.
+    pub threshold: Duration,
+    /// Held for.
+    pub held: Duration,
+    /// Idle for (at the time of the report).
+    pub idle: Duration,
+    /// Age of the transaction.
+    pub tx_age: Duration,
+    /// Whose.
+    pub tag: Arc<Tag>,
+    /// Leases of its request so far.
+    pub request_leases: u32,
+    /// Waiters in the pool, and how long the oldest has waited.
+    pub waiters: usize,
+    /// The oldest waiter's wait.
+    pub oldest_wait: Duration,
+}

@@ -1,0 +1,168 @@
+//! What the book shows: plain rows, copied under the lock, rendered elsewhere.
+
+use super::{LeakEvent, LeaseId, PoolId, SessionId, Usage};
+use crate::tag::Tag;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Everything the book shows, at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// One row a pool.
+    pub pools: Vec<PoolView>,
+    /// One row a tenant and pool.
+    pub tenants: Vec<TenantView>,
+    /// One row a request.
+    pub requests: Vec<RequestView>,
+    /// One row a held lease.
+    pub leases: Vec<LeaseView>,
+    /// One row a waiter, in the order they would be served within their tenant.
+    pub waiters: Vec<WaiterView>,
+    /// Open and closed leak cases, newest last (ring of 1,000).
+    pub leaks: Vec<LeakEvent>,
+    /// Budget outcomes: (dimension such as `"B1"`, outcome `ok|near|would|warn|queue|reject|abort`, count).
+    pub budgets: Vec<(&'static str, &'static str, u64)>,
+    /// Refusals: (pool, SQLSTATE, count).
+    pub rejections: Vec<(PoolId, &'static str, u64)>,
+    /// Leak totals: (class, action, outcome, count).
+    pub leak_totals: Vec<(&'static str, &'static str, &'static str, u64)>,
+    /// Pins: (reason, leases now held by it), from the last tick.
+    pub pins: Vec<(&'static str, u64)>,
+    /// Highest number of leases at once over all pools since start.
+    pub leases_peak: u64,
+}
+
+/// One pool.
+#[derive(Debug, Clone)]
+pub struct PoolView {
+    /// Id.
+    pub id: PoolId,
+    /// Database as the client names it.
+    pub database: Arc<str>,
+    /// Role as the client names it.
+    pub user: Arc<str>,
+    /// Configured size, without overflow.
+    pub size: usize,
+    /// Leases held.
+    pub leased: usize,
+    /// Idle backends.
+    pub idle: usize,
+    /// Dials in flight.
+    pub dialling: usize,
+    /// Waiters.
+    pub waiting: usize,
+    /// Longest wait of those waiting.
+    pub oldest_wait: Duration,
+    /// Whether PAUSE is on.
+    pub paused: bool,
+    /// Leases so far.
+    pub leases_total: u64,
+    /// Usage so far.
+    pub usage: Usage,
+    /// Σ hold so far.
+    pub held: Duration,
+    /// Σ wait so far.
+    pub waited: Duration,
+    /// Waits that ended in 53300.
+    pub timeouts: u64,
+    /// Untagged leases so far.
+    pub untagged: u64,
+    /// Wait histogram, bounds [`super::WAIT_BOUNDS`].
+    pub wait: Vec<u64>,
+    /// Hold histogram, bounds [`super::HOLD_BOUNDS`].
+    pub hold: Vec<u64>,
+    /// Highest leases at once since start.
+    pub leases_peak: u64,
+}
+
+/// One tenant in one pool.
+#[derive(Debug, Clone)]
+pub struct TenantView {
+    /// Name.
+    pub tenant: Arc<str>,
+    /// Pool.
+    pub pool: PoolId,
+    /// Cap (B4) in leases.
+    pub cap: u32,
+    /// Leases held.
+    pub leased: u32,
+    /// Waiters.
+    pub waiting: u32,
+    /// Longest wait of those waiting.
+    pub oldest_wait: Duration,
+    /// Leases so far.
+    pub leases_total: u64,
+    /// Σ hold so far.
+    pub held: Duration,
+    /// Σ active so far.
+    pub active: Duration,
+    /// Σ wait so far.
+    pub waited: Duration,
+    /// Refusals so far.
+    pub rejections: u64,
+    /// Client sessions now.
+    pub sessions: u32,
+}
+
+/// One request.
+#[derive(Debug, Clone)]
+pub struct RequestView {
+    /// Id.
+    pub id: Arc<str>,
+    /// Whose.
+    pub tag: Arc<Tag>,
+    /// First seen.
+    pub since: Instant,
+    /// Leases held now.
+    pub leases_now: u32,
+    /// Highest at once.
+    pub leases_peak: u32,
+    /// Client transactions so far: what problem S0 counts as sessions.
+    pub leases_total: u32,
+    /// Waiters now.
+    pub waiting: u32,
+    /// Σ wait so far.
+    pub waited: Duration,
+    /// Σ active so far.
+    pub active: Duration,
+    /// Σ hold so far.
+    pub held: Duration,
+    /// Statements so far.
+    pub statements: u64,
+    /// Refusals so far.
+    pub rejections: u32,
+    /// Whether the client ended it.
+    pub ended: bool,
+}
+
+/// One held lease.
+#[derive(Debug, Clone)]
+pub struct LeaseView {
+    /// Id.
+    pub id: LeaseId,
+    /// Holder.
+    pub session: SessionId,
+    /// Pool.
+    pub pool: PoolId,
+    /// Whose.
+    pub tag: Arc<Tag>,
+    /// Granted at.
+    pub since: Instant,
+}
+
+/// One waiter.
+#[derive(Debug, Clone)]
+pub struct WaiterView {
+    /// Who.
+    pub session: SessionId,
+    /// Pool.
+    pub pool: PoolId,
+    /// Whose.
+    pub tag: Arc<Tag>,
+    /// Since.
+    pub since: Instant,
+    /// Until.
+    pub deadline: Instant,
+    /// `pool_full`, `tenant_cap`, `request_cap`, `paused`
+    pub reason: &'static str,
+}

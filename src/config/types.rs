@@ -1,0 +1,333 @@
+//! The nouns of the configuration.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything a process needs to know, immutable; a reload makes a new one.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[auth]`
+    pub auth: Auth,
+    /// `[user.NAME]`
+    pub users: BTreeMap<String, User>,
+    /// `[database.NAME]`, the wildcard `"*"` left out.
+    pub databases: BTreeMap<String, Arc<Database>>,
+    /// `[database."*"]`
+    pub any_database: Option<Arc<Database>>,
+    /// `[server]`
+    pub server: Server,
+    /// `[tag]`
+    pub tag: TagRules,
+    /// `[budget.*]`
+    pub budget: Budgets,
+    /// `[tenant."*"]`
+    pub tenant_default: TenantRule,
+    /// `[tenant.NAME]`
+    pub tenants: BTreeMap<String, TenantRule>,
+    /// `[leak]`
+    pub leak: Leak,
+    /// `[drain]`
+    pub drain: Drain,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// Where clients connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// TCP addresses.
+    pub addresses: Vec<SocketAddr>,
+    /// Directory for `.s.PGSQL.<port>`; `None` = no Unix socket.
+    pub unix_dir: Option<PathBuf>,
+    /// Threads that serve sessions, at least 1.
+    pub workers: usize,
+    /// B18: client sessions in all; always enforced.
+    pub max_clients: usize,
+    /// From accept to ready, every read before login included.
+    pub login_timeout: Duration,
+}
+
+/// The HTTP side and who may use the console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// HTTP address; `None` = no HTTP.
+    pub address: Option<SocketAddr>,
+    /// Users that may open the console database `bursar`. Empty = any user with method trust on
+    /// loopback only, otherwise nobody.
+    pub users: Vec<String>,
+}
+
+/// How clients prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// Nobody is asked.
+    Trust,
+    /// Clear-text password.
+    Plain,
+    /// PostgreSQL's md5 challenge.
+    Md5,
+    /// SCRAM-SHA-256 (RFC 5802, RFC 7677).
+    ScramSha256,
+}
+
+/// `[auth]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Auth {
+    /// For every client.
+    pub method: AuthMethod,
+}
+
+/// A secret that never shows in Debug, logs or views, and is wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(zeroize::Zeroizing<String>);
+
+impl Secret {
+    /// Wraps a secret text.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Secret(zeroize::Zeroizing::new(text))
+    }
+
+    /// The text itself; for comparison and key derivation only.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// `[user.NAME]`: what Bursar knows of a client role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// A clear password, `md5…` hash, or SCRAM verifier (`SCRAM-SHA-256$…`), from the file or `password_file`.
+    pub password: Option<Secret>,
+}
+
+/// `[database.NAME]`: where a database lives and how its pools behave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    /// Host name, address, or directory of a Unix socket (starts with `/`).
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Name on the server; `None` = the name the client asked for.
+    pub dbname: Option<String>,
+    /// Role on the server; `None` = the client's own.
+    pub user: Option<String>,
+    /// Password towards the server; `None` = the `[user.*]` password, if it is a clear one.
+    pub password: Option<Secret>,
+    /// Pool keys, `[pool]` overlaid by this table.
+    pub pool: PoolRules,
+}
+
+/// When a lease ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// With the client session.
+    Session,
+    /// With the transaction.
+    Transaction,
+}
+
+/// Which idle backend is used next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reuse {
+    /// The warmest one.
+    Lifo,
+    /// Each in turn.
+    RoundRobin,
+}
+
+/// When a backend is scrubbed between two sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reset {
+    /// When the session left state that was seen.
+    Dirty,
+    /// Always, for applications whose functions change settings unseen.
+    Always,
+}
+
+/// The pool of one (database, user).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolRules {
+    /// When a lease ends.
+    pub mode: PoolMode,
+    /// Backends.
+    pub size: usize,
+    /// Extra backends while clients wait.
+    pub overflow: usize,
+    /// Backends kept open while nobody asks.
+    pub min_idle: usize,
+    /// Order of reuse.
+    pub reuse: Reuse,
+    /// When to scrub.
+    pub reset: Reset,
+    /// B9: how long a checkout waits before ERROR 53300; always enforced.
+    pub max_wait: Duration,
+    /// Waiters in this pool (B15); always enforced.
+    pub queue: usize,
+    /// An idle backend is closed after this; `None` = never.
+    pub idle_timeout: Option<Duration>,
+    /// A backend is retired after this, ±10 % jitter; `None` = never.
+    pub lifetime: Option<Duration>,
+    /// From dial to ready.
+    pub connect_timeout: Duration,
+    /// How long a running statement may finish after its client has gone (wire.md A6).
+    pub client_gone_grace: Duration,
+}
+
+/// `[server]`: the PostgreSQL server as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Backends over all pools of this process.
+    pub max_backends: usize,
+    /// Dials in flight at once, per server.
+    pub connect_parallel: usize,
+}
+
+/// One place a tag may come from, in `[tag]`'s lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TagSource {
+    /// `set:bursar.x`
+    Set,
+    /// `startup:bursar.x` (start-up packet or `options`)
+    Startup,
+    /// `comment:KEY`
+    Comment(String),
+    /// `user_suffix`: what follows the last `.` of the user name.
+    UserSuffix,
+    /// `user`
+    User,
+    /// `application_name`
+    ApplicationName,
+    /// `database`
+    Database,
+}
+
+/// `[tag]`: budgets.md §2.2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagRules {
+    /// First source that has a value names the tenant.
+    pub tenant: Vec<TagSource>,
+    /// First source that has a value names the request.
+    pub request: Vec<TagSource>,
+    /// Cut recognised comments from the text before forwarding.
+    pub strip_comments: bool,
+    /// Stale-tag rule: a SET request tag unused for this long is dropped.
+    pub idle_ttl: Duration,
+}
+
+/// What a budget does when it is exceeded (budgets.md §2.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// Compute and count.
+    Observe,
+    /// And tell: a NoticeResponse and an event.
+    Warn,
+    /// And act.
+    Enforce,
+}
+
+/// `[budget.request]` and `[budget.transaction]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budgets {
+    /// B1: leases one request may hold at once.
+    pub max_concurrent: u32,
+    /// Mode of B1.
+    pub max_concurrent_mode: Mode,
+    /// B2: leases of one request in all, from which on it is told.
+    pub leases_warn: Option<u32>,
+    /// B2: leases of one request in all; one more is refused. A client's own `SET bursar.max_leases`
+    /// is always enforced.
+    pub leases_reject: Option<u32>,
+    /// Mode of B2.
+    pub leases_mode: Mode,
+    /// B10: transaction age to warn at.
+    pub age_warn: Option<Duration>,
+    /// B10: transaction age that ends the session with FATAL 25P04.
+    pub age_abort: Option<Duration>,
+    /// Mode of B10.
+    pub age_mode: Mode,
+    /// B11: idle in transaction to warn at.
+    pub idle_warn: Option<Duration>,
+    /// B11: idle in transaction that ends the session with FATAL 25P03 while others wait.
+    pub idle_abort: Option<Duration>,
+    /// B11: the same while nobody waits.
+    pub idle_abort_alone: Option<Duration>,
+    /// B11 warns only if others wait.
+    pub idle_warn_only_if_waiters: bool,
+    /// Mode of B11.
+    pub idle_mode: Mode,
+}
+
+/// A tenant's share of a pool.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Share {
+    /// So many backends.
+    Count(u32),
+    /// Percent of the pool's size, rounded up, at least 1.
+    Percent(f64),
+}
+
+/// `[tenant.NAME]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct TenantRule {
+    /// B4: leases at once.
+    pub max: Share,
+    /// B8: waiters.
+    pub queue: u32,
+    /// B18: client sessions of this tenant.
+    pub max_sessions: u32,
+    /// Mode of B4, B8 and B18.
+    pub mode: Mode,
+}
+
+/// `[leak]`: budgets.md §5.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leak {
+    /// A lease held this long is reported as a long hold; `None` = never.
+    pub hold: Option<Duration>,
+    /// A transaction idle this long is reported; `None` = never.
+    pub idle: Option<Duration>,
+    /// Statement texts may appear in reports.
+    pub statement_text: bool,
+}
+
+/// `[drain]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// From the signal to the end of accepting: not ready, still serving.
+    pub notice: Duration,
+    /// From the signal to the end, whatever runs.
+    pub deadline: Duration,
+}
+
+/// How to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line of text an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a tracing filter.
+    pub level: String,
+}

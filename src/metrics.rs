@@ -1,0 +1,1 @@
+//! Metric families and process counters.

@@ -1,0 +1,3 @@
+//! The async face of the book.
+
+pub mod view;

@@ -1,0 +1,56 @@
+//! What the pools show beyond the book: backends and the live detail of held leases.
+
+use crate::book::{Activity, LeaseId, PoolId, SessionId};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// One backend.
+#[derive(Debug, Clone)]
+pub struct BackendRow {
+    /// Pool.
+    pub pool: PoolId,
+    /// Database as the client names it.
+    pub database: Arc<str>,
+    /// Role as the client names it.
+    pub user: Arc<str>,
+    /// PostgreSQL's process id.
+    pub pid: i32,
+    /// `host:port` or the socket's path.
+    pub address: Arc<str>,
+    /// When it was ready.
+    pub connected: Instant,
+    /// The lease that holds it; `None` = idle.
+    pub lease: Option<LeaseId>,
+}
+
+/// What the session's cell knows of a held lease.
+#[derive(Debug, Clone)]
+pub struct LeaseDetail {
+    /// Lease.
+    pub lease: LeaseId,
+    /// Holder.
+    pub session: SessionId,
+    /// PostgreSQL's process id.
+    pub backend_pid: i32,
+    /// What it is doing.
+    pub activity: Activity,
+    /// Active time so far.
+    pub active: Duration,
+    /// Application name of the client.
+    pub application: Arc<str>,
+    /// Client address; `unix(PID)` on a Unix socket.
+    pub client: Arc<str>,
+    /// Last statements, oldest first.
+    pub statements: Vec<StatementTrace>,
+}
+
+/// One statement of a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatementTrace {
+    /// Fingerprint: 64 bits of a hash of the text with literals left out, as 16 hex digits.
+    pub fingerprint: String,
+    /// Started, before now.
+    pub ago: Duration,
+    /// The text, only if `[leak] statement_text` allows; at most 256 bytes.
+    pub text: Option<String>,
+}

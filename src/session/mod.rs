@@ -1,0 +1,4 @@
+//! One client session.
+
+pub mod registry;
+pub mod tracker;

@@ -1,0 +1,1 @@
+//! Session settings as interned sets.

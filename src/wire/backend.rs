@@ -1,0 +1,169 @@
+//! What a server sends: readers for the few fields that decide something, and builders for the
+//! few messages that Bursar answers itself.
+//!
+//! Builders append to the given buffer and never fail: everything they write is bounded by Bursar.
+
+use super::walk::cstr;
+use bytes::{BufMut, BytesMut};
+
+/// The transaction status of ReadyForQuery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TxStatus {
+    /// `I`: not in a transaction block.
+    Idle,
+    /// `T`: in a transaction block.
+    InTransaction,
+    /// `E`: in a failed transaction block.
+    Failed,
+}
+
+impl TxStatus {
+    /// From ReadyForQuery's byte.
+    #[must_use]
+    pub fn of(byte: u8) -> Option<TxStatus> {
+        match byte {
+            b'I' => Some(TxStatus::Idle),
+            b'T' => Some(TxStatus::InTransaction),
+            b'E' => Some(TxStatus::Failed),
+            _ => None,
+        }
+    }
+
+    /// ReadyForQuery's byte.
+    #[must_use]
+    pub fn byte(self) -> u8 {
+        match self {
+            TxStatus::Idle => b'I',
+            TxStatus::InTransaction => b'T',
+            TxStatus::Failed => b'E',
+        }
+    }
+}
+
+/// Appends one message: type byte, length, and what `body` writes.
+pub fn message(out: &mut BytesMut, kind: u8, body: impl FnOnce(&mut BytesMut)) {
+    out.put_u8(kind);
+    let at = out.len();
+    out.put_i32(0);
+    body(out);
+    let len = (out.len() - at) as i32;
+    out[at..at + 4].copy_from_slice(&len.to_be_bytes());
+}
+
+/// Appends ReadyForQuery.
+pub fn ready_for_query(out: &mut BytesMut, status: TxStatus) {
+    out.extend_from_slice(&[b'Z', 0, 0, 0, 5, status.byte()]);
+}
+
+/// Appends a message without a body, such as ParseComplete (`1`), BindComplete (`2`),
+/// CloseComplete (`3`), NoData (`n`) or EmptyQueryResponse (`I`).
+pub fn bare(out: &mut BytesMut, kind: u8) {
+    out.extend_from_slice(&[kind, 0, 0, 0, 4]);
+}
+
+/// Appends CommandComplete.
+pub fn command_complete(out: &mut BytesMut, tag: &str) {
+    message(out, b'C', |out| {
+        out.extend_from_slice(tag.as_bytes());
+        out.put_u8(0);
+    });
+}
+
+/// Appends ParameterStatus.
+pub fn parameter_status(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    message(out, b'S', |out| {
+        out.extend_from_slice(name);
+        out.put_u8(0);
+        out.extend_from_slice(value);
+        out.put_u8(0);
+    });
+}
+
+/// Appends a RowDescription of text columns.
+pub fn text_columns<'a>(out: &mut BytesMut, names: impl ExactSizeIterator<Item = &'a str>) {
+    message(out, b'T', |out| {
+        out.put_i16(names.len() as i16);
+        for name in names {
+            out.extend_from_slice(name.as_bytes());
+            out.put_u8(0);
+            out.put_i32(0); // no table
+            out.put_i16(0); // no column number
+            out.put_i32(25); // text
+            out.put_i16(-1); // variable length
+            out.put_i32(-1); // no modifier
+            out.put_i16(0); // text format
+        }
+    });
+}
+
+/// Appends a DataRow of text values; `None` is NULL.
+pub fn text_row<'a>(out: &mut BytesMut, values: impl ExactSizeIterator<Item = Option<&'a str>>) {
+    message(out, b'D', |out| {
+        out.put_i16(values.len() as i16);
+        for value in values {
+            match value {
+                None => out.put_i32(-1),
+                Some(value) => {
+                    out.put_i32(value.len() as i32);
+                    out.extend_from_slice(value.as_bytes());
+                }
+            }
+        }
+    });
+}
+
+/// Name and value of a ParameterStatus body.
+#[must_use]
+pub fn parameter(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (name, rest) = cstr(body)?;
+    Some((name, cstr(rest)?.0))
+}
+
+/// One field of an ErrorResponse or NoticeResponse body, by its type byte. A prefix of the body
+/// will do for the fields that PostgreSQL sends first (`S`, `V`, `C`).
+#[must_use]
+pub fn error_field(body: &[u8], field: u8) -> Option<&[u8]> {
+    let mut rest = body;
+    loop {
+        let (&kind, tail) = rest.split_first()?;
+        if kind == 0 {
+            return None;
+        }
+        let (value, next) = cstr(tail)?;
+        if kind == field {
+            return Some(value);
+        }
+        rest = next;
+    }
+}
+
+/// Whether an ErrorResponse body says that the server is closing: severity FATAL or PANIC.
+/// Reads `V` (never localised, PostgreSQL 9.6 and later) before `S`.
+#[must_use]
+pub fn is_fatal(body: &[u8]) -> bool {
+    let severity = error_field(body, b'V').or_else(|| error_field(body, b'S'));
+    matches!(severity, Some(b"FATAL" | b"PANIC"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_messages_have_postgres_bytes() {
+        let mut out = BytesMut::new();
+        command_complete(&mut out, "SET");
+        bare(&mut out, b'1');
+        ready_for_query(&mut out, TxStatus::Failed);
+        assert_eq!(&out[..], b"C\0\0\0\x08SET\x001\0\0\0\x04Z\0\0\0\x05E");
+    }
+
+    #[test]
+    fn error_fields_are_found_in_a_prefix_too() {
+        let body = b"SFATAL\0VFATAL\0C57P01\0Mterminating";
+        assert!(is_fatal(body));
+        assert_eq!(error_field(body, b'C'), Some(&b"57P01"[..]));
+        assert_eq!(error_field(body, b'M'), None);
+        assert!(!is_fatal(b"SERROR\0VERROR\0C22012\0\0"));
+    }
+}

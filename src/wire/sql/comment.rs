@@ -1,0 +1,1 @@
+//! sqlcommenter and marginalia comments: recognised, read, cut (wire.md D2, D3).

@@ -1,0 +1,10 @@
+//! Glances at statement text. Never a parser: each answers one question, soundly.
+//!
+//! All work on bytes in whatever encoding the client uses; only ASCII is interpreted, which is
+//! sound for every client encoding whose multi-byte sequences contain no ASCII quote, dash, star
+//! or slash; see [`scan`] for the encodings where that does not hold.
+
+pub mod comment;
+pub mod lex;
+pub mod local;
+pub mod scan;

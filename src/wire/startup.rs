@@ -1,0 +1,1 @@
+//! The first packet of a connection: SSLRequest, GSSENCRequest, CancelRequest, StartupMessage.
