@@ -55,6 +55,13 @@ impl Report {
         Report { severity, code, message: message.into(), detail: None, hint: None }
     }
 
+    /// The same, but the connection closes after it.
+    #[must_use]
+    pub fn fatal(mut self) -> Self {
+        self.severity = Severity::Fatal;
+        self
+    }
+
     /// Appends ErrorResponse, or NoticeResponse for a warning.
     pub fn encode(&self, out: &mut BytesMut) {
         let mut info =

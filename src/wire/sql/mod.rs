@@ -2,9 +2,11 @@
 //!
 //! All work on bytes in whatever encoding the client uses; only ASCII is interpreted, which is
 //! sound for every client encoding whose multi-byte sequences contain no ASCII quote, dash, star
-//! or slash; see [`scan`] for the encodings where that does not hold.
+//! or slash; see [`lex`] for the backslashes of the encodings where that does not hold.
 
 pub mod comment;
 pub mod lex;
 pub mod local;
+mod plain;
 pub mod scan;
+mod traces;

@@ -1,0 +1,126 @@
+//! Names for what a session may leave behind on a backend, and what CommandComplete tags say of it
+//! (wire.md C2). [`scan`](super::scan) says it of texts; how it is cleared is not decided here.
+
+/// What a text may leave behind; bits are or-ed over all statements of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traces(u16);
+
+impl Traces {
+    /// Nothing.
+    pub const NONE: Traces = Traces(0);
+    /// A session-level SET, RESET, `set_config(…, false)`, SET ROLE, SET SESSION AUTHORIZATION.
+    pub const SETTING: Traces = Traces(1);
+    /// LISTEN.
+    pub const LISTEN: Traces = Traces(2);
+    /// A temporary table, view or sequence.
+    pub const TEMP: Traces = Traces(4);
+    /// A session-level advisory lock.
+    pub const LOCK: Traces = Traces(8);
+    /// `DECLARE … WITH HOLD`.
+    pub const HOLD: Traces = Traces(16);
+    /// SQL-level PREPARE.
+    pub const PREPARE: Traces = Traces(32);
+    /// LOAD.
+    pub const LOAD: Traces = Traces(64);
+    /// DO, CALL, or a text too long to scan: may have done anything, nobody can see what.
+    pub const SUSPECT: Traces = Traces(128);
+    /// A named protocol-level statement (never from a text scan; the tracker says it).
+    pub const STATEMENT: Traces = Traces(256);
+
+    /// Both.
+    #[must_use]
+    pub const fn with(self, other: Traces) -> Traces {
+        Traces(self.0 | other.0)
+    }
+
+    /// Without those of `other`.
+    #[must_use]
+    pub const fn without(self, other: Traces) -> Traces {
+        Traces(self.0 & !other.0)
+    }
+
+    /// Whether any of `other` is there.
+    #[must_use]
+    pub const fn any(self, other: Traces) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether nothing is there.
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The name users see as a pin's reason, for the lowest bit set; empty for none.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        const NAMES: [&str; 9] = [
+            "setting",
+            "listen",
+            "temp_table",
+            "advisory_lock",
+            "hold_cursor",
+            "prepare",
+            "load",
+            "suspect",
+            "named_statement",
+        ];
+        NAMES.get(self.0.trailing_zeros() as usize).copied().unwrap_or("")
+    }
+}
+
+/// What a CommandComplete tag says (without its NUL). A `SET` tag does not say whether it was
+/// `SET LOCAL`; [`Scan::tag`](super::scan::Scan::tag) knows. `DECLARE CURSOR` does not say `WITH HOLD`; the text does.
+#[must_use]
+pub fn tag_traces(tag: &[u8]) -> Traces {
+    match tag {
+        b"SET" | b"RESET" => Traces::SETTING,
+        b"LISTEN" => Traces::LISTEN,
+        b"PREPARE" => Traces::PREPARE,
+        b"LOAD" => Traces::LOAD,
+        b"DO" | b"CALL" => Traces::SUSPECT,
+        _ => Traces::NONE,
+    }
+}
+
+/// Whether this CommandComplete tag says that a session's state is gone: settings, cursors, listens,
+/// prepared statements, temporary tables and advisory locks. A library that was loaded stays.
+#[must_use]
+pub fn clears_everything(tag: &[u8]) -> bool {
+    tag == b"DISCARD ALL"
+}
+
+/// Whether this CommandComplete tag says that every prepared statement is gone.
+#[must_use]
+pub fn deallocate_all(tag: &[u8]) -> bool {
+    tag == b"DEALLOCATE ALL"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags() {
+        assert_eq!(tag_traces(b"SET"), Traces::SETTING);
+        assert_eq!(tag_traces(b"RESET"), Traces::SETTING);
+        assert_eq!(tag_traces(b"SET CONSTRAINTS"), Traces::NONE);
+        assert_eq!(tag_traces(b"LISTEN"), Traces::LISTEN);
+        assert_eq!(tag_traces(b"PREPARE"), Traces::PREPARE);
+        assert_eq!(tag_traces(b"PREPARE TRANSACTION"), Traces::NONE);
+        assert_eq!(tag_traces(b"LOAD"), Traces::LOAD);
+        assert_eq!(tag_traces(b"DO"), Traces::SUSPECT);
+        assert_eq!(tag_traces(b"CALL"), Traces::SUSPECT);
+        assert_eq!(tag_traces(b"DECLARE CURSOR"), Traces::NONE);
+        assert_eq!(tag_traces(b"SELECT 1"), Traces::NONE);
+        assert!(clears_everything(b"DISCARD ALL") && !clears_everything(b"DISCARD TEMP"));
+        assert!(deallocate_all(b"DEALLOCATE ALL") && !deallocate_all(b"DEALLOCATE"));
+    }
+
+    #[test]
+    fn the_lowest_bit_names_the_pin() {
+        assert_eq!(Traces::NONE.reason(), "");
+        assert_eq!(Traces::TEMP.with(Traces::LOCK).reason(), "temp_table");
+        assert_eq!(Traces::STATEMENT.reason(), "named_statement");
+    }
+}
