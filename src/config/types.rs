@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything a process needs to know, immutable; a reload makes a new one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `[listen]`
     pub listen: Listen,
@@ -21,6 +21,8 @@ pub struct Config {
     pub databases: BTreeMap<String, Arc<Database>>,
     /// `[database."*"]`
     pub any_database: Option<Arc<Database>>,
+    /// `[pool]`: what every database's pool keys start from.
+    pub pool: PoolRules,
     /// `[server]`
     pub server: Server,
     /// `[tag]`
@@ -99,6 +101,34 @@ impl Secret {
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+/// What a stored secret is, by its first characters, as PostgreSQL tells them apart
+/// (`get_password_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PasswordKind {
+    /// A clear password.
+    Clear,
+    /// `md5` and 32 hexadecimal digits.
+    Md5,
+    /// A SCRAM-SHA-256 verifier.
+    Scram,
+}
+
+impl Secret {
+    /// What it is.
+    #[must_use]
+    pub fn kind(&self) -> PasswordKind {
+        let text = self.expose();
+        let hash = text.strip_prefix("md5").filter(|hex| hex.len() == 32);
+        if text.starts_with("SCRAM-SHA-256$") {
+            PasswordKind::Scram
+        } else if hash.is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())) {
+            PasswordKind::Md5
+        } else {
+            PasswordKind::Clear
+        }
     }
 }
 

@@ -1,0 +1,213 @@
+//! From the keys as written to the [`Config`] as used: every value through its rule, tables with
+//! names laid over what they inherit from, then the checks that need more than one value.
+//!
+//! Inheritance: a `[database.NAME]` starts from `[database."*"]`, which starts from `[pool]`; a
+//! `[tenant.NAME]` starts from `[tenant."*"]`. Within one table a `profile` is read first.
+
+use super::keys::*;
+use super::units::show_duration;
+use super::written::{Entry, Written, dotted};
+use super::*;
+use std::collections::BTreeSet;
+
+/// The wildcard's name.
+const ANY: &str = "*";
+
+/// Builds the configuration. Where a value is at fault its default stands, so that the rest can be
+/// checked in the same run.
+pub(super) fn assemble(written: &Written, keep_wildcard: bool, faults: &mut Vec<Fault>) -> Config {
+    let mut config = Config::default();
+    apply(&fixed_keys(), &mut config, "", written.fixed(), faults);
+    databases(&mut config, written, keep_wildcard, faults);
+    let keys = user_keys();
+    for name in names(written, "user") {
+        let mut user = User { password: None };
+        apply(&keys, &mut user, &table("user", name), written.of("user", name), faults);
+        config.users.insert(name.to_owned(), user);
+    }
+    let keys = tenant_keys();
+    apply(&keys, &mut config.tenant_default, &table("tenant", ANY), written.of("tenant", ANY), faults);
+    for name in names(written, "tenant").filter(|name| *name != ANY) {
+        let mut tenant = config.tenant_default.clone();
+        apply(&keys, &mut tenant, &table("tenant", name), written.of("tenant", name), faults);
+        config.tenants.insert(name.to_owned(), tenant);
+    }
+    Checks { written, faulty: faults.iter().map(|fault| fault.key.clone()).collect(), faults }.all(&config);
+    config
+}
+
+fn databases(config: &mut Config, written: &Written, keep_wildcard: bool, faults: &mut Vec<Fault>) {
+    let keys = database_keys();
+    let mut any = Database { pool: config.pool.clone(), ..Database::default() };
+    apply(&keys, &mut any, &table("database", ANY), written.of("database", ANY), faults);
+    for name in names(written, "database").filter(|name| *name != ANY) {
+        let mut database = any.clone();
+        apply(&keys, &mut database, &table("database", name), written.of("database", name), faults);
+        config.databases.insert(name.to_owned(), Arc::new(database));
+    }
+    let named = written.named.contains_key(&("database".to_owned(), ANY.to_owned()));
+    config.any_database = (named || keep_wildcard).then(|| Arc::new(any));
+}
+
+fn names<'a>(written: &'a Written, table: &'a str) -> impl Iterator<Item = &'a str> {
+    written.named.keys().filter(move |(t, _)| t == table).map(|(_, name)| name.as_str())
+}
+
+fn table(table: &str, name: &str) -> String {
+    dotted(&[table, name])
+}
+
+/// Writes entries into their fields, those that others start from first.
+fn apply<'a, T: 'static>(
+    keys: &[Key<T>],
+    target: &mut T,
+    table: &str,
+    entries: impl Iterator<Item = (String, &'a Entry)>,
+    faults: &mut Vec<Fault>,
+) {
+    let entries: BTreeMap<String, &Entry> = entries.collect();
+    for base in [true, false] {
+        for key in keys.iter().filter(|key| key.base == base) {
+            let Some(entry) = entries.get(&key.name) else { continue };
+            if let Err(wrong) = key.write(target, &entry.raw) {
+                let name = if table.is_empty() { key.name.clone() } else { format!("{table}.{}", key.name) };
+                faults.push(Fault { place: entry.place.clone(), key: name, wrong });
+            }
+        }
+    }
+}
+
+/// The checks between values. One that involves a value already at fault is left out.
+struct Checks<'a> {
+    written: &'a Written,
+    faulty: BTreeSet<String>,
+    faults: &'a mut Vec<Fault>,
+}
+
+impl Checks<'_> {
+    fn all(mut self, config: &Config) {
+        self.listeners(config);
+        self.budgets(&config.budget);
+        self.above(
+            ("drain.notice", Some(config.drain.notice)),
+            ("drain.deadline", Some(config.drain.deadline)),
+            |d| show_duration(*d),
+        );
+        self.pool("pool", &config.pool);
+        for (name, database) in &config.databases {
+            let place = self.written.named.get(&("database".to_owned(), name.clone()));
+            if let (true, Some(place)) = (name == CONSOLE, place) {
+                let key = table("database", name);
+                self.faults.push(Fault { place: place.clone(), key, wrong: Wrong::ConsoleName });
+            }
+            self.pool(&table("database", name), &database.pool);
+        }
+        if let Some(any) = &config.any_database {
+            self.pool("database.\"*\"", &any.pool);
+        }
+        for (name, user) in &config.users {
+            self.password(&format!("{}.password", table("user", name)), user, config.auth.method);
+        }
+    }
+
+    /// The place of a key as faults name it, if it was written.
+    fn place(&self, key: &str) -> Option<Place> {
+        self.written.entries.iter().find(|(path, _)| dotted(path) == key).map(|(_, e)| e.place.clone())
+    }
+
+    fn fault(&mut self, place: Place, key: &str, wrong: Wrong) {
+        self.faults.push(Fault { place, key: key.to_owned(), wrong });
+    }
+
+    /// `this` must not be above `other`; said at whichever of them was written.
+    fn above<V: PartialOrd>(
+        &mut self,
+        this: (&str, Option<V>),
+        other: (&str, Option<V>),
+        show: impl Fn(&V) -> String,
+    ) {
+        let (Some(value), Some(limit)) = (this.1, other.1) else { return };
+        if value <= limit || self.faulty.contains(this.0) || self.faulty.contains(other.0) {
+            return;
+        }
+        // Where neither was written here both are inherited, and the fault is the parent's.
+        let Some(place) = self.place(this.0).or_else(|| self.place(other.0)) else { return };
+        let wrong = Wrong::Above { value: show(&value), other: other.0.to_owned(), limit: show(&limit) };
+        self.fault(place, this.0, wrong);
+    }
+
+    fn pool(&mut self, table: &str, pool: &PoolRules) {
+        let (min_idle, size) = (format!("{table}.min_idle"), format!("{table}.size"));
+        self.above((&min_idle, Some(pool.min_idle)), (&size, Some(pool.size)), usize::to_string);
+    }
+
+    /// A default that is above a limit somebody wrote only never comes to act: no contradiction.
+    fn budgets(&mut self, budget: &Budgets) {
+        let limits = |(low, high)| {
+            let key = |name| format!("budget.{name}");
+            (key(low), key(high))
+        };
+        let (warn, reject) = limits(("request.max_leases.warn", "request.max_leases.reject"));
+        if self.place(&warn).is_some() {
+            self.above((&warn, budget.leases_warn), (&reject, budget.leases_reject), u32::to_string);
+        }
+        for (names, low, high) in [
+            (("transaction.max_age.warn", "transaction.max_age.abort"), budget.age_warn, budget.age_abort),
+            (
+                ("transaction.max_idle.warn", "transaction.max_idle.abort"),
+                budget.idle_warn,
+                budget.idle_abort,
+            ),
+            (
+                ("transaction.max_idle.abort", "transaction.max_idle.abort_alone"),
+                budget.idle_abort,
+                budget.idle_abort_alone,
+            ),
+        ] {
+            let (this, other) = limits(names);
+            if self.place(&this).is_some() {
+                self.above((&this, low), (&other, high), |d| show_duration(*d));
+            }
+        }
+    }
+
+    fn listeners(&mut self, config: &Config) {
+        let mut seen = BTreeSet::new();
+        // Port 0 asks the kernel for a free one, so two of them never meet.
+        let fixed = |address: &&SocketAddr| address.port() != 0;
+        let admin = config.admin.address.iter().map(|address| ("admin.address", address));
+        let listen = config.listen.addresses.iter().map(|address| ("listen.address", address));
+        let mut clash = None;
+        for (key, address) in listen.chain(admin).filter(|(_, address)| fixed(address)) {
+            if !seen.insert(*address) {
+                clash = Some(key);
+            }
+        }
+        if let Some(key) = clash {
+            let place = self.place(key).or_else(|| self.place("listen.address"));
+            let place = place.unwrap_or_else(|| Place::Whole("built-in defaults".into()));
+            self.fault(place, key, Wrong::AddressTaken { other: "listen.address" });
+        }
+    }
+
+    /// A hash can only be checked by the method that made it (PostgreSQL, "Password Authentication").
+    fn password(&mut self, key: &str, user: &User, method: AuthMethod) {
+        let Some(stored) = user.password.as_ref().map(Secret::kind) else { return };
+        let wrong = match (stored, method) {
+            (PasswordKind::Scram, AuthMethod::Md5) => Wrong::PasswordKind {
+                stored: "SCRAM verifier",
+                method: "md5",
+                remedy: "the clear password or an md5 hash",
+            },
+            (PasswordKind::Md5, AuthMethod::ScramSha256) => Wrong::PasswordKind {
+                stored: "md5 hash",
+                method: "scram-sha-256",
+                remedy: "the clear password or a SCRAM verifier",
+            },
+            _ => return,
+        };
+        if let Some(place) = self.place(key) {
+            self.fault(place, key, wrong);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The built-in values and the profiles. `config.toml` shows the same; a test compares them.
+
+use super::rules::OneOf;
+use super::*;
+
+const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+impl Default for Config {
+    /// What runs without any file: PostgreSQL on this machine, behind loopback only.
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Config {
+            listen: Listen {
+                addresses: vec![loopback(6432)],
+                unix_dir: None,
+                workers: 1,
+                max_clients: 10_000,
+                login_timeout: seconds(10),
+            },
+            admin: Admin { address: Some(loopback(9432)), users: Vec::new() },
+            auth: Auth { method: AuthMethod::ScramSha256 },
+            users: BTreeMap::new(),
+            databases: BTreeMap::new(),
+            any_database: Some(Arc::new(Database::default())),
+            pool: PoolRules::default(),
+            server: Server { max_backends: 100, connect_parallel: 2 },
+            tag: TagRules::default(),
+            budget: Budgets::default(),
+            tenant_default: TenantRule::default(),
+            tenants: BTreeMap::new(),
+            leak: Leak { hold: Some(seconds(30)), idle: Some(seconds(10)), statement_text: false },
+            drain: Drain { notice: Duration::ZERO, deadline: seconds(25) },
+            log: Log { format: LogFormat::Text, level: "info".to_owned() },
+        }
+    }
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Database {
+            host: "127.0.0.1".to_owned(),
+            port: 5432,
+            dbname: None,
+            user: None,
+            password: None,
+            pool: PoolRules::default(),
+        }
+    }
+}
+
+impl Default for PoolRules {
+    fn default() -> Self {
+        PoolRules {
+            mode: PoolMode::Transaction,
+            size: 20,
+            overflow: 0,
+            min_idle: 0,
+            reuse: Reuse::Lifo,
+            reset: Reset::Dirty,
+            max_wait: seconds(3),
+            queue: 10_000,
+            idle_timeout: Some(seconds(600)),
+            lifetime: Some(seconds(3_600)),
+            connect_timeout: seconds(5),
+            client_gone_grace: seconds(2),
+        }
+    }
+}
+
+impl Default for TagRules {
+    fn default() -> Self {
+        let comment = |key: &str| TagSource::Comment(key.to_owned());
+        TagRules {
+            tenant: vec![
+                TagSource::Set,
+                TagSource::Startup,
+                TagSource::UserSuffix,
+                comment("tenant"),
+                TagSource::User,
+            ],
+            request: vec![TagSource::Set, comment("request_id"), comment("traceparent"), TagSource::Startup],
+            strip_comments: true,
+            idle_ttl: seconds(5),
+        }
+    }
+}
+
+impl Default for Budgets {
+    /// budgets.md §2.3.
+    fn default() -> Self {
+        Budgets {
+            max_concurrent: 3,
+            max_concurrent_mode: Mode::Warn,
+            leases_warn: Some(10),
+            leases_reject: None,
+            leases_mode: Mode::Warn,
+            age_warn: Some(seconds(5)),
+            age_abort: Some(seconds(60)),
+            age_mode: Mode::Warn,
+            idle_warn: Some(seconds(1)),
+            idle_abort: Some(seconds(10)),
+            idle_abort_alone: Some(seconds(60)),
+            idle_warn_only_if_waiters: true,
+            idle_mode: Mode::Warn,
+        }
+    }
+}
+
+impl Default for TenantRule {
+    /// budgets.md §2.3: B4, B8, B18.
+    fn default() -> Self {
+        TenantRule { max: Share::Percent(50.0), queue: 200, max_sessions: 1_000, mode: Mode::Warn }
+    }
+}
+
+/// `profile = "…"`: size, overflow and wait of a kind of application. Every other key stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Profile {
+    /// Many short requests; the numbers of problem S2's larger set-up.
+    HighPerformance,
+    /// The numbers of problem S2's normal set-up.
+    Standard,
+    /// Prisma's own pool on eight cores, 2 × cores + 1, and room for its migrations.
+    Prisma,
+    /// Few long jobs that would rather wait than fail.
+    Batch,
+    /// Small enough that nested sessions show, patient enough for a busy build machine.
+    Ci,
+}
+
+pub(super) const PROFILES: OneOf<Profile> = OneOf {
+    words: &[
+        ("high_performance", Profile::HighPerformance),
+        ("standard", Profile::Standard),
+        ("prisma", Profile::Prisma),
+        ("batch", Profile::Batch),
+        ("ci", Profile::Ci),
+    ],
+    later: &[],
+};
+
+impl Profile {
+    pub(super) fn apply(self, rules: &mut PoolRules) {
+        let (size, overflow, wait) = match self {
+            Profile::HighPerformance => (15, 25, 3),
+            Profile::Standard => (10, 15, 5),
+            Profile::Prisma => (17, 4, 10),
+            Profile::Batch => (5, 0, 60),
+            Profile::Ci => (5, 5, 30),
+        };
+        (rules.size, rules.overflow, rules.max_wait) = (size, overflow, seconds(wait));
+    }
+}

@@ -1,0 +1,149 @@
+//! The configuration shown again: rows of `SHOW CONFIG`, what a reload cannot change, and what is
+//! odd without being wrong.
+
+use super::keys::{Key, database_keys, fixed_keys, tenant_keys, user_keys};
+use super::written::dotted;
+use super::*;
+use std::fmt;
+
+/// One row of `SHOW CONFIG`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// The key with its tables, as in `config.toml`.
+    pub key: String,
+    /// The value as it could be written; `(set)` for a secret, empty if not set.
+    pub value: String,
+    /// What it would be if this key were left out.
+    pub default: String,
+    /// Whether a reload can change it.
+    pub changeable: bool,
+}
+
+/// A key whose new value waits for the next start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NeedsRestart {
+    /// The key.
+    pub key: String,
+    /// The value that stays in force.
+    pub stays: String,
+    /// The value in the new file.
+    pub wanted: String,
+}
+
+impl fmt::Display for NeedsRestart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, stays, wanted } = self;
+        write!(f, "{key}: stays {stays:?} until the next start; the new value {wanted:?} needs a restart")
+    }
+}
+
+/// Something that works but is probably not meant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Caution {
+    /// Pools may want more backends than the server is given.
+    #[error(
+        "the pools of the named databases may want {wanted} backends for one user each, more than \
+         server.max_backends = {max}; the last to come will wait, so raise it or make the pools smaller"
+    )]
+    PoolsOverServer {
+        /// Sum of size and overflow over `[database.NAME]`, one user each.
+        wanted: usize,
+        /// `server.max_backends`.
+        max: usize,
+    },
+    /// Every login will fail.
+    #[error(
+        "no [user.NAME] has a password and auth.method is not \"trust\", so nobody can log in; add users"
+    )]
+    NobodyCanLogIn,
+    /// Anybody can log in from other machines.
+    #[error(
+        "auth.method = \"trust\" with listen.address = {address} lets in everybody who can reach it; \
+         listen on loopback or ask for passwords"
+    )]
+    OpenToAll {
+        /// An address that is not loopback.
+        address: SocketAddr,
+    },
+}
+
+impl Config {
+    /// Every setting in force: fixed tables first, then databases, users and tenants by name.
+    #[must_use]
+    pub fn show(&self) -> Vec<Setting> {
+        let mut rows = rows("", &fixed_keys(), self, &Config::default());
+        let keys = database_keys();
+        let base = Database { pool: self.pool.clone(), ..Database::default() };
+        if let Some(any) = &self.any_database {
+            rows.extend(rows_of("database", "*", &keys, any, &base));
+        }
+        let parent = self.any_database.as_deref().unwrap_or(&base);
+        for (name, database) in &self.databases {
+            rows.extend(rows_of("database", name, &keys, database, parent));
+        }
+        for (name, user) in &self.users {
+            rows.extend(rows_of("user", name, &user_keys(), user, &User { password: None }));
+        }
+        let keys = tenant_keys();
+        rows.extend(rows_of("tenant", "*", &keys, &self.tenant_default, &TenantRule::default()));
+        for (name, tenant) in &self.tenants {
+            rows.extend(rows_of("tenant", name, &keys, tenant, &self.tenant_default));
+        }
+        rows
+    }
+
+    /// What is odd about this configuration without being wrong.
+    #[must_use]
+    pub fn cautions(&self) -> Vec<Caution> {
+        let mut found = Vec::new();
+        let each = self.databases.values().map(|database| database.pool.size + database.pool.overflow);
+        let (wanted, max) = (each.fold(0_usize, usize::saturating_add), self.server.max_backends);
+        if wanted > max {
+            found.push(Caution::PoolsOverServer { wanted, max });
+        }
+        let trust = self.auth.method == AuthMethod::Trust;
+        if !trust && self.users.values().all(|user| user.password.is_none()) {
+            found.push(Caution::NobodyCanLogIn);
+        }
+        if let (true, Some(address)) = (trust, self.listen.addresses.iter().find(|a| !a.ip().is_loopback())) {
+            found.push(Caution::OpenToAll { address: *address });
+        }
+        found
+    }
+
+    /// This configuration with the values of `running` where a reload cannot change them.
+    #[must_use]
+    pub fn keeping(mut self, running: &Config) -> Config {
+        self.listen = running.listen.clone();
+        self.admin.address = running.admin.address;
+        self.log = running.log.clone();
+        self
+    }
+}
+
+/// The keys that differ and that a reload cannot change; [`Config::keeping`] leaves them as they are.
+#[must_use]
+pub fn reload_faults(old: &Config, new: &Config) -> Vec<NeedsRestart> {
+    fixed_keys()
+        .into_iter()
+        .filter(|key| key.restart)
+        .map(|key| NeedsRestart { stays: key.show(old), wanted: key.show(new), key: key.name })
+        .filter(|change| change.stays != change.wanted)
+        .collect()
+}
+
+fn rows_of<T: 'static>(table: &str, name: &str, keys: &[Key<T>], now: &T, default: &T) -> Vec<Setting> {
+    rows(&format!("{}.", dotted(&[table, name])), keys, now, default)
+}
+
+fn rows<T: 'static>(prefix: &str, keys: &[Key<T>], now: &T, default: &T) -> Vec<Setting> {
+    keys.iter()
+        .filter(|key| !key.base)
+        .map(|key| Setting {
+            key: format!("{prefix}{}", key.name),
+            value: key.show(now),
+            default: key.show(default),
+            changeable: !key.restart,
+        })
+        .collect()
+}

@@ -1,0 +1,447 @@
+//! The configuration from outside: `config.toml` is the code's, every fault is told at once with its
+//! place, the environment goes over the file, and no secret is ever shown.
+
+use bursar::config::*;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+type Env = BTreeMap<String, String>;
+
+fn env(pairs: &[(&str, &str)]) -> Env {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn read(text: &str) -> Config {
+    parse(text, "c.toml", &Env::new()).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+/// The report, one line for each fault.
+fn report(text: &str, pairs: &[(&str, &str)]) -> Vec<String> {
+    match parse(text, "c.toml", &env(pairs)) {
+        Ok(_) => vec![],
+        Err(faults) => faults.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn reference() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config.toml")
+}
+
+#[test]
+fn the_reference_file_is_the_built_in_configuration() {
+    assert_eq!(load(Some(&reference()), &Env::new()).unwrap(), Config::default());
+    assert_eq!(read(""), Config::default());
+}
+
+/// With its commented-out keys brought in, the reference has every key the code knows and no other,
+/// each with a comment on its line.
+#[test]
+fn the_reference_file_has_every_key() {
+    let mut table = String::new();
+    let mut seen: Vec<String> = Vec::new();
+    for line in std::fs::read_to_string(reference()).unwrap().lines() {
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        if let Some((header, _)) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            if !header.contains("restart") {
+                table = header.replace("\"*\"", "NAME").replace("user.app", "user.NAME");
+            }
+        } else if let Some((key, value)) = line.split_once(" = ").filter(|(key, _)| !key.contains(' ')) {
+            match value.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
+                Some((inner, _)) => seen.extend(inner.split(',').filter_map(|pair| {
+                    pair.split_once('=').map(|(name, _)| format!("{table}.{key}.{}", name.trim()))
+                })),
+                None => {
+                    assert!(value.contains('#'), "{key} says nothing about when to change it");
+                    seen.push(format!("{table}.{key}"));
+                }
+            }
+        }
+    }
+    // A database takes every pool key; saying them twice would say less.
+    let pool = |key: &str| {
+        key.strip_prefix("database.NAME.").is_some_and(|key| seen.contains(&format!("pool.{key}")))
+    };
+    let missing: Vec<String> =
+        known_keys().into_iter().filter(|key| !seen.contains(key) && !pool(key)).collect();
+    assert_eq!(missing, Vec::<String>::new());
+    let invented: Vec<&String> = seen.iter().filter(|key| !known_keys().contains(key)).collect();
+    assert_eq!(invented, Vec::<&String>::new());
+    assert!(seen.len() > 50, "only {} keys seen", seen.len());
+}
+
+#[test]
+fn every_fault_is_told_at_once_with_its_place() {
+    let text = "\
+[pool]
+sise = 5
+size = 0
+max_wait = 3
+
+[pol]
+size = 3
+overflow = 4
+[server]
+max_backend = 1
+size = 1
+[drain]
+notice = \"30s\"
+";
+    assert_eq!(
+        report(text, &[("BURSAR_POOL_REUSE", "fifo"), ("BURSAR_POOL_SISE", "1")]),
+        [
+            "c.toml:2:1: pool.sise: there is no such key; did you mean pool.size?",
+            "c.toml:3:8: pool.size: 0 is not accepted; expected a whole number from 1 to 262143",
+            "c.toml:4:12: pool.max_wait: 3 is not accepted; expected a duration with its unit \
+             (ms, s, m, h, d) from \"0s\" to \"1d\"",
+            "c.toml:6:2: pol: there is no such table; did you mean pool?",
+            "c.toml:10:1: server.max_backend: there is no such key; did you mean server.max_backends?",
+            "c.toml:11:1: server.size: there is no such key; did you mean database.NAME.size?",
+            "c.toml:13:10: drain.notice: 30s is more than drain.deadline, which is 25s; lower this one \
+             or raise that one",
+            "environment variable BURSAR_POOL_REUSE: pool.reuse: \"fifo\" is not accepted; expected one \
+             of \"lifo\", \"round_robin\"",
+            "environment variable BURSAR_POOL_SISE: there is no such environment variable; did you mean \
+             BURSAR_POOL_SIZE?",
+        ]
+    );
+}
+
+#[test]
+fn broken_toml_is_told_beside_the_other_faults_and_never_quoted() {
+    let lines = report("[user.app]\npassword = hunter2\n[pool]\nsize = \n[server]\nmax_backends = 0\n", &[]);
+    assert!(lines[0].starts_with("c.toml:2:12: not valid TOML: "), "{lines:?}");
+    assert!(lines[1].starts_with("c.toml:4:"), "{lines:?}");
+    assert!(lines[2].starts_with("c.toml:6:16: server.max_backends: 0 is not accepted"), "{lines:?}");
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(!lines.concat().contains("hunter2"), "{lines:?}");
+}
+
+#[test]
+fn secrets_are_never_echoed() {
+    for text in [
+        "[user.app]\npassword = 12345678",
+        "[user.app]\npasword = \"12345678\"",
+        "[user.app]\npassword = \"12345678\\u0000\"",
+        "[user.app]\npassword = \"12345678\nsize = 2",
+        "[user.app]\npassword = \"12345678\" x",
+        "[user.app]\npassword = \"12345678\"\npassword = \"12345678\"",
+        "[user.app]\npassword = \"12345678\"\npassword_file = \"/nonexistent\"",
+        "[database.a]\npassword = [\"12345678\"]",
+        "[user.app]\npassword = \"md512345678123456781234567812345678\"",
+    ] {
+        let lines = report(text, &[]);
+        assert!(!lines.is_empty(), "{text}");
+        assert!(!lines.concat().contains("12345678"), "{lines:?}");
+    }
+    let config = read("[user.app]\npassword = \"12345678\"\n[database.\"*\"]\npassword = \"12345678\"");
+    assert!(!format!("{config:?}").contains("12345678"));
+    let shown = config.show();
+    assert!(shown.iter().all(|row| !row.value.contains("12345678")));
+    let password = shown.iter().find(|row| row.key == "user.app.password").unwrap();
+    assert_eq!((password.value.as_str(), password.default.as_str()), ("(set)", ""));
+}
+
+#[test]
+fn what_a_later_version_brings_is_refused_by_name() {
+    let text = "\
+[tls.client]
+cert = \"x\"
+[fleet]
+cap = 3
+[pool]
+mode = \"statement\"
+max_prepared = 200
+[tenant.acme]
+weight = 4
+[auth]
+method = \"cert\"
+";
+    assert_eq!(
+        report(text, &[("BURSAR_TLS_CLIENT_CERT", "x"), ("BURSAR_TENANT_ACME_WEIGHT", "2")]),
+        [
+            "c.toml:1:2: tls: this key is not available in this version; remove it",
+            "c.toml:3:2: fleet: this key is not available in this version; remove it",
+            "c.toml:6:8: pool.mode: \"statement\" is not available in this version; remove it",
+            "c.toml:7:1: pool.max_prepared: this key is not available in this version; remove it",
+            "c.toml:9:1: tenant.acme.weight: this key is not available in this version; remove it",
+            "c.toml:11:10: auth.method: \"cert\" is not available in this version; remove it",
+            "environment variable BURSAR_TENANT_ACME_WEIGHT: this key is not available in this version; \
+             remove it",
+            "environment variable BURSAR_TLS_CLIENT_CERT: this key is not available in this version; \
+             remove it",
+        ]
+    );
+}
+
+#[test]
+fn environment_goes_over_file_goes_over_default() {
+    let text = "[pool]\nsize = 7\noverflow = 1\n[database.My-App]\nsize = 5\n[database.\"*\"]\n";
+    let vars = env(&[
+        ("BURSAR_LISTEN_ADDRESS", "127.0.0.1:1, [::1]:2"),
+        ("BURSAR_POOL_SIZE", "9"),
+        ("BURSAR_POOL_MAX_WAIT", "250ms"),
+        ("BURSAR_DATABASE_MY_APP_SIZE", "4"),
+        ("BURSAR_DATABASE_OTHER_ONE_HOST", "db.internal"),
+        ("BURSAR_DATABASE_PORT", "5433"),
+        ("BURSAR_USER_APP_PASSWORD", "pw"),
+        ("BURSAR_BUDGET_REQUEST_MAX_CONCURRENT", "1"),
+        ("BURSAR_BUDGET_REQUEST_MAX_LEASES_REJECT", "9"),
+        ("BURSAR_BUDGET_REQUEST_MAX_LEASES_WARN", "off"),
+        ("BURSAR_TENANT_MODE", "enforce"),
+        ("BURSAR_LOG", "debug"),
+        ("BURSAR_CONFIG", "/not/read/by/parse"),
+        ("BURSAR_PORT_6432_TCP_ADDR", "10.0.0.1"),
+        ("BURSAR_TEST_SEED", "1"),
+        ("PGHOST", "ignored"),
+    ]);
+    let config = parse(text, "c.toml", &vars).unwrap();
+    assert_eq!(config.listen.addresses.len(), 2);
+    assert_eq!((config.pool.size, config.pool.overflow, config.pool.min_idle), (9, 1, 0));
+    assert_eq!(config.pool.max_wait, Duration::from_millis(250));
+    let app = config.database("My-App").unwrap();
+    assert_eq!((app.pool.size, app.pool.max_wait), (4, Duration::from_millis(250)));
+    assert_eq!(config.database("other_one").unwrap().host, "db.internal");
+    assert_eq!(config.database("anything").unwrap().port, 5433);
+    assert_eq!(app.port, 5433, "a named table starts from the wildcard");
+    assert_eq!(config.users["app"].password.as_ref().unwrap().expose(), "pw");
+    assert_eq!(config.budget.max_concurrent, 1);
+    assert_eq!((config.budget.leases_warn, config.budget.leases_reject), (None, Some(9)));
+    assert_eq!(config.tenant("anyone").mode, Mode::Enforce);
+    assert_eq!(config.log.level, "debug");
+}
+
+#[test]
+fn a_variable_that_could_mean_two_keys_is_a_fault() {
+    let text = "[database.my-db]\n[database.my_db]\n";
+    assert_eq!(
+        report(text, &[("BURSAR_DATABASE_MY_DB_SIZE", "4")]),
+        ["environment variable BURSAR_DATABASE_MY_DB_SIZE: could mean database.my-db.size or \
+          database.my_db.size; set the one you mean in the file"]
+    );
+    assert_eq!(
+        report("", &[("BURSAR_LOG", "debug"), ("BURSAR_LOG_LEVEL", "info")]),
+        ["environment variable BURSAR_LOG_LEVEL: log.level: sets the same thing as BURSAR_LOG; keep one \
+          of them"]
+    );
+}
+
+#[test]
+fn a_key_ending_in_file_reads_its_value_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("secret");
+    std::fs::write(&file, "s3cret \n\n").unwrap();
+    let text = format!("[user.app]\npassword_file = {:?}", file.display().to_string());
+    let config = read(&text);
+    // One newline is the editor's; the rest is the secret's.
+    assert_eq!(config.users["app"].password.as_ref().unwrap().expose(), "s3cret \n");
+
+    std::fs::write(&file, "12\n").unwrap();
+    let vars = [("BURSAR_POOL_SIZE_FILE", file.to_str().unwrap())];
+    assert_eq!(parse("", "c.toml", &env(&vars)).unwrap().pool.size, 12);
+
+    std::fs::write(&file, "s3cret\n").unwrap();
+    assert_eq!(
+        report("", &vars),
+        ["environment variable BURSAR_POOL_SIZE_FILE: pool.size: the content of the file is not accepted; \
+          expected a whole number from 1 to 262143"]
+    );
+    assert_eq!(
+        report(&format!("{text}\npassword = \"x\""), &[]),
+        ["c.toml:2:17: user.app.password_file: sets the same thing as user.app.password; keep one of them"]
+    );
+
+    std::fs::write(&file, vec![b'x'; 65_537]).unwrap();
+    assert!(report(&text, &[])[0].contains("must exist, be UTF-8, be at most 65536 bytes long"));
+    std::fs::remove_file(&file).unwrap();
+    assert!(report(&text, &[])[0].starts_with("c.toml:2:17: user.app.password_file: the file "));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_fault_if_somebody_named_it() {
+    let path = Path::new("/nonexistent/bursar.toml");
+    let faults = load(Some(path), &Env::new()).unwrap_err();
+    assert_eq!(
+        faults.to_string(),
+        "/nonexistent/bursar.toml: cannot be read (entity not found); check the path and its permissions"
+    );
+    let vars = env(&[("BURSAR_CONFIG", "/nonexistent/bursar.toml")]);
+    assert_eq!(load(None, &vars).unwrap_err(), faults);
+}
+
+#[test]
+fn profiles_set_numbers_and_explicit_keys_win() {
+    for (profile, size, overflow, wait) in
+        [("high_performance", 15, 25, 3), ("standard", 10, 15, 5), ("prisma", 17, 4, 10)]
+    {
+        let pool = read(&format!("[pool]\nprofile = \"{profile}\"")).pool;
+        assert_eq!((pool.size, pool.overflow, pool.max_wait), (size, overflow, Duration::from_secs(wait)));
+    }
+    let config = read(
+        "[pool]\nmax_wait = \"1s\"\nprofile = \"prisma\"\n[database.a]\nprofile = \"standard\"\nsize = 3",
+    );
+    assert_eq!((config.pool.size, config.pool.max_wait), (17, Duration::from_secs(1)));
+    let a = &config.database("a").unwrap().pool;
+    assert_eq!((a.size, a.overflow, a.max_wait), (3, 15, Duration::from_secs(5)));
+}
+
+#[test]
+fn a_file_that_names_databases_means_those() {
+    assert!(read("[database.a]").database("b").is_none());
+    assert!(read("[database.a]\n[database.\"*\"]").database("b").is_some());
+    assert!(read("").database("b").is_some());
+    let config = parse("", "c.toml", &env(&[("BURSAR_DATABASE_A_SIZE", "2")])).unwrap();
+    assert!(config.database("b").is_some(), "a variable alone does not take the wildcard away");
+}
+
+#[test]
+fn budgets_take_a_number_or_a_table_and_the_default_mode() {
+    let config = read(
+        "[mode]
+default = \"observe\"
+[budget.request]
+max_concurrent = 1
+max_leases = { reject = 9, mode = \"enforce\" }
+max_wait = \"2s\"
+[budget.transaction]
+max_idle = { abort_alone = \"off\" }
+[tenant.acme]
+max = 4
+[tenant.\"*\"]
+max = \"10%\"",
+    );
+    let budget = &config.budget;
+    assert_eq!((budget.max_concurrent, budget.max_concurrent_mode), (1, Mode::Observe));
+    // The default warning at 10 never comes to act before the refusal at 9; that is no fault.
+    assert_eq!((budget.leases_warn, budget.leases_reject), (Some(10), Some(9)));
+    assert_eq!(budget.leases_mode, Mode::Enforce);
+    assert_eq!(budget.idle_abort_alone, None);
+    assert_eq!(budget.idle_abort, Some(Duration::from_secs(10)));
+    assert_eq!(config.pool.max_wait, Duration::from_secs(2));
+    assert_eq!((config.tenant("acme").max, config.tenant("acme").mode), (Share::Count(4), Mode::Observe));
+    assert_eq!(config.tenant("other").max, Share::Percent(10.0));
+}
+
+#[test]
+fn values_that_contradict_each_other_are_faults() {
+    for (text, start) in [
+        ("[pool]\nmin_idle = 30", "2:12: pool.min_idle: 30 is more than pool.size, which is 20"),
+        (
+            "[pool]\nmin_idle = 3\n[database.a]\nsize = 2",
+            "4:8: database.a.min_idle: 3 is more than database.a.size, which is 2",
+        ),
+        (
+            "[budget.request]\nmax_leases = { warn = 10, reject = 5 }",
+            "2:23: budget.request.max_leases.warn: 10 is more than budget.request.max_leases.reject",
+        ),
+        (
+            "[budget.transaction]\nmax_age = { warn = \"3s\", abort = \"2s\" }",
+            "2:20: budget.transaction.max_age.warn: 3s is more than budget.transaction.max_age.abort",
+        ),
+        (
+            "[admin]\naddress = \"127.0.0.1:6432\"",
+            "2:11: admin.address: the address is already used by listen.address; choose another port",
+        ),
+        ("[database.bursar]", "1:11: database.bursar: the name \"bursar\" is taken by the admin console"),
+        ("[database.\"\"]\nsize = 1", "1:11: database.\"\": the name is empty; write [database.NAME]"),
+        ("[database]\nhost = \"x\"", "2:1: database.host: a text is not accepted; expected a table"),
+        ("pool = 3", "1:1: pool: a number is not accepted; expected a table [pool]"),
+        (
+            "[auth]\nmethod = \"md5\"\n[user.a]\npassword = \"SCRAM-SHA-256$4096:x$y:z\"",
+            "4:12: user.a.password: a stored SCRAM verifier cannot be checked by auth.method = \"md5\"",
+        ),
+    ] {
+        let lines = report(text, &[]);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].starts_with(&format!("c.toml:{start}")), "{lines:?}");
+    }
+}
+
+#[test]
+fn show_can_be_written_back() {
+    let text = "\
+[listen]
+address = [\"127.0.0.1:1\", \"127.0.0.1:2\"]
+[pool]
+profile = \"ci\"
+idle_timeout = \"off\"
+[database.a-b]
+dbname = \"c\"
+lifetime = \"90m\"
+[tenant.\"x y\"]
+max = \"12.5%\"
+";
+    let config = read(text);
+    let rows = config.show();
+    let row = |key: &str| rows.iter().find(|row| row.key == key).unwrap_or_else(|| panic!("no {key}"));
+    assert_eq!(row("listen.address").value, "127.0.0.1:1,127.0.0.1:2");
+    assert_eq!(row("listen.address").default, "127.0.0.1:6432");
+    assert!(!row("listen.address").changeable && row("pool.size").changeable);
+    assert_eq!((row("pool.size").value.as_str(), row("pool.size").default.as_str()), ("5", "20"));
+    assert_eq!(row("database.a-b.lifetime").value, "90m");
+    assert_eq!(row("database.a-b.size").default, "5");
+    assert_eq!(row("tenant.\"x y\".max").value, "12.5%");
+
+    // The fixed rows, written as variables, make the same configuration again.
+    let vars: Env = rows
+        .iter()
+        .filter(|row| !["database.", "tenant."].iter().any(|table| row.key.starts_with(table)))
+        .map(|row| (format!("BURSAR_{}", row.key.replace('.', "_").to_uppercase()), row.value.clone()))
+        .collect();
+    assert!(vars.len() > 40);
+    let again = parse("", "c.toml", &vars).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!((&again.listen, &again.pool, &again.budget), (&config.listen, &config.pool, &config.budget));
+    assert_eq!((&again.tag, &again.leak, &again.drain), (&config.tag, &config.leak, &config.drain));
+    assert_eq!((&again.admin, &again.server, &again.log), (&config.admin, &config.server, &config.log));
+}
+
+#[test]
+fn a_reload_keeps_what_needs_a_restart_and_says_so() {
+    let old = read("");
+    let new = read("[listen]\naddress = \"127.0.0.1:7000\"\nworkers = 2\n[pool]\nsize = 3");
+    let told: Vec<String> = reload_faults(&old, &new).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "listen.address: stays \"127.0.0.1:6432\" until the next start; the new value \"127.0.0.1:7000\" \
+             needs a restart",
+            "listen.workers: stays \"1\" until the next start; the new value \"2\" needs a restart",
+        ]
+    );
+    let kept = new.keeping(&old);
+    assert_eq!(reload_faults(&old, &kept), []);
+    assert_eq!((kept.listen, kept.pool.size), (old.listen, 3));
+}
+
+#[test]
+fn cautions_do_not_refuse() {
+    assert_eq!(read("").cautions(), [Caution::NobodyCanLogIn]);
+    let open = read("[auth]\nmethod = \"trust\"\n[listen]\naddress = \"0.0.0.0:6432\"");
+    assert_eq!(open.cautions(), [Caution::OpenToAll { address: "0.0.0.0:6432".parse().unwrap() }]);
+    let many = read("[auth]\nmethod = \"trust\"\n[pool]\nsize = 60\n[database.a]\n[database.b]");
+    assert_eq!(many.cautions(), [Caution::PoolsOverServer { wanted: 120, max: 100 }]);
+}
+
+proptest! {
+    /// Whatever stands in the file, the answer is a configuration or faults with places in it.
+    #[test]
+    fn no_text_breaks_the_reader(
+        cuts in proptest::collection::vec((any::<prop::sample::Index>(), "[\\[\\]{}=\".,#\\n\"'*0-9a-zé-]{0,3}", 0..4_usize), 1..6)
+    ) {
+        let mut text: Vec<char> = std::fs::read_to_string(reference()).unwrap().chars().collect();
+        for (at, insert, delete) in cuts {
+            let at = at.index(text.len());
+            let end = (at + delete).min(text.len());
+            text.splice(at..end, insert.chars());
+        }
+        let text: String = text.into_iter().collect();
+        let lines = text.split('\n').count();
+        if let Err(faults) = parse(&text, "c.toml", &Env::new()) {
+            for fault in faults.iter() {
+                let Place::File { line, column, .. } = fault.place else { panic!("{fault}") };
+                prop_assert!(line >= 1 && line <= lines && column >= 1, "{}", fault);
+            }
+        }
+    }
+}
