@@ -2,13 +2,60 @@
 //!
 //! Pure: `now` is an argument, a backend is any `B`, a waiter any `W`; tests put integers where
 //! production puts sockets. Every call returns what must be done ([`Action`]) and the caller does it
-//! after unlocking.
+//! after unlocking. It opens, closes and wakes nothing itself, and it keeps no backend: those that
+//! are idle are in the pool's store, and the book counts them.
+//!
+//! ```text
+//!             open_one                dialled                    checkin, nobody waits
+//!   (no slot) ────────► dialling ──────────────► leased ◄──────────────────────────► idle
+//!       ▲                                          │  checkout, grant                  │
+//!       └──────────────────────────────────────────┴──────── leaving ◄─────────────────┘
+//!                  checkin(None), idle_closed           evicted        Evict
+//! ```
+//!
+//! What must hold, and `model.rs` holds it to:
+//!
+//! * leased + idle + dialling + leaving is at most a pool's size (and overflow, while clients wait),
+//!   and at most `server.max_backends` over all pools;
+//! * nobody waits while a backend is idle that they may have;
+//! * tenants of a pool are served in turn, a tenant's waiters in order of arrival;
+//! * every waiter ends exactly once: granted, refused, or cancelled.
+//!
+//! **What the caller owes.** Carry out actions in order. A backend has to be found in the idle store
+//! from the moment the book counts it, so do [`Action::Store`] before another session can look there
+//! for a lease it was just promised (an empty store is taken for a dead backend). Tell of every
+//! backend once: by `checkin`, `dialled`, `idle_closed`, `idle_vanished` or `evicted`, after it is
+//! closed if it is. Wake a timer at [`Book::due`].
 
+mod counters;
+mod leaks;
+mod leases;
+mod limits;
+mod overstay;
+mod pool;
+mod queue;
+mod requests;
+mod roll;
+mod show;
+mod slots;
 mod types;
 pub mod view;
 
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
 pub use types::*;
 pub use view::View;
+
+use crate::config::{Config, Mode, PoolRules};
+use counters::{Dim, Told};
+use hashbrown::HashMap;
+use std::collections::{BTreeSet, HashMap as Named, VecDeque};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Bounds of `bursar_lease_wait_seconds` (budgets.md §8.2), in seconds.
 pub const WAIT_BOUNDS: [f64; 16] =
@@ -16,3 +63,242 @@ pub const WAIT_BOUNDS: [f64; 16] =
 /// Bounds of `bursar_lease_hold_seconds` (budgets.md §8.2), in seconds.
 pub const HOLD_BOUNDS: [f64; 16] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// By numbers the book itself gave out, where a fixed seed does no harm.
+type ById<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+
+/// The decision maker for one PostgreSQL server; see the module.
+#[derive(Debug)]
+pub struct Book<B, W> {
+    limits: limits::Limits,
+    closing: bool,
+
+    pools: Vec<pool::Pool>,
+    by_name: Named<Arc<str>, Named<Arc<str>, PoolId>>,
+    /// Slots over all pools.
+    census: pool::Census,
+    /// Pools that want a backend and could not have one yet, in turn.
+    hungry: VecDeque<PoolId>,
+    jitter: slots::Jitter,
+    paused_all: bool,
+    paused: BTreeSet<Box<str>>,
+
+    /// Tenants by pool.
+    shares: roll::Roll<queue::Share>,
+    requests: roll::Roll<requests::Request>,
+    /// Requests with waiters held back.
+    crowded: BTreeSet<u32>,
+    /// Client sessions by tenant (B18).
+    sessions: Named<Arc<str>, u32>,
+
+    leases: ById<LeaseId, leases::Lease>,
+    next_lease: u64,
+    leases_peak: u64,
+    waiters: ById<WaiterId, queue::Waiter<W>>,
+    next_waiter: u64,
+    deadlines: BTreeSet<(Instant, WaiterId)>,
+    /// The next number before all places in line, and the next behind them.
+    ends: (i64, i64),
+
+    tally: counters::Tally,
+    cases: leaks::Cases,
+    pins: Vec<(&'static str, u64)>,
+    ticks: u64,
+    due: Option<Instant>,
+    pace: Duration,
+    scratch: Vec<LeaseId>,
+    backends: PhantomData<fn(B) -> B>,
+}
+
+impl<B, W> Book<B, W> {
+    /// An empty book with a configuration's budgets.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let mut book = Book {
+            limits: limits::Limits::of(config),
+            closing: false,
+            pools: Vec::new(),
+            by_name: Named::new(),
+            census: pool::Census::default(),
+            hungry: VecDeque::new(),
+            jitter: slots::Jitter::new(),
+            paused_all: false,
+            paused: BTreeSet::new(),
+            shares: roll::Roll::new(limits::REMEMBERED),
+            requests: roll::Roll::new(limits::REMEMBERED),
+            crowded: BTreeSet::new(),
+            sessions: Named::new(),
+            leases: ById::default(),
+            next_lease: 1,
+            leases_peak: 0,
+            waiters: ById::default(),
+            next_waiter: 1,
+            deadlines: BTreeSet::new(),
+            ends: (-1, 0),
+            tally: counters::Tally::default(),
+            cases: leaks::Cases::default(),
+            pins: Vec::new(),
+            ticks: 0,
+            due: None,
+            pace: Duration::ZERO,
+            scratch: Vec::new(),
+            backends: PhantomData,
+        };
+        book.set_pace();
+        book
+    }
+
+    /// The pool of a (database, user), made if new; a new one dials its `min_idle` backends. Call it
+    /// for authenticated clients only: pools are never dropped.
+    pub fn pool(
+        &mut self,
+        database: &str,
+        user: &str,
+        rules: &PoolRules,
+        now: Instant,
+        actions: &mut Vec<Action<B, W>>,
+    ) -> PoolId {
+        if let Some(&id) = self.by_name.get(database).and_then(|users| users.get(user)) {
+            return id;
+        }
+        let id = PoolId(self.pools.len() as u32);
+        let (database, user): (Arc<str>, Arc<str>) = (database.into(), user.into());
+        let mut pool = pool::Pool::new(database.clone(), user.clone(), rules.clone(), now);
+        pool.paused = self.paused_all || self.paused.contains(&*database);
+        self.pools.push(pool);
+        self.by_name.entry(database).or_default().insert(user, id);
+        self.serve(id, now, actions);
+        id
+    }
+
+    /// Takes over a new configuration: budgets, tenants, and the rules of every pool whose database
+    /// it still has. Leases and waiters stay, deadlines of waits under way too; what is idle beyond
+    /// a smaller size goes at once, what is leased when it comes back.
+    pub fn reconfigure(&mut self, config: &Config, now: Instant, actions: &mut Vec<Action<B, W>>) {
+        self.limits = limits::Limits::of(config);
+        self.set_pace();
+        for pool in &mut self.pools {
+            if let Some(rules) = limits::rules_of(config, &pool.database) {
+                pool.rules = rules.clone();
+            }
+        }
+        for (at, tenant) in self.shares.names() {
+            let share = &mut self.shares[at];
+            let size = self.pools[share.pool.0 as usize].rules.size;
+            share.rule(self.limits.tenant(&tenant), size);
+            self.refresh(at);
+        }
+        for request in self.crowded.clone() {
+            self.promote(Some(request));
+        }
+        self.shrink(now, actions);
+        self.serve_every(|_| true, now, actions);
+        if !self.leases.is_empty() || !self.waiters.is_empty() {
+            self.wake_to_watch(now);
+        }
+    }
+
+    /// B18: a client session of this tenant begins. `Err` only in mode enforce; each `Ok` wants one
+    /// [`Book::logout`].
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::TooManySessions`] if the tenant has as many as it may.
+    pub fn login(&mut self, tenant: &Arc<str>) -> Result<(), Refusal> {
+        let rule = self.limits.tenant(tenant);
+        let (limit, mode) = (rule.max_sessions, rule.mode);
+        let sessions = self.sessions.get(tenant).copied().unwrap_or(0);
+        if sessions >= limit && mode == Mode::Enforce {
+            self.tally.count(Dim::B18, Told::Reject);
+            return Err(Refusal::TooManySessions { tenant: tenant.clone(), sessions, limit });
+        }
+        let told = match sessions >= limit {
+            true => Told::beyond(mode),
+            false => Told::within(u64::from(sessions) + 1, limit.into()),
+        };
+        self.tally.count(Dim::B18, told);
+        *self.sessions.entry(tenant.clone()).or_default() += 1;
+        Ok(())
+    }
+
+    /// A client session of this tenant has ended.
+    pub fn logout(&mut self, tenant: &str) {
+        if let Some(sessions) = self.sessions.get_mut(tenant) {
+            *sessions = sessions.saturating_sub(1);
+            if *sessions == 0 {
+                self.sessions.remove(tenant);
+            }
+        }
+    }
+
+    /// PAUSE: no more leases in the pools of a database (`None`: of any), those to come included.
+    /// Held leases go on; waiters wait, each until its deadline.
+    pub fn pause(&mut self, database: Option<&str>) {
+        match database {
+            None => self.paused_all = true,
+            Some(name) => {
+                self.paused.insert(name.into());
+            }
+        }
+        self.mark_paused();
+    }
+
+    /// RESUME: undoes [`Book::pause`] of a database; `None` undoes every pause.
+    pub fn resume(&mut self, database: Option<&str>, now: Instant, actions: &mut Vec<Action<B, W>>) {
+        match database {
+            None => {
+                self.paused_all = false;
+                self.paused.clear();
+            }
+            Some(name) => {
+                self.paused.remove(name);
+            }
+        }
+        self.mark_paused();
+        self.serve_every(|pool| !pool.paused, now, actions);
+    }
+
+    fn mark_paused(&mut self) {
+        for pool in &mut self.pools {
+            pool.paused = self.paused_all || self.paused.contains(&*pool.database);
+        }
+    }
+
+    fn serve_every(
+        &mut self,
+        which: impl Fn(&pool::Pool) -> bool,
+        now: Instant,
+        actions: &mut Vec<Action<B, W>>,
+    ) {
+        for at in 0..self.pools.len() {
+            if which(&self.pools[at]) {
+                self.serve(PoolId(at as u32), now, actions);
+            }
+        }
+        self.feed(now, actions);
+    }
+
+    /// The end: waiters are refused, no more leases, and what comes back is closed.
+    pub fn close(&mut self, actions: &mut Vec<Action<B, W>>) {
+        self.closing = true;
+        let mut waiters: Vec<WaiterId> = self.waiters.keys().copied().collect();
+        waiters.sort_unstable();
+        for id in waiters {
+            let Some(waiter) = self.detach(id) else { continue };
+            self.count_refusal(waiter.claim.pool, waiter.who, &Refusal::Closing);
+            actions.push(Action::Refuse { waiter: waiter.handle, refusal: Refusal::Closing });
+        }
+    }
+
+    /// Waiters of a pool.
+    #[must_use]
+    pub fn waiting(&self, pool: PoolId) -> usize {
+        self.pools[pool.0 as usize].waiting
+    }
+
+    /// No leases, no waiters, nothing being dialled.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.leases.is_empty() && self.waiters.is_empty() && self.census.at(pool::Place::Dialling) == 0
+    }
+}

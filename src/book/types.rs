@@ -73,7 +73,8 @@ pub enum Action<B, W> {
     Dial {
         /// The pool.
         pool: PoolId,
-        /// Not before this long from now (backoff after failures).
+        /// Not before this long from now: zero, or the rest of a backoff that ends before the next
+        /// tick would.
         after: Duration,
     },
     /// Put a backend into the pool's idle store.
@@ -166,8 +167,21 @@ pub struct Standing {
     pub pool_size: u32,
     /// Of those, idle in transaction (as of the last tick).
     pub pool_idle_in_tx: u32,
-    /// The longest holder: its route or tenant, and for how long it has held.
-    pub longest: Option<(Arc<str>, Duration)>,
+    /// The longest holder, as of the last tick.
+    pub longest: Option<Holder>,
+}
+
+/// Who has held a backend longest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its route, if tagged.
+    pub route: Option<Arc<str>>,
+    /// Its tenant.
+    pub tenant: Arc<str>,
+    /// For how long it has held.
+    pub held: Duration,
+    /// For how long it has been idle in transaction, if it is.
+    pub idle: Option<Duration>,
 }
 
 /// A refusal is a typed value with its numbers; `session/reply.rs` gives it words.
@@ -212,8 +226,32 @@ pub enum Refusal {
         /// The numbers.
         standing: Box<Standing>,
     },
+    /// B18, at login: FATAL 53300.
+    TooManySessions {
+        /// The tenant.
+        tenant: Arc<str>,
+        /// Its sessions, without this one.
+        sessions: u32,
+        /// The budget.
+        limit: u32,
+    },
     /// The pool is being shut down: 57P01.
     Closing,
+}
+
+impl Refusal {
+    /// The SQLSTATE of budgets.md §2.5, here because the book counts refusals by it.
+    #[must_use]
+    pub fn sqlstate(&self) -> &'static str {
+        match self {
+            Refusal::WaitedTooLong { .. } | Refusal::QueueFull { .. } | Refusal::TooManySessions { .. } => {
+                "53300"
+            }
+            Refusal::TenantQueueFull { .. } => "53400",
+            Refusal::TooManyLeases { .. } | Refusal::NestsTooDeep { .. } => "54000",
+            Refusal::Closing => "57P01",
+        }
+    }
 }
 
 /// A budget exceeded in `warn` mode.
@@ -304,6 +342,10 @@ pub enum LeakClass {
     IdleInTx,
     /// A transaction too old, but working.
     LongTx,
+    /// One statement outside a transaction that runs too long.
+    SlowQuery,
+    /// Kept by a pin, doing nothing, in a pool that lends per transaction.
+    Pinned,
     /// The client went away and left work behind.
     AbandonedClient,
 }
@@ -315,6 +357,8 @@ impl LeakClass {
         match self {
             LeakClass::IdleInTx => "idle_in_tx",
             LeakClass::LongTx => "long_tx",
+            LeakClass::SlowQuery => "slow_query",
+            LeakClass::Pinned => "pinned",
             LeakClass::AbandonedClient => "abandoned_client",
         }
     }
@@ -362,10 +406,12 @@ pub struct LeakEvent {
     pub class: LeakClass,
     /// How it stands.
     pub outcome: Outcome,
-    /// `report` or `end_session`.
+    /// `report`; `end_session` once a budget ended it; `rollback` for an abandoned client.
     pub action: &'static str,
-    /// Threshold that was crossed.
+    /// Threshold that was crossed; zero where none is.
     pub threshold: Duration,
+    /// When it opened or, once closed, when it was closed.
+    pub reported: Instant,
     /// Held for.
     pub held: Duration,
     /// Idle for (at the time of the report).

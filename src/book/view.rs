@@ -49,6 +49,8 @@ pub struct PoolView {
     pub idle: usize,
     /// Dials in flight.
     pub dialling: usize,
+    /// Backends about to be closed, which take up a slot until they are.
+    pub leaving: usize,
     /// Waiters.
     pub waiting: usize,
     /// Longest wait of those waiting.
@@ -61,15 +63,16 @@ pub struct PoolView {
     pub usage: Usage,
     /// Σ hold so far.
     pub held: Duration,
-    /// Σ wait so far.
+    /// Σ wait of leases granted so far.
     pub waited: Duration,
     /// Waits that ended in 53300.
     pub timeouts: u64,
     /// Untagged leases so far.
     pub untagged: u64,
-    /// Wait histogram, bounds [`super::WAIT_BOUNDS`].
+    /// Wait histogram of leases granted: a count per bucket (not cumulative), bounds
+    /// [`super::WAIT_BOUNDS`], and one more for what lies beyond; its sum is `waited`.
     pub wait: Vec<u64>,
-    /// Hold histogram, bounds [`super::HOLD_BOUNDS`].
+    /// Hold histogram of leases returned, likewise with [`super::HOLD_BOUNDS`]; its sum is `held`.
     pub hold: Vec<u64>,
     /// Highest leases at once since start.
     pub leases_peak: u64,

@@ -1,0 +1,176 @@
+//! What a decision costs: a checkout and checkin with nobody else about, tagged and not, and the
+//! hand-off of a busy backend with ten thousand waiting.
+//!
+//! Integers stand for backends and waiters, so this is the book alone: no lock, no socket, no clock.
+
+use bursar::book::{Action, Book, Checkout, Claim, LeaseId, PoolId, SessionId, Usage, WaiterId};
+use bursar::config::*;
+use bursar::tag::Tag;
+use divan::{Bencher, black_box};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Shows that the first of the two allocates nothing.
+#[global_allocator]
+static ALLOC: divan::AllocProfiler = divan::AllocProfiler::system();
+
+fn main() {
+    divan::main();
+}
+
+struct Rig {
+    book: Book<u32, WaiterId>,
+    pool: PoolId,
+    now: Instant,
+    actions: Vec<Action<u32, WaiterId>>,
+}
+
+impl Rig {
+    /// A pool with its backends idle.
+    fn new(size: usize) -> Self {
+        let rules = rules(size);
+        let now = Instant::now();
+        let mut book = Book::new(&config(&rules));
+        let mut actions = Vec::new();
+        let pool = book.pool("app", "web", &rules, now, &mut actions);
+        let mut backend = 0;
+        while let Some(action) = actions.pop() {
+            if let Action::Dial { pool, .. } = action {
+                backend += 1;
+                book.dialled(now, pool, Ok((backend, false)), &mut actions);
+            }
+        }
+        assert_eq!(book.view(now).pools[0].idle, size);
+        Rig { book, pool, now, actions }
+    }
+
+    fn claim(&self, tenant: &str, request: Option<&str>) -> Claim {
+        let tag = Tag { tenant: tenant.into(), request: request.map(Arc::from), ..Tag::default() };
+        Claim { session: SessionId(1), pool: self.pool, tag: Arc::new(tag), login: false }
+    }
+
+    fn checkout(&mut self, claim: &Claim) -> Checkout {
+        self.book.checkout(self.now, claim, |id| id, &mut Vec::new(), &mut self.actions)
+    }
+
+    fn checkin(&mut self, lease: LeaseId) {
+        self.now += Duration::from_micros(100);
+        self.book.checkin(self.now, lease, Some(1), Usage::default(), None, &mut self.actions);
+    }
+}
+
+/// A lease and its return with an idle backend and nobody waiting.
+#[divan::bench(args = [false, true], sample_size = 1_000)]
+fn grant_and_return(bencher: Bencher<'_, '_>, tagged: bool) {
+    let mut rig = Rig::new(20);
+    let claim = rig.claim("acme", tagged.then_some("4bf92f3577b34da6a3ce929d0e0e4736"));
+    bencher.bench_local(|| {
+        let Checkout::Idle(lease) = rig.checkout(black_box(&claim)) else { panic!("not idle") };
+        rig.checkin(lease);
+        rig.actions.clear();
+    });
+}
+
+/// A busy backend goes from a lease to the next of 10,000 waiters of 5,000 tenants, and whoever was
+/// served queues again.
+#[divan::bench(sample_size = 1_000)]
+fn hand_off_among_10_000(bencher: Bencher<'_, '_>) {
+    let mut rig = Rig::new(20);
+    let claims: Vec<Claim> =
+        (0..10_000).map(|at| rig.claim(&format!("tenant {}", at % 5_000), None)).collect();
+    let first = rig.claim("first", None);
+    let mut leases: Vec<LeaseId> = Vec::new();
+    while let Checkout::Idle(lease) = rig.checkout(&first) {
+        leases.push(lease);
+    }
+    for claim in &claims {
+        assert!(matches!(rig.checkout(claim), Checkout::Queued(_)));
+    }
+    rig.actions.clear();
+    let mut lease = leases[0];
+    let mut next = 0;
+    bencher.bench_local(|| {
+        rig.checkin(lease);
+        let Some(Action::Grant { lease: granted, .. }) = rig.actions.pop() else { panic!("no grant") };
+        lease = granted;
+        rig.checkout(&claims[next % claims.len()]);
+        next += 1;
+    });
+}
+
+fn rules(size: usize) -> PoolRules {
+    PoolRules {
+        mode: PoolMode::Transaction,
+        size,
+        overflow: 0,
+        min_idle: size,
+        reuse: Reuse::Lifo,
+        reset: Reset::Dirty,
+        max_wait: Duration::from_secs(3600),
+        queue: 20_000,
+        idle_timeout: None,
+        lifetime: None,
+        connect_timeout: Duration::from_secs(5),
+        client_gone_grace: Duration::from_secs(2),
+    }
+}
+
+fn config(rules: &PoolRules) -> Config {
+    let any_database = Database {
+        host: "127.0.0.1".into(),
+        port: 5432,
+        dbname: None,
+        user: None,
+        password: None,
+        pool: rules.clone(),
+    };
+    let second = |seconds| Some(Duration::from_secs(seconds));
+    Config {
+        listen: Listen {
+            addresses: Vec::new(),
+            unix_dir: None,
+            workers: 1,
+            max_clients: 10_000,
+            login_timeout: Duration::from_secs(10),
+        },
+        admin: Admin { address: None, users: Vec::new() },
+        auth: Auth { method: AuthMethod::Trust },
+        users: BTreeMap::new(),
+        databases: BTreeMap::new(),
+        any_database: Some(Arc::new(any_database)),
+        pool: rules.clone(),
+        server: Server { max_backends: 100, connect_parallel: 4 },
+        tag: TagRules {
+            tenant: Vec::new(),
+            request: Vec::new(),
+            strip_comments: true,
+            idle_ttl: Duration::from_secs(5),
+        },
+        budget: Budgets {
+            max_concurrent: 3,
+            max_concurrent_mode: Mode::Enforce,
+            leases_warn: Some(10),
+            leases_reject: None,
+            leases_mode: Mode::Observe,
+            age_warn: second(5),
+            age_abort: second(60),
+            age_mode: Mode::Warn,
+            idle_warn: second(1),
+            idle_abort: second(10),
+            idle_abort_alone: second(60),
+            idle_warn_only_if_waiters: true,
+            idle_mode: Mode::Warn,
+        },
+        tenant_default: TenantRule {
+            max: Share::Percent(100.0),
+            queue: 20_000,
+            max_sessions: 1_000,
+            mode: Mode::Enforce,
+        },
+        tenants: BTreeMap::new(),
+        leak: Leak { hold: second(60), idle: second(10), statement_text: false },
+        drain: Drain { notice: Duration::ZERO, deadline: Duration::from_secs(25) },
+        log: Log { format: LogFormat::Text, level: "info".into() },
+    }
+}

@@ -1,0 +1,174 @@
+//! What the book counts: budget outcomes, histograms, totals. Plain integers, added to under the
+//! book's lock; rendering is somebody else's.
+
+use super::{HOLD_BOUNDS, WAIT_BOUNDS};
+use crate::config::Mode;
+use std::time::Duration;
+
+/// The budget dimensions of budgets.md §2.3 that exist so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dim {
+    B1,
+    B2,
+    B4,
+    B8,
+    B9,
+    B10,
+    B11,
+    B15,
+    B18,
+}
+
+const DIMS: [(Dim, &str); 9] = [
+    (Dim::B1, "B1"),
+    (Dim::B2, "B2"),
+    (Dim::B4, "B4"),
+    (Dim::B8, "B8"),
+    (Dim::B9, "B9"),
+    (Dim::B10, "B10"),
+    (Dim::B11, "B11"),
+    (Dim::B15, "B15"),
+    (Dim::B18, "B18"),
+];
+
+impl Dim {
+    /// This dimension's place in a set of dimensions.
+    pub(super) fn bit(self) -> u16 {
+        1 << self as u16
+    }
+}
+
+/// What came of holding something against a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    Ok,
+    Near,
+    Would,
+    Warn,
+    Queue,
+    Reject,
+    Abort,
+}
+
+const TOLDS: [(Told, &str); 7] = [
+    (Told::Ok, "ok"),
+    (Told::Near, "near"),
+    (Told::Would, "would"),
+    (Told::Warn, "warn"),
+    (Told::Queue, "queue"),
+    (Told::Reject, "reject"),
+    (Told::Abort, "abort"),
+];
+
+impl Told {
+    /// Within a limit: `Near` from 80 % on (budgets.md §2.4).
+    pub(super) fn within(used: u64, limit: u64) -> Told {
+        if used.saturating_mul(5) >= limit.saturating_mul(4) { Told::Near } else { Told::Ok }
+    }
+
+    /// Beyond a limit that does not act (yet): counted in observe, told in the other modes.
+    pub(super) fn beyond(mode: Mode) -> Told {
+        match mode {
+            Mode::Observe => Told::Would,
+            Mode::Warn | Mode::Enforce => Told::Warn,
+        }
+    }
+}
+
+/// `bursar_budget_total{dimension, outcome}`.
+#[derive(Debug, Default)]
+pub(super) struct Tally([[u64; TOLDS.len()]; DIMS.len()]);
+
+impl Tally {
+    pub(super) fn count(&mut self, dim: Dim, told: Told) {
+        self.0[dim as usize][told as usize] += 1;
+    }
+
+    /// Every cell, those at zero too: a series that exists from the start has a rate.
+    pub(super) fn rows(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let cell = |dim: (Dim, &'static str), told: (Told, &'static str)| {
+            (dim.1, told.1, self.0[dim.0 as usize][told.0 as usize])
+        };
+        DIMS.into_iter().flat_map(|dim| TOLDS.into_iter().map(move |told| cell(dim, told))).collect()
+    }
+}
+
+const BOUNDS: usize = WAIT_BOUNDS.len();
+
+/// Counts per bucket, the last for what lies beyond every bound.
+#[derive(Debug)]
+pub(super) struct Histogram {
+    bounds: &'static [u64; BOUNDS],
+    counts: [u64; BOUNDS + 1],
+}
+
+impl Histogram {
+    pub(super) fn wait() -> Self {
+        static NANOS: [u64; BOUNDS] = nanos(WAIT_BOUNDS);
+        Histogram { bounds: &NANOS, counts: [0; BOUNDS + 1] }
+    }
+
+    pub(super) fn hold() -> Self {
+        static NANOS: [u64; BOUNDS] = nanos(HOLD_BOUNDS);
+        Histogram { bounds: &NANOS, counts: [0; BOUNDS + 1] }
+    }
+
+    pub(super) fn add(&mut self, value: Duration) {
+        self.counts[self.bucket(value)] += 1;
+    }
+
+    /// Takes back what was added.
+    pub(super) fn remove(&mut self, value: Duration) {
+        self.counts[self.bucket(value)] -= 1;
+    }
+
+    fn bucket(&self, value: Duration) -> usize {
+        let nanos = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
+        // Most values fall into the first buckets, so looking from the front is the quick way.
+        self.bounds.iter().position(|&bound| nanos <= bound).unwrap_or(BOUNDS)
+    }
+
+    pub(super) fn counts(&self) -> Vec<u64> {
+        self.counts.to_vec()
+    }
+}
+
+const fn nanos(seconds: [f64; BOUNDS]) -> [u64; BOUNDS] {
+    let mut nanos = [0; BOUNDS];
+    let mut at = 0;
+    while at < BOUNDS {
+        nanos[at] = (seconds[at] * 1e9 + 0.5) as u64;
+        at += 1;
+    }
+    nanos
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_where_their_numbers_are() {
+        assert!(DIMS.iter().enumerate().all(|(at, (dim, _))| *dim as usize == at));
+        assert!(TOLDS.iter().enumerate().all(|(at, (told, _))| *told as usize == at));
+    }
+
+    #[test]
+    fn near_begins_at_four_fifths() {
+        assert_eq!(Told::within(7, 10), Told::Ok);
+        assert_eq!(Told::within(8, 10), Told::Near);
+        assert_eq!(Told::within(2, 3), Told::Ok);
+        assert_eq!(Told::within(3, 3), Told::Near);
+    }
+
+    #[test]
+    fn a_bound_belongs_to_its_bucket() {
+        let mut histogram = Histogram::wait();
+        histogram.add(Duration::from_micros(100));
+        histogram.add(Duration::from_nanos(100_001));
+        histogram.add(Duration::from_secs(31));
+        let counts = histogram.counts();
+        assert_eq!((counts[0], counts[1], counts[16]), (1, 1, 1));
+        assert_eq!(counts.iter().sum::<u64>(), 3);
+    }
+}

@@ -1,0 +1,284 @@
+//! The life of a lease: begun at a checkout or a grant, accounted when it comes back.
+
+use super::counters::{Dim, Told};
+use super::overstay::Watch;
+use super::pool::Place;
+use super::queue::{Entry, Who};
+use super::{
+    Action, Book, Checkout, Claim, LeaseId, Outcome, PoolId, Refusal, SessionId, Usage, WaiterId, Warning,
+};
+use crate::tag::Tag;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) session: SessionId,
+    pub(super) pool: PoolId,
+    pub(super) tag: Arc<Tag>,
+    pub(super) who: Who,
+    /// When its session asked; from then to `since` it waited.
+    asked: Instant,
+    pub(super) since: Instant,
+    pub(super) watch: Watch,
+}
+
+impl<B, W> Book<B, W> {
+    /// Asks for a backend: an idle one at once if nobody of equal right waits, else a place in the
+    /// queue, or a refusal (B2, B8, B15). `waiter` is called only to queue. `warnings` gets what a
+    /// budget in mode warn has to say about a lease granted here.
+    pub fn checkout(
+        &mut self,
+        now: Instant,
+        claim: &Claim,
+        waiter: impl FnOnce(WaiterId) -> W,
+        warnings: &mut Vec<Warning>,
+        actions: &mut Vec<Action<B, W>>,
+    ) -> Checkout {
+        if self.closing {
+            return Checkout::Refused(self.refuse_closing(claim.pool));
+        }
+        let who = self.who(claim, now);
+        if let Some(refusal) = self.too_many_leases(claim, who, now) {
+            return Checkout::Refused(refusal);
+        }
+        let pool = &self.pools[claim.pool.0 as usize];
+        // While a backend is idle nobody is in line who may have it: `serve` sees to that.
+        if pool.census.at(Place::Idle) > 0
+            && !pool.paused
+            && self.shares[who.share].room() > 0
+            && !self.held_back(who.request)
+        {
+            self.shift(claim.pool, Some(Place::Idle), Some(Place::Leased), now);
+            return Checkout::Idle(self.begin(claim, who, now, true, now, warnings));
+        }
+        if let Some(refusal) = self.queue_full(claim, who, now) {
+            return Checkout::Refused(refusal);
+        }
+        let id = self.enqueue(claim, who, Entry::Back, now, waiter);
+        self.serve(claim.pool, now, actions);
+        Checkout::Queued(id)
+    }
+
+    /// The idle backend promised to a lease was not there, or was dead and is closed: the session
+    /// gets the next idle one, or the first place in the queue. The lease never was.
+    pub fn idle_vanished(
+        &mut self,
+        now: Instant,
+        lease: LeaseId,
+        claim: &Claim,
+        waiter: impl FnOnce(WaiterId) -> W,
+        actions: &mut Vec<Action<B, W>>,
+    ) -> Checkout {
+        let pool = &self.pools[claim.pool.0 as usize];
+        if !self.closing
+            && !pool.paused
+            && pool.census.at(Place::Idle) > 0
+            && self.leases.contains_key(&lease)
+        {
+            self.shift(claim.pool, Some(Place::Idle), None, now);
+            self.serve(claim.pool, now, actions);
+            self.feed(now, actions);
+            return Checkout::Idle(lease);
+        }
+        let (who, asked) = match self.leases.remove(&lease) {
+            Some(old) => {
+                self.shift(old.pool, Some(Place::Leased), None, now);
+                self.unbegin(&old);
+                (old.who, old.asked)
+            }
+            None => (self.who(claim, now), now),
+        };
+        if self.closing {
+            return Checkout::Refused(self.refuse_closing(claim.pool));
+        }
+        let id = self.enqueue(claim, who, Entry::Front(asked), now, waiter);
+        self.serve(claim.pool, now, actions);
+        self.feed(now, actions);
+        Checkout::Queued(id)
+    }
+
+    /// Gives a lease back. `backend: None` says that it is gone, and its connection closed: the slot
+    /// is free. `hint` says why it came back, if not by itself: [`Outcome::Reclaimed`] when Bursar
+    /// took it, [`Outcome::ClientGone`] when its client left work behind (an open transaction, a
+    /// running statement).
+    pub fn checkin(
+        &mut self,
+        now: Instant,
+        lease: LeaseId,
+        backend: Option<B>,
+        usage: Usage,
+        hint: Option<Outcome>,
+        actions: &mut Vec<Action<B, W>>,
+    ) {
+        // A lease nobody knows came back before: its backend, if any, is dropped and so closed.
+        let Some(old) = self.leases.remove(&lease) else { return };
+        self.account(&old, &usage, now);
+        self.close_cases(lease, &old, hint, now, actions);
+        self.shift(old.pool, Some(Place::Leased), None, now);
+        let promoted = self.promote(old.who.request);
+        match backend {
+            Some(backend) => self.arrive(old.pool, backend, now, actions),
+            None => self.serve(old.pool, now, actions),
+        }
+        self.serve_all(&promoted, now, actions);
+        if !self.hungry.is_empty() {
+            self.feed(now, actions);
+        }
+    }
+
+    fn refuse_closing(&mut self, pool: PoolId) -> Refusal {
+        let refusal = Refusal::Closing;
+        let sofar = &mut self.pools[pool.0 as usize].sofar;
+        *sofar.rejections.entry(refusal.sqlstate()).or_default() += 1;
+        refusal
+    }
+
+    /// Where a claim is accounted, made if new.
+    fn who(&mut self, claim: &Claim, now: Instant) -> Who {
+        let (limits, pools) = (&self.limits, &self.pools);
+        let tenant = &claim.tag.tenant;
+        let (share, _) = self.shares.find_or_insert(claim.pool.0, tenant, || {
+            let size = pools[claim.pool.0 as usize].rules.size;
+            super::queue::Share::new(claim.pool, limits.tenant(tenant), size)
+        });
+        let request = claim.tag.request.as_ref().filter(|_| !claim.login).map(|id| {
+            let (at, fresh) =
+                self.requests.find_or_insert(0, id, || super::requests::Request::new(claim.tag.clone(), now));
+            if !fresh {
+                self.requests[at].seen(&claim.tag, now);
+            }
+            at
+        });
+        Who { share, request }
+    }
+
+    /// Ends a wait with a lease, whose slot is counted already.
+    pub(super) fn grant(
+        &mut self,
+        id: WaiterId,
+        backend: Option<B>,
+        now: Instant,
+        actions: &mut Vec<Action<B, W>>,
+    ) {
+        let Some(waiter) = self.detach(id) else { return };
+        let mut warnings = Vec::new();
+        let lease = self.begin(&waiter.claim, waiter.who, waiter.since, !waiter.again, now, &mut warnings);
+        let pool = waiter.claim.pool;
+        actions.push(Action::Grant { waiter: waiter.handle, lease, pool, backend, warnings });
+    }
+
+    /// Writes a lease into every ledger. Not `first`: it was judged when it was promised before.
+    fn begin(
+        &mut self,
+        claim: &Claim,
+        who: Who,
+        asked: Instant,
+        first: bool,
+        now: Instant,
+        warnings: &mut Vec<Warning>,
+    ) -> LeaseId {
+        let waited = now.saturating_duration_since(asked);
+        let leased = self.census.at(Place::Leased) as u64;
+        self.leases_peak = self.leases_peak.max(leased);
+        let pool = &mut self.pools[claim.pool.0 as usize];
+        pool.last_used = now;
+        let sofar = &mut pool.sofar;
+        sofar.leases += 1;
+        sofar.leases_peak = sofar.leases_peak.max(pool.census.at(Place::Leased));
+        sofar.waited += waited;
+        sofar.wait.add(waited);
+        sofar.untagged += u64::from(untagged(claim.login, &claim.tag));
+        let max_wait = pool.rules.max_wait;
+
+        let share = &mut self.shares[who.share];
+        share.leased += 1;
+        share.leases_total += 1;
+        share.waited += waited;
+        if let Some(request) = who.request {
+            self.requests[request].granted(waited);
+        }
+        if first {
+            self.tally.count(Dim::B9, Told::within(millis(waited), millis(max_wait)));
+            self.judge_tenant(who, warnings);
+            if let Some(request) = who.request {
+                self.judge_request(request, warnings);
+            }
+        }
+        self.refresh(who.share);
+
+        let id = LeaseId(self.next_lease);
+        self.next_lease += 1;
+        let (session, pool, tag) = (claim.session, claim.pool, claim.tag.clone());
+        let watch = Watch::new(claim.login);
+        self.leases.insert(id, Lease { session, pool, tag, who, asked, since: now, watch });
+        self.wake_to_watch(now);
+        id
+    }
+
+    /// B4 at a grant that went ahead: told where it does not act.
+    fn judge_tenant(&mut self, who: Who, warnings: &mut Vec<Warning>) {
+        let share = &self.shares[who.share];
+        let (holds, limit) = (share.leased, share.cap);
+        let told = match holds > limit {
+            true => Told::beyond(share.mode),
+            false => Told::within(holds.into(), limit.into()),
+        };
+        self.tally.count(Dim::B4, told);
+        if told == Told::Warn && who.request.is_none_or(|request| self.requests[request].tell_once(Dim::B4)) {
+            warnings.push(Warning::TenantOverCap { holds, limit });
+        }
+    }
+
+    /// Takes a lease out of the ledgers as if it had not been; its wait goes on.
+    fn unbegin(&mut self, old: &Lease) {
+        let waited = old.since.saturating_duration_since(old.asked);
+        let sofar = &mut self.pools[old.pool.0 as usize].sofar;
+        sofar.leases -= 1;
+        sofar.untagged -= u64::from(untagged(old.watch.login, &old.tag));
+        sofar.waited -= waited;
+        sofar.wait.remove(waited);
+        let share = &mut self.shares[old.who.share];
+        share.leased -= 1;
+        share.leases_total -= 1;
+        share.waited -= waited;
+        self.refresh(old.who.share);
+        self.shares.settle(old.who.share);
+        if let Some(request) = old.who.request {
+            self.requests[request].ungranted(waited);
+            self.requests.settle(request);
+        }
+    }
+
+    fn account(&mut self, old: &Lease, usage: &Usage, now: Instant) {
+        let held = now.saturating_duration_since(old.since);
+        let pool = &mut self.pools[old.pool.0 as usize];
+        pool.last_used = now;
+        pool.sofar.held += held;
+        pool.sofar.hold.add(held);
+        pool.sofar.usage.add(usage);
+        let share = &mut self.shares[old.who.share];
+        share.leased -= 1;
+        share.held += held;
+        share.active += usage.active;
+        self.refresh(old.who.share);
+        self.shares.settle(old.who.share);
+        if let Some(request) = old.who.request {
+            self.requests[request].returned(held, usage, now);
+            self.requests.settle(request);
+        }
+        for dim in [Dim::B10, Dim::B11] {
+            if !old.watch.was_told(dim) {
+                self.tally.count(dim, Told::Ok);
+            }
+        }
+    }
+}
+
+fn untagged(login: bool, tag: &Tag) -> bool {
+    !login && tag.request.is_none()
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}

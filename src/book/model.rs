@@ -1,0 +1,541 @@
+//! The book against a naive twin: random programs of every call, with a toy pool that carries out
+//! the actions late, out of turn, or with failures, as the real one may. After every call the twin,
+//! which recomputes everything from scratch, is asked whether the book's promises hold.
+
+use super::tests::{Setup, setup};
+use super::view::WaiterView;
+use super::*;
+use crate::tag::Tag;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, HashSet};
+
+const POOLS: usize = 3;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Checkout { session: u8, pool: u8, tenant: u8, request: Option<u8>, login: bool },
+    Checkin { pick: u8, gone: bool, hint: bool },
+    Cancel { pick: u8 },
+    Vanish { pick: u8 },
+    IdleDies { pool: u8 },
+    DialEnds { pick: u8, ok: bool },
+    EvictEnds { pick: u8 },
+    Tick { ms: u16 },
+    EndRequest { request: u8 },
+    Pause { database: Option<u8>, on: bool },
+    Reload { size: u8, max: u8, cap: u8, k: u8 },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        10 => (any::<u8>(), any::<u8>(), 0..4u8, prop::option::weighted(0.6, 0..4u8), prop::bool::weighted(0.1))
+            .prop_map(|(session, pool, tenant, request, login)| Op::Checkout { session, pool, tenant, request, login }),
+        8 => (any::<u8>(), prop::bool::weighted(0.15), prop::bool::weighted(0.1))
+            .prop_map(|(pick, gone, hint)| Op::Checkin { pick, gone, hint }),
+        2 => any::<u8>().prop_map(|pick| Op::Cancel { pick }),
+        1 => any::<u8>().prop_map(|pick| Op::Vanish { pick }),
+        1 => any::<u8>().prop_map(|pool| Op::IdleDies { pool }),
+        6 => (any::<u8>(), prop::bool::weighted(0.8)).prop_map(|(pick, ok)| Op::DialEnds { pick, ok }),
+        3 => any::<u8>().prop_map(|pick| Op::EvictEnds { pick }),
+        3 => (0..400u16).prop_map(|ms| Op::Tick { ms }),
+        1 => (0..4u8).prop_map(|request| Op::EndRequest { request }),
+        1 => (prop::option::of(any::<u8>()), any::<bool>()).prop_map(|(database, on)| Op::Pause { database, on }),
+        1 => (1..5u8, 2..10u8, 1..4u8, 1..4u8)
+            .prop_map(|(size, max, cap, k)| Op::Reload { size, max, cap, k }),
+    ]
+}
+
+/// What the twin knows of a waiter.
+#[derive(Debug, Clone)]
+struct Waits {
+    id: WaiterId,
+    claim: Claim,
+    /// Requeued in front: outside the turns.
+    front: bool,
+}
+
+#[derive(Debug)]
+struct Holds {
+    claim: Claim,
+    backend: u32,
+}
+
+/// Requests as the twin counts them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Ledger {
+    granted: u64,
+    refused: u64,
+    cancelled: u64,
+    queued: u64,
+}
+
+/// A tenant that waits for its turn.
+#[derive(Debug, Default)]
+struct PassedOver {
+    /// Its waiters able to be served all the time.
+    waiters: HashSet<u32>,
+    /// How often others were served meanwhile.
+    for_others: BTreeMap<Arc<str>, u32>,
+}
+
+struct World {
+    book: Book<u32, u32>,
+    setup: Setup,
+    now: Instant,
+    pools: Vec<PoolId>,
+    stores: Vec<Vec<u32>>,
+    dials: Vec<PoolId>,
+    evictions: Vec<PoolId>,
+    held: BTreeMap<LeaseId, Holds>,
+    waiting: BTreeMap<u32, Waits>,
+    next_token: u32,
+    next_backend: u32,
+    live: HashSet<u32>,
+    ledger: Ledger,
+    leases_by_pool: Vec<u64>,
+    /// Tenants of pools with a waiter that has been able to be served all the time since the tenant
+    /// was served last.
+    passed_over: BTreeMap<(PoolId, Arc<str>), PassedOver>,
+    failing: bool,
+    steps: u64,
+}
+
+fn tag(tenant: u8, request: Option<u8>) -> Arc<Tag> {
+    Arc::new(Tag {
+        tenant: format!("t{tenant}").into(),
+        request: request.map(|request| format!("r{request}").into()),
+        ..Tag::default()
+    })
+}
+
+fn pick<T: Copy>(items: &[T], at: u8) -> Option<T> {
+    (!items.is_empty()).then(|| items[at as usize % items.len()])
+}
+
+impl World {
+    fn new(setup: Setup) -> Self {
+        let now = Instant::now();
+        let mut book = Book::new(&setup.config());
+        let mut actions = Vec::new();
+        let pools: Vec<PoolId> = (0..POOLS)
+            .map(|at| book.pool(&format!("db{at}"), "app", &setup.rules, now, &mut actions))
+            .collect();
+        let mut world = World {
+            book,
+            setup,
+            now,
+            stores: vec![Vec::new(); POOLS],
+            leases_by_pool: vec![0; POOLS],
+            pools,
+            dials: Vec::new(),
+            evictions: Vec::new(),
+            held: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            next_token: 0,
+            next_backend: 0,
+            live: HashSet::new(),
+            ledger: Ledger::default(),
+            passed_over: BTreeMap::new(),
+            failing: false,
+            steps: 0,
+        };
+        world.carry_out(actions);
+        world
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action<u32, u32>>) {
+        for action in actions {
+            match action {
+                Action::Grant { waiter, lease, pool, backend, .. } => {
+                    let waits = self.waiting.remove(&waiter).expect("a waiter ends once");
+                    assert_eq!(waits.claim.pool, pool);
+                    self.ledger.granted += 1;
+                    self.took_turn(&waits);
+                    self.hold(lease, waits.claim, backend);
+                }
+                Action::Refuse { waiter, .. } => {
+                    self.waiting.remove(&waiter).expect("a waiter ends once");
+                    self.ledger.refused += 1;
+                }
+                Action::Dial { pool, .. } => self.dials.push(pool),
+                Action::Store { pool, backend } => {
+                    assert!(self.live.contains(&backend));
+                    self.stores[pool.0 as usize].push(backend);
+                }
+                Action::Close { backend, .. } => assert!(self.live.remove(&backend)),
+                Action::Evict { pool } => self.evictions.push(pool),
+                Action::End { lease, .. } | Action::Warn { lease, .. } => {
+                    assert!(self.held.contains_key(&lease));
+                }
+                Action::Leak(_) => {}
+            }
+        }
+    }
+
+    fn hold(&mut self, lease: LeaseId, claim: Claim, backend: Option<u32>) {
+        self.leases_by_pool[claim.pool.0 as usize] += 1;
+        let backend = backend.or_else(|| self.stores[claim.pool.0 as usize].pop());
+        let backend = backend.expect("a backend counted idle is in the store");
+        assert!(self.live.contains(&backend));
+        assert!(self.held.values().all(|other| other.backend != backend), "one backend, two leases");
+        assert!(self.stores.iter().flatten().all(|&idle| idle != backend), "leased and idle");
+        assert!(self.held.insert(lease, Holds { claim, backend }).is_none());
+    }
+
+    /// Fairness: nobody able to be served sees another tenant served twice before it.
+    fn took_turn(&mut self, waits: &Waits) {
+        let tenant = waits.claim.tag.tenant.clone();
+        let pool = waits.claim.pool;
+        self.passed_over.remove(&(pool, tenant.clone()));
+        if waits.front {
+            return;
+        }
+        for ((_, other), mine) in self.passed_over.iter_mut().filter(|((of, _), _)| *of == pool) {
+            let times = mine.for_others.entry(tenant.clone()).or_default();
+            *times += 1;
+            assert!(*times <= 1, "{tenant} was served twice while {other} waited");
+        }
+    }
+
+    fn held_by_request(&self, request: &Arc<str>) -> usize {
+        let of = |holds: &&Holds| !holds.claim.login && holds.claim.tag.request.as_ref() == Some(request);
+        self.held.values().filter(of).count()
+    }
+
+    fn held_by_tenant(&self, pool: PoolId, tenant: &Arc<str>) -> usize {
+        self.held.values().filter(|h| h.claim.pool == pool && h.claim.tag.tenant == *tenant).count()
+    }
+
+    /// Whether a waiter could be served if there were a backend, by the rules alone.
+    fn able(&self, waits: &Waits, rows: &View) -> bool {
+        let claim = &waits.claim;
+        let row = rows.waiters.iter().find(|row| row.session == claim.session);
+        let row = row.expect("a waiter is shown");
+        let capped = self.held_by_tenant(claim.pool, &claim.tag.tenant) >= self.setup.cap as usize;
+        let paused = rows.pools[claim.pool.0 as usize].paused;
+        let k = self.setup.k as usize;
+        let request = claim.tag.request.as_ref().filter(|_| !claim.login);
+        if row.reason == "request_cap" {
+            // Held back: then its request's leases and lined-up waiters use up the budget.
+            let request = request.expect("only a request is held back");
+            let lined_up = |other: &&WaiterView| {
+                other.reason != "request_cap" && other.tag.request.as_ref() == Some(request)
+            };
+            // Logins of the same request are lined up too, but never count.
+            let lined_up = rows.waiters.iter().filter(lined_up).filter(|o| !self.is_login(o.session)).count();
+            assert!(self.held_by_request(request) + lined_up >= k, "held back without need");
+        }
+        let over = request.is_some_and(|request| self.held_by_request(request) >= k);
+        !capped && !paused && !over && row.reason != "request_cap"
+    }
+
+    fn is_login(&self, session: SessionId) -> bool {
+        self.waiting.values().any(|waits| waits.claim.session == session && waits.claim.login)
+    }
+
+    fn check(&mut self) {
+        self.steps += 1;
+        let view = self.book.view(self.now);
+        self.check_bounds(&view);
+        self.check_accounts(&view);
+        self.check_conservation(&view);
+    }
+
+    fn check_bounds(&self, view: &View) {
+        let mut total = 0;
+        for (at, pool) in view.pools.iter().enumerate() {
+            let sum = pool.leased + pool.idle + pool.dialling + pool.leaving;
+            let grown = self.setup.most_ever.max(self.setup.rules.size + self.setup.rules.overflow);
+            assert!(sum <= grown, "pool {at}: {sum} slots");
+            total += sum;
+            let id = self.pools[at];
+            assert_eq!(pool.leased, self.held.values().filter(|held| held.claim.pool == id).count());
+            assert_eq!(pool.dialling, self.dials.iter().filter(|&&dial| dial == id).count());
+            assert_eq!(pool.leaving, self.evictions.iter().filter(|&&leaving| leaving == id).count());
+            assert_eq!(pool.idle + pool.leaving, self.stores[at].len(), "pool {at}: idle");
+        }
+        assert!(total <= self.setup.max_ever);
+        assert!(self.dials.len() <= self.setup.parallel_ever);
+    }
+
+    fn check_accounts(&self, view: &View) {
+        assert_eq!(view.waiters.len(), self.waiting.len());
+        let deadline = view.waiters.iter().map(|waiter| waiter.deadline).min();
+        assert!(deadline.is_none_or(|deadline| {
+            self.book.due().is_some_and(|due| due <= deadline.max(self.now + overstay::TICK_LEAST))
+        }));
+        assert!(self.held.is_empty() || self.book.due().is_some(), "leases unwatched");
+        assert_eq!(view.leases.len(), self.held.len());
+        let Ledger { granted, refused, cancelled, queued } = self.ledger;
+        assert_eq!(queued, granted + refused + cancelled + self.waiting.len() as u64);
+        for (at, pool) in view.pools.iter().enumerate() {
+            assert_eq!(pool.leases_total, self.leases_by_pool[at]);
+            assert_eq!(pool.wait.iter().sum::<u64>(), pool.leases_total);
+            assert_eq!(pool.hold.iter().sum::<u64>(), pool.leases_total - pool.leased as u64);
+            let mine = view.tenants.iter().filter(|tenant| tenant.pool == pool.id);
+            assert_eq!(mine.clone().map(|tenant| tenant.leases_total).sum::<u64>(), pool.leases_total);
+            assert_eq!(mine.clone().map(|tenant| tenant.leased as usize).sum::<usize>(), pool.leased);
+            assert_eq!(mine.map(|tenant| tenant.waiting as usize).sum::<usize>(), pool.waiting);
+        }
+        for request in &view.requests {
+            assert_eq!(request.leases_now as usize, self.held_by_request(&request.id));
+            assert!(request.leases_now <= request.leases_peak && request.leases_peak <= self.setup.k_ever);
+        }
+    }
+
+    fn check_conservation(&mut self, view: &View) {
+        let mut able: BTreeMap<(PoolId, Arc<str>), HashSet<u32>> = BTreeMap::new();
+        for (&token, waits) in &self.waiting {
+            if !self.able(waits, view) {
+                continue;
+            }
+            let pool = &view.pools[waits.claim.pool.0 as usize];
+            assert_eq!(pool.idle, 0, "waits beside an idle backend: {waits:?}");
+            let tenant = waits.claim.tag.tenant.clone();
+            able.entry((waits.claim.pool, tenant)).or_default().insert(token);
+            let slots = pool.leased + pool.dialling + pool.leaving;
+            let total: usize = view.pools.iter().map(|p| p.leased + p.idle + p.dialling + p.leaving).sum();
+            let may_open = slots < self.setup.rules.size + self.setup.rules.overflow
+                && total < self.setup.max_backends
+                && self.dials.len() < self.setup.parallel
+                && !self.failing;
+            assert!(!may_open || pool.dialling + pool.leaving > 0, "waits, and nobody dials");
+            // With every slot taken, the room of an idle backend elsewhere is on its way.
+            let idle_elsewhere = view.pools.iter().any(|other| other.idle > 0);
+            if idle_elsewhere && total >= self.setup.max_backends && !self.failing {
+                let full = slots >= self.setup.rules.size + self.setup.rules.overflow;
+                let coming = !self.dials.is_empty() || !self.evictions.is_empty();
+                assert!(full || coming, "waits beside an idle backend of another pool");
+            }
+        }
+        for (key, mine) in &mut self.passed_over {
+            mine.waiters.retain(|token| able.get(key).is_some_and(|now| now.contains(token)));
+        }
+        self.passed_over.retain(|_, mine| !mine.waiters.is_empty());
+        for (key, waiters) in able {
+            self.passed_over.entry(key).or_insert(PassedOver { waiters, ..PassedOver::default() });
+        }
+    }
+
+    fn checkout(&mut self, claim: Claim) {
+        // One wait a session at most, so that a row shown can be told from others.
+        if self.waiting.values().any(|waits| waits.claim.session == claim.session) {
+            return;
+        }
+        let (mut actions, mut warnings) = (Vec::new(), Vec::new());
+        let token = self.next_token;
+        self.next_token += 1;
+        let answer = self.book.checkout(self.now, &claim, |_| token, &mut warnings, &mut actions);
+        match answer {
+            Checkout::Idle(lease) => self.hold(lease, claim, None),
+            Checkout::Queued(id) => {
+                self.ledger.queued += 1;
+                self.waiting.insert(token, Waits { id, claim, front: false });
+            }
+            Checkout::Refused(_) => {}
+        }
+        self.carry_out(actions);
+    }
+
+    fn vanish(&mut self, lease: LeaseId) {
+        // As if the backend had been found dead when the session looked.
+        let Holds { claim, backend } = self.held.remove(&lease).expect("picked from those held");
+        self.live.remove(&backend);
+        if self.waiting.values().any(|waits| waits.claim.session == claim.session) {
+            return self.give_back(lease, None, None);
+        }
+        self.leases_by_pool[claim.pool.0 as usize] -= 1;
+        let mut actions = Vec::new();
+        let token = self.next_token;
+        self.next_token += 1;
+        match self.book.idle_vanished(self.now, lease, &claim, |_| token, &mut actions) {
+            Checkout::Idle(again) => {
+                assert_eq!(again, lease);
+                self.hold(lease, claim, None);
+            }
+            Checkout::Queued(id) => {
+                self.ledger.queued += 1;
+                self.waiting.insert(token, Waits { id, claim, front: true });
+            }
+            Checkout::Refused(_) => {}
+        }
+        self.carry_out(actions);
+    }
+
+    fn give_back(&mut self, lease: LeaseId, backend: Option<u32>, hint: Option<Outcome>) {
+        let mut actions = Vec::new();
+        self.book.checkin(self.now, lease, backend, Usage::default(), hint, &mut actions);
+        self.carry_out(actions);
+    }
+
+    fn step(&mut self, op: Op) {
+        let mut actions = Vec::new();
+        match op {
+            Op::Checkout { session, pool, tenant, request, login } => {
+                let pool = self.pools[pool as usize % POOLS];
+                let session = SessionId(session.into());
+                self.checkout(Claim { session, pool, tag: tag(tenant, request), login });
+            }
+            Op::Checkin { pick: at, gone, hint } => {
+                let leases: Vec<LeaseId> = self.held.keys().copied().collect();
+                let Some(lease) = pick(&leases, at) else { return };
+                let Some(Holds { backend, .. }) = self.held.remove(&lease) else { return };
+                if gone {
+                    self.live.remove(&backend);
+                }
+                let backend = (!gone).then_some(backend);
+                self.give_back(lease, backend, hint.then_some(Outcome::ClientGone));
+            }
+            Op::Cancel { pick: at } => {
+                let tokens: Vec<u32> = self.waiting.keys().copied().collect();
+                let Some(token) = pick(&tokens, at) else { return };
+                let id = self.waiting[&token].id;
+                assert_eq!(self.book.cancel(self.now, id, &mut actions), Some(token));
+                self.waiting.remove(&token);
+                self.ledger.cancelled += 1;
+                assert_eq!(self.book.cancel(self.now, id, &mut Vec::new()), None);
+            }
+            Op::Vanish { pick: at } => {
+                let leases: Vec<LeaseId> = self.held.keys().copied().collect();
+                let Some(lease) = pick(&leases, at) else { return };
+                self.vanish(lease);
+            }
+            Op::IdleDies { pool } => {
+                let at = pool as usize % POOLS;
+                // One that is leaving is closed by its eviction, not by itself.
+                let leaving = self.evictions.iter().filter(|id| id.0 as usize == at).count();
+                if self.stores[at].len() <= leaving {
+                    return;
+                }
+                let backend = self.stores[at].pop().expect("just counted");
+                self.live.remove(&backend);
+                self.book.idle_closed(self.now, self.pools[at], &mut actions);
+            }
+            Op::DialEnds { pick: at, ok } => self.end_dial(at, ok, &mut actions),
+            Op::EvictEnds { pick: at } => self.end_eviction(at, &mut actions),
+            Op::Tick { ms } => {
+                self.now += Duration::from_millis(ms.into());
+                self.tick(&mut actions);
+            }
+            Op::EndRequest { request } => self.book.request_ended(&format!("r{request}"), self.now),
+            Op::Pause { database, on } => {
+                let name = database.map(|at| format!("db{}", at as usize % POOLS));
+                match on {
+                    true => self.book.pause(name.as_deref()),
+                    false => self.book.resume(name.as_deref(), self.now, &mut actions),
+                }
+            }
+            Op::Reload { size, max, cap, k } => {
+                self.setup.reload(size.into(), max.into(), cap.into(), k.into());
+                self.book.reconfigure(&self.setup.config(), self.now, &mut actions);
+            }
+        }
+        self.carry_out(actions);
+    }
+
+    fn tick(&mut self, actions: &mut Vec<Action<u32, u32>>) {
+        let now = self.now;
+        let mut probe = |_: SessionId, lease: LeaseId| {
+            let start = now.checked_sub(Duration::from_millis(lease.0 % 1000)).unwrap_or(now);
+            let state = if lease.0.is_multiple_of(2) { Doing::IdleInTx } else { Doing::Active };
+            Some(Activity { state, since: start, tx_start: Some(start), pin: "" })
+        };
+        let due = self.book.tick(now, &mut probe, actions);
+        assert!(due.is_none_or(|due| due > now));
+        assert!(self.book.view(now).waiters.iter().all(|waiter| waiter.deadline > now), "waits too long");
+    }
+
+    fn end_dial(&mut self, at: u8, ok: bool, actions: &mut Vec<Action<u32, u32>>) {
+        if self.dials.is_empty() {
+            return;
+        }
+        let pool = self.dials.remove(at as usize % self.dials.len());
+        let store = &mut self.stores[pool.0 as usize];
+        let leaving = self.evictions.iter().filter(|&&id| id == pool).count();
+        let result = if ok && at.is_multiple_of(4) && store.len() > leaving {
+            Ok((store.pop().expect("just counted"), true))
+        } else if ok {
+            self.next_backend += 1;
+            self.live.insert(self.next_backend);
+            Ok((self.next_backend, false))
+        } else {
+            Err("refused".into())
+        };
+        self.failing |= !ok;
+        self.book.dialled(self.now, pool, result, actions);
+    }
+
+    fn end_eviction(&mut self, at: u8, actions: &mut Vec<Action<u32, u32>>) {
+        if self.evictions.is_empty() {
+            return;
+        }
+        let pool = self.evictions.remove(at as usize % self.evictions.len());
+        let backend = self.stores[pool.0 as usize].pop().expect("what leaves is in the store");
+        self.live.remove(&backend);
+        self.book.evicted(self.now, pool, true, actions);
+    }
+
+    /// Everybody goes home: then nothing is held, waited for, or counted.
+    fn finish(&mut self) {
+        while let Some((lease, Holds { backend, .. })) = self.held.pop_first() {
+            self.give_back(lease, Some(backend), None);
+            self.check();
+        }
+        let mut actions = Vec::new();
+        self.book.close(&mut actions);
+        self.carry_out(actions);
+        assert!(self.waiting.is_empty());
+        for _ in 0..1000 {
+            let mut actions = Vec::new();
+            self.end_dial(0, true, &mut actions);
+            self.end_eviction(0, &mut actions);
+            self.carry_out(actions);
+            if let Some((lease, Holds { backend, .. })) = self.held.pop_first() {
+                self.give_back(lease, Some(backend), None);
+            }
+        }
+        assert!(self.book.is_quiet());
+        let view = self.book.view(self.now);
+        self.check_bounds(&view);
+        self.check_accounts(&view);
+        assert_eq!(self.live.len(), self.stores.iter().map(Vec::len).sum::<usize>());
+    }
+}
+
+/// Work for the twin: few sessions, tight caps, so that everything happens often.
+fn run(setup: Setup, ops: Vec<Op>) -> u64 {
+    let mut world = World::new(setup);
+    for op in ops {
+        world.step(op);
+        world.check();
+    }
+    let steps = world.steps;
+    world.finish();
+    steps
+}
+
+fn setups() -> impl Strategy<Value = Setup> {
+    (1..5usize, 0..2usize, 0..2usize, 2..10usize, 1..4usize, 1..4u32, 1..4u32).prop_map(
+        |(size, overflow, min_idle, max, parallel, cap, k)| {
+            let mut setup = setup();
+            setup.rules.size = size;
+            setup.rules.overflow = overflow;
+            setup.rules.min_idle = min_idle;
+            setup.rules.queue = 12;
+            setup.parallel = parallel;
+            setup.parallel_ever = parallel;
+            setup.reload(size, max, cap, k);
+            setup
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_book_keeps_its_promises(setup in setups(), ops in prop::collection::vec(op(), 1..350)) {
+        let many = ops.len() as u64;
+        prop_assert_eq!(run(setup, ops), many);
+    }
+}

@@ -1,0 +1,403 @@
+//! The tick: what only time brings about. Waits that end (B9), leases that stay too long (B10,
+//! B11), leaks to report, requests that wait for themselves (B1), dials whose pause is over.
+//!
+//! The tick asks what each held lease is doing and acts once per lease and dimension. It does not
+//! end anything itself: the session does, and may have moved on by the time it hears of it.
+
+use super::counters::{Dim, Tally, Told};
+use super::leaks::OpenCase;
+use super::limits::{STUCK, later};
+use super::pool::Pool;
+use super::{
+    Action, Activity, Book, Doing, Holder, LeakClass, LeaseId, Overstay, PoolId, Refusal, SessionId,
+    WaiterId, Warning,
+};
+use crate::config::{Mode, PoolMode};
+use std::time::{Duration, Instant};
+
+/// No two ticks are closer than this.
+pub(super) const TICK_LEAST: Duration = Duration::from_millis(10);
+/// No two ticks are further apart while anything is leased or queued.
+const TICK_MOST: Duration = Duration::from_millis(250);
+/// A leak is named within its threshold and 50 ms (issue's bound); this much of it is the book's.
+const LEAK_SLACK: Duration = Duration::from_millis(40);
+
+/// What has been said about a lease so far.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Watch {
+    pub(super) login: bool,
+    /// Dimensions counted as near, as told, as beyond the limit that acts ([`Dim::bit`]).
+    near: u16,
+    told: u16,
+    over: u16,
+    /// The transaction `over` is about: a pinned lease sees several.
+    tx: Option<Instant>,
+    /// A session was told to end it.
+    pub(super) ended: bool,
+    /// The open case about it being long, and the one about it being idle.
+    pub(super) long: Option<OpenCase>,
+    pub(super) idle: Option<OpenCase>,
+}
+
+/// What to do about a budget of a lease, with the limit that was crossed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Nothing,
+    Tell(Duration),
+    Act(Duration),
+}
+
+/// A budget of [`Watch::judge`].
+struct Limit {
+    dim: Dim,
+    mode: Mode,
+    warn: Option<Duration>,
+    act: Option<Duration>,
+}
+
+impl Watch {
+    pub(super) fn new(login: bool) -> Self {
+        Watch { login, near: 0, told: 0, over: 0, tx: None, ended: false, long: None, idle: None }
+    }
+
+    pub(super) fn was_told(&self, dim: Dim) -> bool {
+        (self.near | self.told | self.over) & dim.bit() != 0
+    }
+
+    /// Holds what is spent against a budget: near, told and beyond count once each.
+    fn judge(&mut self, limit: &Limit, spent: Duration, tally: &mut Tally) -> Verdict {
+        let bit = limit.dim.bit();
+        let beyond = |limit: Option<Duration>| limit.filter(|&limit| spent >= limit);
+        if let Some(act) = beyond(limit.act)
+            && self.over & bit == 0
+        {
+            self.over |= bit;
+            match limit.mode {
+                Mode::Enforce => {
+                    self.told |= bit;
+                    tally.count(limit.dim, Told::Abort);
+                    return Verdict::Act(act);
+                }
+                // What enforcing would have done; the telling is counted below.
+                Mode::Warn => tally.count(limit.dim, Told::Would),
+                Mode::Observe => {}
+            }
+        }
+        if self.told & bit != 0 {
+            return Verdict::Nothing;
+        }
+        if let Some(crossed) = beyond(limit.warn).or(beyond(limit.act)) {
+            self.told |= bit;
+            tally.count(limit.dim, Told::beyond(limit.mode));
+            return if limit.mode == Mode::Observe { Verdict::Nothing } else { Verdict::Tell(crossed) };
+        }
+        if let Some(first) = limit.warn.or(limit.act)
+            && self.near & bit == 0
+            && spent.saturating_mul(5) >= first.saturating_mul(4)
+        {
+            self.near |= bit;
+            tally.count(limit.dim, Told::Near);
+        }
+        Verdict::Nothing
+    }
+}
+
+/// One lease at one tick.
+struct Sight {
+    id: LeaseId,
+    session: SessionId,
+    pool: PoolId,
+    activity: Activity,
+    now: Instant,
+    waiting: usize,
+}
+
+impl Sight {
+    fn age(&self) -> Option<Duration> {
+        Some(self.now.saturating_duration_since(self.activity.tx_start?))
+    }
+
+    fn idle(&self) -> Option<Duration> {
+        let idle = self.activity.state == Doing::IdleInTx;
+        idle.then(|| self.now.saturating_duration_since(self.activity.since))
+    }
+}
+
+impl<B, W> Book<B, W> {
+    /// Does what time brings about, and says when to come again: `None` when there is nothing to
+    /// watch. `probe` says what a held lease is doing; `None` if its session is gone already.
+    /// Calls in between may need an earlier tick than was said: see [`Book::due`].
+    pub fn tick(
+        &mut self,
+        now: Instant,
+        probe: &mut dyn FnMut(SessionId, LeaseId) -> Option<Activity>,
+        actions: &mut Vec<Action<B, W>>,
+    ) -> Option<Instant> {
+        self.ticks += 1;
+        self.due = None;
+        self.expire(now, actions);
+        self.watch_leases(now, probe, actions);
+        self.refuse_nested(now, actions);
+        self.feed(now, actions);
+        self.requests.forget(32, |request| request.forgotten(now));
+
+        if let Some(&(deadline, _)) = self.deadlines.first() {
+            self.wake(deadline);
+        }
+        if !self.crowded.is_empty() {
+            self.wake(now + STUCK / 2);
+        }
+        if !self.leases.is_empty() || !self.waiters.is_empty() {
+            self.wake_to_watch(now);
+        }
+        self.due = self.due.map(|due| due.max(now + TICK_LEAST));
+        self.due
+    }
+
+    /// When the next tick is due, as far as is known without asking the sessions; `None` when there
+    /// is nothing to watch. Any call may bring it forward.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    pub(super) fn wake(&mut self, at: Instant) {
+        if self.due.is_none_or(|due| due > at) {
+            self.due = Some(at);
+        }
+    }
+
+    /// Somebody holds or waits: a lease may go idle right after a tick, so the next one may not be
+    /// further off than the shortest leak threshold and its slack.
+    pub(super) fn wake_to_watch(&mut self, now: Instant) {
+        self.wake(now + self.pace);
+    }
+
+    /// For [`Book::wake_to_watch`], from a new configuration.
+    pub(super) fn set_pace(&mut self) {
+        let leak = &self.limits.leak;
+        let shortest = leak.idle.into_iter().chain(leak.hold).min().unwrap_or(TICK_MOST);
+        self.pace = shortest.saturating_add(LEAK_SLACK).min(TICK_MOST);
+    }
+
+    /// B9: waits whose deadline has come.
+    fn expire(&mut self, now: Instant, actions: &mut Vec<Action<B, W>>) {
+        while let Some(&(deadline, id)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.tally.count(Dim::B9, Told::Reject);
+            let Some(dial_error) = self.timed_out(id) else { return };
+            let waited = self.waited(id, now).unwrap_or_default();
+            self.refuse(id, now, actions, |standing| Refusal::WaitedTooLong { waited, dial_error, standing });
+        }
+    }
+
+    /// Counts a wait in vain; with the reason, if the pool was without a backend all the while.
+    fn timed_out(&mut self, id: WaiterId) -> Option<Option<std::sync::Arc<str>>> {
+        let waiter = self.waiters.get(&id)?;
+        let pool = &mut self.pools[waiter.claim.pool.0 as usize];
+        pool.sofar.timeouts += 1;
+        let never = pool.empty_since.is_some_and(|since| since <= waiter.since);
+        Some(pool.dials.error.clone().filter(|_| never))
+    }
+
+    fn watch_leases(
+        &mut self,
+        now: Instant,
+        probe: &mut dyn FnMut(SessionId, LeaseId) -> Option<Activity>,
+        actions: &mut Vec<Action<B, W>>,
+    ) {
+        self.pins.clear();
+        for pool in &mut self.pools {
+            pool.seen = super::pool::Seen::default();
+        }
+        let mut ids = std::mem::take(&mut self.scratch);
+        ids.extend(self.leases.keys().copied());
+        // In order of age, so that two runs say the same things in the same order.
+        ids.sort_unstable();
+        for id in ids.drain(..) {
+            let Some(lease) = self.leases.get(&id) else { continue };
+            let Some(activity) = probe(lease.session, id) else { continue };
+            let (session, pool) = (lease.session, lease.pool);
+            let waiting = self.pools[pool.0 as usize].waiting;
+            let sight = Sight { id, session, pool, activity, now, waiting };
+            self.note(&sight);
+            if activity.state != Doing::Cleaning {
+                self.watch_one(&sight, actions);
+            }
+        }
+        self.scratch = ids;
+    }
+
+    /// What the views and refusals say between ticks.
+    fn note(&mut self, sight: &Sight) {
+        let Some(lease) = self.leases.get(&sight.id) else { return };
+        let activity = &sight.activity;
+        let idle_since = (activity.state == Doing::IdleInTx).then_some(activity.since);
+        let seen = &mut self.pools[sight.pool.0 as usize].seen;
+        seen.idle_in_tx += u32::from(idle_since.is_some());
+        if seen.longest.is_none_or(|(_, since, _)| lease.since < since) {
+            seen.longest = Some((sight.id, lease.since, idle_since));
+        }
+        if let Some(at) = lease.who.request
+            && sight.idle().is_some_and(|idle| idle >= STUCK)
+        {
+            let request = &mut self.requests[at];
+            let before = if request.stuck_at == self.ticks { request.stuck } else { 0 };
+            (request.stuck, request.stuck_at) = (before + 1, self.ticks);
+        }
+        if !activity.pin.is_empty() {
+            match self.pins.iter_mut().find(|(pin, _)| *pin == activity.pin) {
+                Some((_, count)) => *count += 1,
+                None => self.pins.push((activity.pin, 1)),
+            }
+        }
+    }
+
+    fn watch_one(&mut self, sight: &Sight, actions: &mut Vec<Action<B, W>>) {
+        let Some(lease) = self.leases.get(&sight.id) else { return };
+        let mut watch = lease.watch;
+        if watch.tx != sight.activity.tx_start {
+            (watch.tx, watch.over) = (sight.activity.tx_start, 0);
+        }
+        self.overstay(sight, &mut watch, actions);
+        self.report_leaks(sight, &mut watch, actions);
+        if let Some(lease) = self.leases.get_mut(&sight.id) {
+            lease.watch = watch;
+        }
+    }
+
+    /// B10 and B11 of one lease.
+    fn overstay(&mut self, sight: &Sight, watch: &mut Watch, actions: &mut Vec<Action<B, W>>) {
+        let (&Sight { id: lease, session, waiting, .. }, Some(age)) = (sight, sight.age()) else { return };
+        let limit = self.age_limit();
+        let verdict = watch.judge(&limit, age, &mut self.tally);
+        let told = |warning| Action::Warn { session, lease, warning };
+        match verdict {
+            Verdict::Nothing => {}
+            Verdict::Tell(limit) => actions.push(told(Warning::Age { age, limit })),
+            Verdict::Act(limit) => {
+                watch.ended = true;
+                actions.push(Action::End { session, lease, why: Overstay::Age { age, limit, waiting } });
+                return;
+            }
+        }
+        self.expect(sight, sight.activity.tx_start, &[limit.warn, limit.act]);
+
+        let Some(idle) = sight.idle() else { return };
+        let limit = self.idle_limit(waiting);
+        match watch.judge(&limit, idle, &mut self.tally) {
+            Verdict::Nothing => {}
+            Verdict::Tell(limit) => actions.push(told(Warning::Idle { idle, limit })),
+            Verdict::Act(limit) => {
+                watch.ended = true;
+                let why = Overstay::Idle { idle, limit, age, waiting };
+                actions.push(Action::End { session, lease, why });
+                return;
+            }
+        }
+        self.expect(sight, Some(sight.activity.since), &[limit.warn, limit.act]);
+    }
+
+    fn age_limit(&self) -> Limit {
+        let budget = &self.limits.budget;
+        Limit { dim: Dim::B10, mode: budget.age_mode, warn: budget.age_warn, act: budget.age_abort }
+    }
+
+    /// B11 is stricter while others wait.
+    fn idle_limit(&self, waiting: usize) -> Limit {
+        let budget = &self.limits.budget;
+        let alone = waiting == 0;
+        Limit {
+            dim: Dim::B11,
+            mode: budget.idle_mode,
+            warn: budget.idle_warn.filter(|_| !(alone && budget.idle_warn_only_if_waiters)),
+            act: budget.idle_abort.filter(|_| !alone).or(budget.idle_abort_alone),
+        }
+    }
+
+    /// Asks for a tick when the next of these limits is crossed.
+    fn expect(&mut self, sight: &Sight, since: Option<Instant>, limits: &[Option<Duration>]) {
+        let Some(since) = since else { return };
+        let crossings = limits.iter().flatten().map(|&limit| later(since, limit));
+        if let Some(at) = crossings.filter(|&at| at > sight.now).min() {
+            self.wake(at);
+        }
+    }
+
+    fn report_leaks(&mut self, sight: &Sight, watch: &mut Watch, actions: &mut Vec<Action<B, W>>) {
+        self.close_past(sight, watch, actions);
+        let leak = &self.limits.leak;
+        let (hold, idle) = (leak.hold, leak.idle);
+        let activity = &sight.activity;
+
+        if activity.state == Doing::IdleInTx && watch.idle.is_none() {
+            watch.idle = self.report(sight, watch, LeakClass::IdleInTx, idle, activity.since, actions);
+        }
+        // An idle transaction is named once, by its stronger name.
+        if watch.idle.is_some() || watch.long.is_some() {
+            return;
+        }
+        let lends = self.pools[sight.pool.0 as usize].rules.mode == PoolMode::Transaction;
+        let long = match (activity.state, activity.tx_start) {
+            (Doing::Active | Doing::IdleInTx, Some(start)) => Some((LeakClass::LongTx, start)),
+            (Doing::Active, None) => Some((LeakClass::SlowQuery, activity.since)),
+            (Doing::Pinned, _) if lends => Some((LeakClass::Pinned, activity.since)),
+            _ => None,
+        };
+        if let Some((class, since)) = long {
+            watch.long = self.report(sight, watch, class, hold, since, actions);
+        }
+    }
+
+    /// Opens a case if its threshold is crossed, or asks to be woken when it is.
+    fn report(
+        &mut self,
+        sight: &Sight,
+        watch: &Watch,
+        class: LeakClass,
+        threshold: Option<Duration>,
+        since: Instant,
+        actions: &mut Vec<Action<B, W>>,
+    ) -> Option<OpenCase> {
+        let threshold = threshold?;
+        if sight.now.saturating_duration_since(since) < threshold {
+            self.expect(sight, Some(since), &[Some(threshold)]);
+            return None;
+        }
+        let spans = super::leaks::Spans {
+            now: sight.now,
+            idle: sight.idle().unwrap_or_default(),
+            tx_age: sight.age().unwrap_or_default(),
+        };
+        let event = self.leak_event(sight.id, class, threshold, watch.ended, spans)?;
+        let mark = sight.activity.tx_start.filter(|_| class.of_transaction()).unwrap_or(since);
+        Some(self.cases.open(event, mark, actions))
+    }
+
+    /// Cases about a transaction, statement or pause that is over, though the lease goes on.
+    fn close_past(&mut self, sight: &Sight, watch: &mut Watch, actions: &mut Vec<Action<B, W>>) {
+        let activity = &sight.activity;
+        for slot in [&mut watch.long, &mut watch.idle] {
+            let still = slot.is_none_or(|case| match case.class.of_transaction() {
+                true => activity.tx_start == Some(case.mark),
+                false => activity.since == case.mark,
+            });
+            if !still && let Some(case) = slot.take() {
+                self.cases.close(case, super::Outcome::Returned, watch.ended, sight.now, actions);
+            }
+        }
+    }
+
+    /// Who has held longest, as of the last tick, if it still does.
+    pub(super) fn longest_holder(&self, pool: &Pool, now: Instant) -> Option<Holder> {
+        let (id, since, idle_since) = pool.seen.longest?;
+        let lease = self.leases.get(&id)?;
+        Some(Holder {
+            route: lease.tag.route.clone(),
+            tenant: lease.tag.tenant.clone(),
+            held: now.saturating_duration_since(since),
+            idle: idle_since.map(|since| now.saturating_duration_since(since)),
+        })
+    }
+}

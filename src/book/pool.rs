@@ -1,0 +1,191 @@
+//! One pool's numbers: where its backends are, how dialling goes, what it has done so far.
+
+use super::counters::Histogram;
+use super::{LeaseId, PoolId, Usage, WaiterId};
+use crate::config::PoolRules;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Where a backend that takes up a slot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// With a session.
+    Leased,
+    /// In the pool's idle store, free to be lent.
+    Idle,
+    /// Being opened.
+    Dialling,
+    /// In the idle store, to be closed: counts until it is gone.
+    Leaving,
+}
+
+/// Slots by place: of one pool, or of all.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Census([usize; 4]);
+
+impl Census {
+    pub(super) fn at(&self, place: Place) -> usize {
+        self.0[place as usize]
+    }
+
+    pub(super) fn total(&self) -> usize {
+        self.0.iter().sum()
+    }
+
+    /// Leased or idle: backends that are up.
+    pub(super) fn up(&self) -> usize {
+        self.at(Place::Leased) + self.at(Place::Idle)
+    }
+
+    /// Moves one slot; `None` is outside. False if there was none to move.
+    pub(super) fn shift(&mut self, from: Option<Place>, to: Option<Place>) -> bool {
+        if let Some(from) = from {
+            if self.at(from) == 0 {
+                return false;
+            }
+            self.0[from as usize] -= 1;
+        }
+        if let Some(to) = to {
+            self.0[to as usize] += 1;
+        }
+        true
+    }
+}
+
+/// How dialling went lately.
+#[derive(Debug, Default)]
+pub(super) struct Dials {
+    /// Failures since the last success.
+    pub(super) failures: u32,
+    /// No dial before this, while `failures` is not zero.
+    pub(super) not_before: Option<Instant>,
+    /// The last failure since the last success.
+    pub(super) error: Option<Arc<str>>,
+}
+
+/// What the last tick saw.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) idle_in_tx: u32,
+    /// The longest holder, since when it holds, and since when it idles in its transaction.
+    pub(super) longest: Option<(LeaseId, Instant, Option<Instant>)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) database: Arc<str>,
+    pub(super) user: Arc<str>,
+    pub(super) rules: PoolRules,
+    pub(super) paused: bool,
+    pub(super) census: Census,
+    /// Whom each backend that is leaving makes room for.
+    pub(super) leaving_for: Vec<PoolId>,
+    /// Backends leaving other pools to make room for this one.
+    pub(super) awaited: usize,
+    /// Waiters that lost the backend they were promised: before all others.
+    pub(super) first: BTreeMap<i64, WaiterId>,
+    /// Tenants that may have the next backend, by turn.
+    pub(super) ring: BTreeMap<i64, u32>,
+    /// Waiters of both that could be served with no end of backends.
+    pub(super) demand: usize,
+    pub(super) waiting: usize,
+    /// In the book's list of pools that want a backend and could not have one yet.
+    pub(super) hungry: bool,
+    pub(super) dials: Dials,
+    /// Since when it has had neither a leased nor an idle backend.
+    pub(super) empty_since: Option<Instant>,
+    pub(super) last_used: Instant,
+    pub(super) seen: Seen,
+    pub(super) sofar: SoFar,
+}
+
+/// Totals of a pool since it was made.
+#[derive(Debug)]
+pub(super) struct SoFar {
+    pub(super) leases: u64,
+    pub(super) leases_peak: usize,
+    pub(super) usage: Usage,
+    pub(super) held: Duration,
+    pub(super) waited: Duration,
+    pub(super) timeouts: u64,
+    pub(super) untagged: u64,
+    pub(super) wait: Histogram,
+    pub(super) hold: Histogram,
+    pub(super) rejections: BTreeMap<&'static str, u64>,
+}
+
+impl Pool {
+    pub(super) fn new(database: Arc<str>, user: Arc<str>, rules: PoolRules, now: Instant) -> Self {
+        Pool {
+            database,
+            user,
+            rules,
+            paused: false,
+            census: Census::default(),
+            leaving_for: Vec::new(),
+            awaited: 0,
+            first: BTreeMap::new(),
+            ring: BTreeMap::new(),
+            demand: 0,
+            waiting: 0,
+            hungry: false,
+            dials: Dials::default(),
+            empty_since: Some(now),
+            last_used: now,
+            seen: Seen::default(),
+            sofar: SoFar {
+                leases: 0,
+                leases_peak: 0,
+                usage: Usage::default(),
+                held: Duration::ZERO,
+                waited: Duration::ZERO,
+                timeouts: 0,
+                untagged: 0,
+                wait: Histogram::wait(),
+                hold: Histogram::hold(),
+                rejections: BTreeMap::new(),
+            },
+        }
+    }
+
+    /// Slots it may take up while clients wait.
+    pub(super) fn limit(&self) -> usize {
+        self.rules.size + self.rules.overflow
+    }
+
+    /// Whether a backend that turned up now would have a taker.
+    pub(super) fn has_takers(&self) -> bool {
+        self.demand > 0 && !self.paused
+    }
+
+    /// Whether waiters want one more backend than is being opened, and the pool's size allows it.
+    pub(super) fn wants_for_waiters(&self) -> bool {
+        self.has_takers()
+            && self.demand > self.census.at(Place::Dialling)
+            && self.census.total() < self.limit()
+    }
+
+    /// Whether they want one more than is being opened or made room for. Room made is not kept for
+    /// whom it was made: a slot that is free sooner serves as well.
+    pub(super) fn wants_room(&self) -> bool {
+        self.wants_for_waiters()
+            && self.demand > self.census.at(Place::Dialling) + self.awaited
+            && self.census.total() + self.awaited < self.limit()
+    }
+
+    /// Whether `min_idle` wants one more backend.
+    pub(super) fn wants_for_itself(&self) -> bool {
+        !self.paused && self.census.total() < self.rules.min_idle.min(self.rules.size)
+    }
+}
+
+impl Usage {
+    pub(super) fn add(&mut self, other: &Usage) {
+        self.transactions += other.transactions;
+        self.statements += other.statements;
+        self.active += other.active;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+    }
+}

@@ -1,0 +1,284 @@
+//! Requests: all leases with one request id in this process (budgets.md §2.1), the ledger of B1 and
+//! B2, and the waiters that B1 holds back.
+//!
+//! There is no timer: a request that is over is noticed when its id is next seen, and starts anew.
+
+use super::counters::{Dim, Told};
+use super::limits::{REQUEST_CAP, REQUEST_IDLE_TTL, REQUEST_RECALL};
+use super::queue::Who;
+use super::roll::Busy;
+use super::view::RequestView;
+use super::{Action, Book, Claim, PoolId, Refusal, Usage, WaiterId, Warning};
+use crate::config::Mode;
+use crate::tag::Tag;
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) tag: Arc<Tag>,
+    since: Instant,
+    used: Instant,
+    ended: bool,
+    /// Leases now, logins not counted.
+    pub(super) leases: u32,
+    leases_peak: u32,
+    leases_total: u32,
+    /// Waiters now, logins not counted; those held back are among them.
+    pub(super) waiting: u32,
+    /// Waiters that B1 holds back, by order of arrival. While there are any, leases and waiters
+    /// lined up make up the budget, so a lease back or a waiter gone always lets one through.
+    pub(super) back: BTreeMap<i64, WaiterId>,
+    waited: Duration,
+    held: Duration,
+    active: Duration,
+    statements: u64,
+    rejections: u32,
+    /// Dimensions its client was told about ([`Dim::bit`]).
+    told: u16,
+    /// Leases that tick `stuck_at` found idle in transaction for [`super::limits::STUCK`].
+    pub(super) stuck: u32,
+    pub(super) stuck_at: u64,
+}
+
+impl Busy for Request {
+    fn busy(&self) -> bool {
+        self.leases > 0 || self.waiting > 0
+    }
+}
+
+impl Request {
+    pub(super) fn new(tag: Arc<Tag>, now: Instant) -> Self {
+        Request {
+            tag,
+            since: now,
+            used: now,
+            ended: false,
+            leases: 0,
+            leases_peak: 0,
+            leases_total: 0,
+            waiting: 0,
+            back: BTreeMap::new(),
+            waited: Duration::ZERO,
+            held: Duration::ZERO,
+            active: Duration::ZERO,
+            statements: 0,
+            rejections: 0,
+            told: 0,
+            stuck: 0,
+            stuck_at: 0,
+        }
+    }
+
+    /// Its id is seen again: goes on, or starts over if it was over or has reached its cap.
+    pub(super) fn seen(&mut self, tag: &Arc<Tag>, now: Instant) {
+        if self.over(now) || now.saturating_duration_since(self.since) >= REQUEST_CAP {
+            let (leases, waiting, back) = (self.leases, self.waiting, std::mem::take(&mut self.back));
+            *self = Request { leases, leases_peak: leases, waiting, back, ..Request::new(tag.clone(), now) };
+        }
+        self.used = now;
+    }
+
+    fn over(&self, now: Instant) -> bool {
+        !self.busy() && (self.ended || now.saturating_duration_since(self.used) >= REQUEST_IDLE_TTL)
+    }
+
+    /// Over for so long that nobody will ask any more.
+    pub(super) fn forgotten(&self, now: Instant) -> bool {
+        !self.busy() && now.saturating_duration_since(self.used) >= REQUEST_RECALL
+    }
+
+    pub(super) fn end(&mut self, now: Instant) {
+        self.ended = true;
+        self.used = now;
+    }
+
+    /// Which lease of the request the next one would be, those queued included.
+    fn next_ordinal(&self) -> u32 {
+        self.leases_total.saturating_add(self.waiting).saturating_add(1)
+    }
+
+    pub(super) fn granted(&mut self, waited: Duration) {
+        self.leases += 1;
+        self.leases_total = self.leases_total.saturating_add(1);
+        self.leases_peak = self.leases_peak.max(self.leases);
+        self.waited += waited;
+    }
+
+    /// The last grant came to nothing.
+    pub(super) fn ungranted(&mut self, waited: Duration) {
+        self.leases -= 1;
+        self.waited -= waited;
+        self.leases_total = self.leases_total.saturating_sub(1);
+    }
+
+    pub(super) fn returned(&mut self, held: Duration, usage: &Usage, now: Instant) {
+        self.leases -= 1;
+        self.held += held;
+        self.active += usage.active;
+        self.statements += usage.statements;
+        // A lease may serve several transactions (a pipeline of them, or a pin), and each is one that
+        // the application would have opened a session for (budgets.md §2.1).
+        let more = u32::try_from(usage.transactions.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.leases_total = self.leases_total.saturating_add(more);
+        self.used = now;
+    }
+
+    pub(super) fn refused(&mut self) {
+        self.rejections = self.rejections.saturating_add(1);
+    }
+
+    /// True the first time: a request is told once per dimension (budgets.md §2.4).
+    pub(super) fn tell_once(&mut self, dim: Dim) -> bool {
+        let first = self.told & dim.bit() == 0;
+        self.told |= dim.bit();
+        first
+    }
+
+    pub(super) fn leases_total(&self) -> u32 {
+        self.leases_total
+    }
+
+    pub(super) fn row(&self, id: &Arc<str>) -> RequestView {
+        RequestView {
+            id: id.clone(),
+            tag: self.tag.clone(),
+            since: self.since,
+            leases_now: self.leases,
+            leases_peak: self.leases_peak,
+            leases_total: self.leases_total,
+            waiting: self.waiting,
+            waited: self.waited,
+            active: self.active,
+            held: self.held,
+            statements: self.statements,
+            rejections: self.rejections,
+            ended: self.ended,
+        }
+    }
+}
+
+impl<B, W> Book<B, W> {
+    /// The client says that a request is over: its id starts anew once its last lease is back.
+    pub fn request_ended(&mut self, id: &str, now: Instant) {
+        if let Some(at) = self.requests.find(0, id) {
+            self.requests[at].end(now);
+        }
+    }
+
+    /// One request, also for five minutes after its end, unless 10,000 others came since.
+    #[must_use]
+    pub fn request(&self, id: &str, now: Instant) -> Option<RequestView> {
+        let request = &self.requests[self.requests.find(0, id)?];
+        (!request.forgotten(now)).then(|| request.row(&id.into()))
+    }
+
+    /// B2, before anything is granted or queued: the client's own limit always acts, the
+    /// configured one in mode enforce; the tighter of the two is the one named.
+    pub(super) fn too_many_leases(&mut self, claim: &Claim, who: Who, now: Instant) -> Option<Refusal> {
+        let ordinal = self.requests[who.request?].next_ordinal();
+        let own = claim.tag.max_leases;
+        let budget = &self.limits.budget;
+        let ours = budget.leases_reject.filter(|_| budget.leases_mode == Mode::Enforce);
+        let limit = own.into_iter().chain(ours).min().filter(|&limit| ordinal > limit)?;
+        self.tally.count(Dim::B2, Told::Reject);
+        let standing = self.standing(claim.pool, who, now);
+        let refusal = Refusal::TooManyLeases { ordinal, limit, own: own == Some(limit), standing };
+        self.count_refusal(claim.pool, who, &refusal);
+        Some(refusal)
+    }
+
+    /// B1 in mode enforce: whether one more checkout of this request has to wait in its own line.
+    pub(super) fn held_back(&self, request: Option<u32>) -> bool {
+        request.is_some_and(|at| self.at_its_cap(at) || !self.requests[at].back.is_empty())
+    }
+
+    /// B1 in mode enforce: whether this request may not have one more lease.
+    pub(super) fn at_its_cap(&self, request: u32) -> bool {
+        let budget = &self.limits.budget;
+        budget.max_concurrent_mode == Mode::Enforce && self.requests[request].leases >= budget.max_concurrent
+    }
+
+    /// B1 at a grant that went ahead, where it only tells; and B2 likewise.
+    pub(super) fn judge_request(&mut self, request: u32, warnings: &mut Vec<Warning>) {
+        let budget = &self.limits.budget;
+        let request = &mut self.requests[request];
+
+        let (holds, limit) = (request.leases, budget.max_concurrent);
+        let told = if holds > limit {
+            Told::beyond(budget.max_concurrent_mode)
+        } else {
+            Told::within(holds.into(), limit.into())
+        };
+        self.tally.count(Dim::B1, told);
+        if told == Told::Warn && request.tell_once(Dim::B1) {
+            warnings.push(Warning::NestsTooDeep { holds, limit });
+        }
+
+        let ordinal = request.leases_total;
+        let warn = budget.leases_warn.filter(|&warn| ordinal >= warn);
+        let reject = budget.leases_reject.filter(|&reject| ordinal > reject);
+        let first = budget.leases_warn.or(budget.leases_reject).or(request.tag.max_leases);
+        let told = match (reject.or(warn), first) {
+            (Some(_), _) => Told::beyond(budget.leases_mode),
+            (None, Some(limit)) => Told::within(ordinal.into(), limit.into()),
+            (None, None) => Told::Ok,
+        };
+        self.tally.count(Dim::B2, told);
+        if let Some(limit) = reject.or(warn)
+            && told == Told::Warn
+            && request.tell_once(Dim::B2)
+        {
+            warnings.push(Warning::TooManyLeases { ordinal, limit });
+        }
+    }
+
+    /// Lets held-back waiters of a request into their tenants' lines, as far as B1 has room again.
+    /// The pools where that happened are to be served.
+    pub(super) fn promote(&mut self, request: Option<u32>) -> SmallVec<[PoolId; 2]> {
+        let mut pools = SmallVec::new();
+        let Some(at) = request else { return pools };
+        let budget = &self.limits.budget;
+        let limit = match budget.max_concurrent_mode {
+            Mode::Enforce => budget.max_concurrent,
+            Mode::Observe | Mode::Warn => u32::MAX,
+        };
+        loop {
+            let request = &mut self.requests[at];
+            let lined_up = request.waiting - request.back.len() as u32;
+            if request.leases.saturating_add(lined_up) >= limit {
+                break;
+            }
+            let Some((order, waiter)) = request.back.pop_first() else { break };
+            pools.extend(self.line_up(waiter, order));
+        }
+        if self.requests[at].back.is_empty() {
+            self.crowded.remove(&at);
+        }
+        pools
+    }
+
+    /// Refuses those who wait behind leases of their own request that all sit idle in transaction:
+    /// it nests deeper than its budget, and no lease will come back before this one is granted.
+    pub(super) fn refuse_nested(&mut self, now: Instant, actions: &mut Vec<Action<B, W>>) {
+        let crowded: Vec<u32> = self.crowded.iter().copied().collect();
+        for at in crowded {
+            let request = &self.requests[at];
+            let stuck = request.stuck_at == self.ticks
+                && request.stuck >= request.leases
+                && request.leases >= self.limits.budget.max_concurrent;
+            if !stuck {
+                continue;
+            }
+            let back: Vec<WaiterId> = request.back.values().copied().collect();
+            for waiter in back {
+                if self.waited(waiter, now) >= Some(super::limits::STUCK) {
+                    self.tally.count(Dim::B1, Told::Reject);
+                    self.refuse(waiter, now, actions, |standing| Refusal::NestsTooDeep { standing });
+                }
+            }
+        }
+    }
+}

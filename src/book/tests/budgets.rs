@@ -1,0 +1,149 @@
+//! Rules of the book: B1, B2, B10, B11, B18 and what their modes do.
+
+use super::*;
+
+#[test]
+fn the_tenth_lease_is_refused_by_the_clients_own_budget_in_any_mode() {
+    let mut desk = Desk::new(setup(), 1);
+    let tag = Tag { max_leases: Some(9), ..of("a", Some("r")) };
+    for _ in 0..9 {
+        let lease = desk.lease_for(tag.clone());
+        desk.checkin(lease, Some(0));
+    }
+    let refusal = desk.refused(tag);
+    assert!(
+        matches!(refusal, Refusal::TooManyLeases { ordinal: 10, limit: 9, own: true, .. }),
+        "{refusal:?}"
+    );
+    let request = desk.book.request("r", desk.now).expect("a request");
+    assert_eq!((request.leases_total, request.rejections, request.leases_peak), (9, 1, 1));
+}
+
+#[test]
+fn leases_queued_count_towards_the_budget_too() {
+    let mut setup = setup();
+    setup.budget.leases_reject = Some(2);
+    setup.budget.leases_mode = Mode::Enforce;
+    let mut desk = Desk::new(setup, 1);
+    desk.lease_for(of("a", Some("r")));
+    let waiter = desk.queued_for(of("a", Some("r")));
+    let refusal = desk.refused(of("a", Some("r")));
+    assert!(matches!(refusal, Refusal::TooManyLeases { ordinal: 3, limit: 2, own: false, .. }));
+    desk.book.cancel(desk.now, waiter, &mut desk.actions);
+    desk.queued_for(of("a", Some("r")));
+}
+
+#[test]
+fn a_login_is_no_lease_of_the_request() {
+    let mut desk = Desk::new(setup(), 1);
+    let claim = Claim { login: true, ..desk.claim(Tag { max_leases: Some(0), ..of("a", Some("r")) }) };
+    let answer = desk.book.checkout(desk.now, &claim, |id| id, &mut desk.warnings, &mut desk.actions);
+    assert!(matches!(answer, Checkout::Idle(_)), "{answer:?}");
+    assert!(desk.book.request("r", desk.now).is_none());
+    assert_eq!(desk.row().leased, 1);
+}
+
+#[test]
+fn observe_counts_and_warn_tells_once_a_request() {
+    for (mode, outcome, told) in [(Mode::Observe, "would", 0), (Mode::Warn, "warn", 1)] {
+        let mut setup = setup();
+        setup.budget.leases_warn = Some(2);
+        setup.budget.leases_mode = mode;
+        let mut desk = Desk::new(setup, 1);
+        for _ in 0..4 {
+            let lease = desk.lease_for(of("a", Some("r")));
+            desk.checkin(lease, Some(0));
+        }
+        assert_eq!((desk.count("B2", outcome), desk.warnings.len()), (3, told));
+        assert_eq!(desk.count("B2", "ok"), 1);
+    }
+}
+
+#[test]
+fn a_warning_of_a_queued_lease_comes_with_its_grant() {
+    let mut setup = setup();
+    setup.budget.max_concurrent = 1;
+    setup.budget.max_concurrent_mode = Mode::Warn;
+    let mut desk = Desk::new(setup, 2);
+    let other = desk.lease("b");
+    desk.lease_for(of("a", Some("r")));
+    desk.queued_for(of("a", Some("r")));
+    desk.checkin(other, Some(0));
+    match &desk.take()[..] {
+        [Action::Grant { warnings, .. }] => {
+            assert_eq!(warnings[..], [Warning::NestsTooDeep { holds: 2, limit: 1 }]);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_old_transaction_is_told_once_and_ended_once() {
+    let mut setup = setup();
+    setup.budget.age_warn = Some(5 * S);
+    setup.budget.age_abort = Some(60 * S);
+    setup.budget.age_mode = Mode::Enforce;
+    let mut desk = Desk::new(setup, 1);
+    let start = desk.now;
+    let lease = desk.lease("a");
+    let mut due = desk.tick(working(start, Some(start))).expect("leased");
+    let mut seen = Vec::new();
+    while desk.now < start + 61 * S {
+        desk.now = due;
+        due = desk.tick(working(start, Some(start))).expect("leased");
+        seen.extend(desk.take().into_iter().map(|action| (desk.now - start, action)));
+    }
+    match &seen[..] {
+        [
+            (told, Action::Warn { lease: one, warning: Warning::Age { limit: warned, .. }, .. }),
+            (ended, Action::End { lease: two, why: Overstay::Age { limit, .. }, .. }),
+        ] => {
+            assert_eq!((*one, *two), (lease, lease));
+            assert_eq!((*told, *ended), (5 * S, 60 * S), "a tick comes when a limit is crossed");
+            assert_eq!((*warned, *limit), (5 * S, 60 * S));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((desk.count("B10", "near"), desk.count("B10", "warn"), desk.count("B10", "abort")), (1, 1, 1));
+}
+
+#[test]
+fn idleness_is_judged_more_strictly_while_others_wait() {
+    let mut setup = setup();
+    setup.budget.idle_warn = Some(S);
+    setup.budget.idle_abort = Some(10 * S);
+    setup.budget.idle_abort_alone = Some(60 * S);
+    setup.budget.idle_mode = Mode::Enforce;
+    setup.rules.max_wait = 100 * S;
+    let mut desk = Desk::new(setup, 1);
+    let start = desk.now;
+    desk.lease("a");
+    desk.pass(30 * S);
+    desk.tick(idle_in_tx(start));
+    assert!(desk.take().is_empty(), "nobody waits");
+    desk.queued("b");
+    desk.tick(idle_in_tx(start));
+    let actions = desk.take();
+    assert!(
+        matches!(actions[..], [Action::End { why: Overstay::Idle { idle, limit, waiting: 1, .. }, .. }]
+            if idle == 30 * S && limit == 10 * S),
+        "{actions:?}"
+    );
+    desk.tick(idle_in_tx(start));
+    assert!(desk.take().is_empty(), "once");
+}
+
+#[test]
+fn sessions_of_a_tenant_are_counted() {
+    let mut setup = setup();
+    setup.tenant.max_sessions = 1;
+    setup.tenant.mode = Mode::Enforce;
+    let mut desk = Desk::new(setup, 1);
+    let tenant: Arc<str> = "a".into();
+    assert_eq!(desk.book.login(&tenant), Ok(()));
+    let refusal = Refusal::TooManySessions { tenant: tenant.clone(), sessions: 1, limit: 1 };
+    assert_eq!(desk.book.login(&tenant), Err(refusal));
+    desk.book.logout(&tenant);
+    assert_eq!(desk.book.login(&tenant), Ok(()));
+    assert_eq!((desk.count("B18", "near"), desk.count("B18", "reject")), (2, 1));
+}

@@ -1,0 +1,188 @@
+//! Rules of the book: who may open a backend, and where one goes that is free.
+
+use super::*;
+
+#[test]
+fn a_busy_backend_goes_straight_to_the_next_waiter() {
+    let mut desk = Desk::new(setup(), 1);
+    let lease = desk.lease("a");
+    let waiter = desk.queued("b");
+    desk.pass(5 * MS);
+    desk.checkin(lease, Some(0));
+    match &desk.take()[..] {
+        [Action::Grant { waiter: woken, backend: Some(0), .. }] => assert_eq!(*woken, waiter),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(desk.row().waited, 5 * MS);
+}
+
+#[test]
+fn dials_are_parallel_up_to_the_bound_and_serve_whoever_is_next() {
+    let mut setup = setup();
+    setup.rules.size = 10;
+    setup.parallel = 2;
+    let mut desk = Desk::new(setup.clone(), 0);
+    desk.setup.rules.size = 10;
+    desk.book.reconfigure(&desk.setup.config(), desk.now, &mut desk.actions);
+    let waiters: Vec<WaiterId> = (0..5).map(|_| desk.queued("a")).collect();
+    assert_eq!(desk.take().len(), 2, "two dials, though five wait");
+    assert!(desk.book.cancel(desk.now, waiters[0], &mut desk.actions).is_some());
+    desk.dialled(desk.pool, Ok(1));
+    match &desk.take()[..] {
+        [Action::Grant { waiter, .. }, Action::Dial { .. }] => assert_eq!(*waiter, waiters[1]),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_failed_dial_fails_nobody_and_is_tried_again_later_and_later() {
+    let mut desk = Desk::new(setup(), 0);
+    desk.setup.rules.size = 2;
+    desk.setup.rules.max_wait = 60 * S;
+    desk.book.reconfigure(&desk.setup.config(), desk.now, &mut desk.actions);
+    desk.queued("a");
+    desk.queued("a");
+    assert_eq!(desk.take().len(), 2);
+    desk.dialled(desk.pool, Err("refused"));
+    desk.dialled(desk.pool, Err("refused"));
+    assert!(desk.take().is_empty(), "not at once");
+    let mut pauses = Vec::new();
+    for _ in 0..7 {
+        let failed = desk.now;
+        while desk.actions.is_empty() {
+            desk.now = desk.book.due().expect("a dial to come");
+            desk.tick(None);
+        }
+        assert!(matches!(desk.take()[..], [Action::Dial { .. }]), "one at a time");
+        pauses.push((desk.now - failed).as_millis());
+        desk.dialled(desk.pool, Err("refused"));
+    }
+    let first = [200, 400, 800, 1600, 3200, 5000, 5000];
+    for (pause, least) in pauses.iter().zip(first) {
+        assert!((least - 10..=least + least / 4 + 10).contains(pause), "{pauses:?}");
+    }
+    assert_eq!(desk.row().waiting, 2);
+}
+
+#[test]
+fn min_idle_is_kept() {
+    let mut setup = setup();
+    setup.rules.size = 5;
+    setup.rules.min_idle = 2;
+    let now = Instant::now();
+    let mut book: Book<u32, u32> = Book::new(&setup.config());
+    let mut actions = Vec::new();
+    let pool = book.pool("app", "web", &setup.rules, now, &mut actions);
+    assert_eq!(actions.len(), 2);
+    assert_eq!(book.pool("app", "web", &setup.rules, now, &mut actions), pool);
+    actions.clear();
+    book.dialled(now, pool, Ok((1, false)), &mut actions);
+    assert!(matches!(actions[..], [Action::Store { .. }]));
+    actions.clear();
+    book.idle_closed(now, pool, &mut actions);
+    assert!(matches!(actions[..], [Action::Dial { .. }]));
+}
+
+#[test]
+fn overflow_serves_waiters_and_goes_when_nobody_waits() {
+    let mut setup = setup();
+    setup.rules.overflow = 1;
+    let mut desk = Desk::new(setup, 1);
+    let first = desk.lease("a");
+    desk.queued("a");
+    assert!(matches!(desk.take()[..], [Action::Dial { .. }]));
+    desk.dialled(desk.pool, Ok(7));
+    desk.granted();
+    desk.checkin(first, Some(0));
+    assert!(matches!(desk.take()[..], [Action::Store { backend: 0, .. }, Action::Evict { .. }]));
+    assert_eq!((desk.row().leased, desk.row().idle, desk.row().leaving), (1, 0, 1));
+    desk.book.evicted(desk.now, desk.pool, true, &mut desk.actions);
+    assert_eq!(desk.row().leaving, 0);
+}
+
+#[test]
+fn room_is_made_for_a_waiter_of_another_pool() {
+    let mut setup = setup();
+    setup.max_backends = 1;
+    let mut desk = Desk::new(setup, 1);
+    let first = desk.pool;
+    desk.pool = desk.book.pool("other", "web", &desk.setup.rules, desk.now, &mut desk.actions);
+    desk.queued("a");
+    match desk.take()[..] {
+        [Action::Evict { pool }] => assert_eq!(pool, first),
+        ref other => panic!("{other:?}"),
+    }
+    desk.book.evicted(desk.now, first, true, &mut desk.actions);
+    assert!(matches!(desk.take()[..], [Action::Dial { pool, .. }] if pool == desk.pool));
+}
+
+#[test]
+fn a_pool_with_nothing_does_not_starve_beside_a_busy_one() {
+    let mut setup = setup();
+    setup.max_backends = 1;
+    let mut desk = Desk::new(setup, 1);
+    let busy = desk.pool;
+    let lease = desk.lease("a");
+    desk.queued("a");
+    desk.pool = desk.book.pool("other", "web", &desk.setup.rules, desk.now, &mut desk.actions);
+    desk.queued("b");
+    assert!(desk.take().is_empty());
+    desk.checkin(lease, Some(0));
+    assert!(matches!(desk.take()[..], [Action::Store { .. }, Action::Evict { pool }] if pool == busy));
+    desk.book.evicted(desk.now, busy, true, &mut desk.actions);
+    assert!(matches!(desk.take()[..], [Action::Dial { pool, .. }] if pool == desk.pool));
+}
+
+#[test]
+fn a_vanished_backend_puts_its_session_first() {
+    let mut desk = Desk::new(setup(), 2);
+    let (one, two) = (desk.lease("a"), desk.lease("a"));
+    desk.queued("b");
+    let claim = desk.claim(of("a", None));
+    let answer = desk.book.idle_vanished(desk.now, one, &claim, |id| id, &mut desk.actions);
+    let Checkout::Queued(first) = answer else { panic!("{answer:?}") };
+    desk.take();
+    desk.checkin(two, Some(0));
+    assert!(matches!(desk.take()[..], [Action::Grant { waiter, .. }] if waiter == first));
+    assert_eq!(desk.row().leases_total, 2 + 2, "two to warm up, and two that were served");
+}
+
+#[test]
+fn pause_holds_everybody_and_resume_lets_them_go() {
+    let mut desk = Desk::new(setup(), 2);
+    let lease = desk.lease("a");
+    desk.book.pause(Some("app"));
+    desk.queued("b");
+    desk.checkin(lease, Some(0));
+    assert!(matches!(desk.take()[..], [Action::Store { .. }]));
+    assert_eq!(desk.book.view(desk.now).waiters[0].reason, "paused");
+    desk.book.resume(None, desk.now, &mut desk.actions);
+    assert!(matches!(desk.take()[..], [Action::Grant { backend: None, .. }]));
+}
+
+#[test]
+fn a_smaller_size_takes_effect_without_dropping_a_lease() {
+    let mut desk = Desk::new(setup(), 3);
+    let lease = desk.lease("a");
+    desk.setup.rules.size = 1;
+    desk.book.reconfigure(&desk.setup.config(), desk.now, &mut desk.actions);
+    assert!(matches!(desk.take()[..], [Action::Evict { .. }, Action::Evict { .. }]));
+    desk.checkin(lease, Some(0));
+    desk.take();
+    assert_eq!((desk.row().leased, desk.row().size), (0, 1));
+}
+
+#[test]
+fn closing_refuses_waiters_and_newcomers_and_closes_what_comes_back() {
+    let mut desk = Desk::new(setup(), 1);
+    let lease = desk.lease("a");
+    let waiter = desk.queued("b");
+    desk.book.close(&mut desk.actions);
+    assert_eq!(desk.refusals(), [(waiter, Refusal::Closing)]);
+    assert_eq!(desk.refused(of("a", None)), Refusal::Closing);
+    assert!(!desk.book.is_quiet());
+    desk.checkin(lease, Some(0));
+    assert!(matches!(desk.take()[..], [Action::Close { backend: 0, .. }]));
+    assert!(desk.book.is_quiet());
+    assert_eq!(desk.book.view(desk.now).rejections, [(desk.pool, "57P01", 2)]);
+}

@@ -1,0 +1,276 @@
+//! Rules of the book, one by one; here the desk they are tried at. `model.rs` holds all of them at
+//! once to a twin.
+
+mod budgets;
+mod capacity;
+mod leaks;
+mod order;
+mod requests;
+
+use super::*;
+use crate::config::*;
+use crate::tag::Tag;
+use std::collections::BTreeMap;
+
+/// A configuration for tests, with what the model varies.
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    pub(super) rules: PoolRules,
+    pub(super) max_backends: usize,
+    pub(super) parallel: usize,
+    /// B4, enforced.
+    pub(super) cap: u32,
+    /// B1, enforced.
+    pub(super) k: u32,
+    pub(super) budget: Budgets,
+    pub(super) tenant: TenantRule,
+    pub(super) leak: Leak,
+    /// Highest values so far: what a reload leaves behind may still be there.
+    pub(super) most_ever: usize,
+    pub(super) max_ever: usize,
+    pub(super) parallel_ever: usize,
+    pub(super) k_ever: u32,
+}
+
+impl Setup {
+    pub(super) fn reload(&mut self, size: usize, max: usize, cap: u32, k: u32) {
+        self.rules.size = size;
+        (self.max_backends, self.cap, self.k) = (max, cap, k);
+        self.most_ever = self.most_ever.max(size + self.rules.overflow);
+        self.max_ever = self.max_ever.max(max);
+        self.k_ever = self.k_ever.max(k);
+        self.budget.max_concurrent = k;
+        self.budget.max_concurrent_mode = Mode::Enforce;
+        self.tenant.max = Share::Count(cap);
+        self.tenant.mode = Mode::Enforce;
+    }
+
+    pub(super) fn config(&self) -> Config {
+        let database = Database {
+            host: "127.0.0.1".into(),
+            port: 5432,
+            dbname: None,
+            user: None,
+            password: None,
+            pool: self.rules.clone(),
+        };
+        Config {
+            listen: Listen {
+                addresses: Vec::new(),
+                unix_dir: None,
+                workers: 1,
+                max_clients: 10_000,
+                login_timeout: Duration::from_secs(10),
+            },
+            admin: Admin { address: None, users: Vec::new() },
+            auth: Auth { method: AuthMethod::Trust },
+            users: BTreeMap::new(),
+            databases: BTreeMap::new(),
+            pool: self.rules.clone(),
+            any_database: Some(Arc::new(database)),
+            server: Server { max_backends: self.max_backends, connect_parallel: self.parallel },
+            tag: TagRules {
+                tenant: Vec::new(),
+                request: Vec::new(),
+                strip_comments: true,
+                idle_ttl: Duration::from_secs(5),
+            },
+            budget: self.budget.clone(),
+            tenant_default: self.tenant.clone(),
+            tenants: BTreeMap::new(),
+            leak: self.leak.clone(),
+            drain: Drain { notice: Duration::ZERO, deadline: Duration::from_secs(25) },
+            log: Log { format: LogFormat::Text, level: "info".into() },
+        }
+    }
+}
+
+/// One backend, no budget that acts.
+pub(super) fn setup() -> Setup {
+    Setup {
+        rules: PoolRules {
+            mode: PoolMode::Transaction,
+            size: 1,
+            overflow: 0,
+            min_idle: 0,
+            reuse: Reuse::Lifo,
+            reset: Reset::Dirty,
+            max_wait: Duration::from_secs(3),
+            queue: 1000,
+            idle_timeout: None,
+            lifetime: None,
+            connect_timeout: Duration::from_secs(5),
+            client_gone_grace: Duration::from_secs(2),
+        },
+        max_backends: 100,
+        parallel: 4,
+        cap: u32::MAX,
+        k: u32::MAX,
+        budget: Budgets {
+            max_concurrent: 3,
+            max_concurrent_mode: Mode::Observe,
+            leases_warn: None,
+            leases_reject: None,
+            leases_mode: Mode::Observe,
+            age_warn: None,
+            age_abort: None,
+            age_mode: Mode::Observe,
+            idle_warn: None,
+            idle_abort: None,
+            idle_abort_alone: None,
+            idle_warn_only_if_waiters: true,
+            idle_mode: Mode::Observe,
+        },
+        tenant: TenantRule {
+            max: Share::Percent(100.0),
+            queue: 1000,
+            max_sessions: 1000,
+            mode: Mode::Observe,
+        },
+        leak: Leak { hold: None, idle: None, statement_text: false },
+        most_ever: 0,
+        max_ever: 0,
+        parallel_ever: 0,
+        k_ever: 0,
+    }
+}
+
+/// A book with a clock, and shorthand for what tests do with it.
+struct Desk {
+    book: Book<u32, WaiterId>,
+    setup: Setup,
+    now: Instant,
+    pool: PoolId,
+    actions: Vec<Action<u32, WaiterId>>,
+    warnings: Vec<Warning>,
+    sessions: u64,
+}
+
+impl Desk {
+    /// With `size` idle backends.
+    fn new(mut setup: Setup, size: usize) -> Self {
+        setup.rules.size = size;
+        let now = Instant::now();
+        let mut book = Book::new(&setup.config());
+        let mut actions = Vec::new();
+        let pool = book.pool("app", "web", &setup.rules, now, &mut actions);
+        assert!(actions.is_empty());
+        let mut desk = Desk { book, setup, now, pool, actions, warnings: Vec::new(), sessions: 0 };
+        let first: Vec<WaiterId> = (0..size).map(|at| desk.queued(&format!("warm{at}"))).collect();
+        let mut leases = Vec::new();
+        while leases.len() < first.len() {
+            let dials = desk.take().iter().filter(|action| matches!(action, Action::Dial { .. })).count();
+            for _ in 0..dials {
+                desk.dialled(desk.pool, Ok(leases.len() as u32));
+                leases.push(desk.granted());
+            }
+        }
+        for (backend, lease) in leases.into_iter().enumerate() {
+            desk.checkin(lease, Some(backend as u32));
+        }
+        desk.take();
+        desk
+    }
+
+    fn take(&mut self) -> Vec<Action<u32, WaiterId>> {
+        std::mem::take(&mut self.actions)
+    }
+
+    fn claim(&mut self, tag: Tag) -> Claim {
+        self.sessions += 1;
+        Claim { session: SessionId(self.sessions), pool: self.pool, tag: Arc::new(tag), login: false }
+    }
+
+    fn ask(&mut self, tag: Tag) -> Checkout {
+        let claim = self.claim(tag);
+        self.book.checkout(self.now, &claim, |id| id, &mut self.warnings, &mut self.actions)
+    }
+
+    fn lease(&mut self, tenant: &str) -> LeaseId {
+        self.lease_for(of(tenant, None))
+    }
+
+    fn lease_for(&mut self, tag: Tag) -> LeaseId {
+        match self.ask(tag) {
+            Checkout::Idle(lease) => lease,
+            other => panic!("not leased: {other:?}"),
+        }
+    }
+
+    fn queued(&mut self, tenant: &str) -> WaiterId {
+        self.queued_for(of(tenant, None))
+    }
+
+    fn queued_for(&mut self, tag: Tag) -> WaiterId {
+        match self.ask(tag) {
+            Checkout::Queued(id) => id,
+            other => panic!("not queued: {other:?}"),
+        }
+    }
+
+    fn refused(&mut self, tag: Tag) -> Refusal {
+        match self.ask(tag) {
+            Checkout::Refused(refusal) => refusal,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    fn checkin(&mut self, lease: LeaseId, backend: Option<u32>) {
+        self.book.checkin(self.now, lease, backend, Usage::default(), None, &mut self.actions);
+    }
+
+    fn dialled(&mut self, pool: PoolId, result: Result<u32, &str>) {
+        let result = result.map(|backend| (backend, false)).map_err(Arc::from);
+        self.book.dialled(self.now, pool, result, &mut self.actions);
+    }
+
+    /// The lease of the one grant among the actions so far.
+    fn granted(&mut self) -> LeaseId {
+        let at = self.actions.iter().position(|action| matches!(action, Action::Grant { .. }));
+        match self.actions.remove(at.expect("a grant")) {
+            Action::Grant { lease, .. } => lease,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refusals(&mut self) -> Vec<(WaiterId, Refusal)> {
+        let refusals = self.take().into_iter().filter_map(|action| match action {
+            Action::Refuse { waiter, refusal } => Some((waiter, refusal)),
+            _ => None,
+        });
+        refusals.collect()
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        self.now += duration;
+    }
+
+    /// A tick at which every lease does the same.
+    fn tick(&mut self, activity: Option<Activity>) -> Option<Instant> {
+        self.book.tick(self.now, &mut |_, _| activity, &mut self.actions)
+    }
+
+    fn count(&self, dim: &str, outcome: &str) -> u64 {
+        let view = self.book.view(self.now);
+        view.budgets.iter().find(|row| row.0 == dim && row.1 == outcome).expect("a cell").2
+    }
+
+    fn row(&self) -> view::PoolView {
+        self.book.view(self.now).pools.swap_remove(self.pool.0 as usize)
+    }
+}
+
+fn of(tenant: &str, request: Option<&str>) -> Tag {
+    Tag { tenant: tenant.into(), request: request.map(Arc::from), ..Tag::default() }
+}
+
+fn idle_in_tx(since: Instant) -> Option<Activity> {
+    Some(Activity { state: Doing::IdleInTx, since, tx_start: Some(since), pin: "" })
+}
+
+fn working(since: Instant, tx_start: Option<Instant>) -> Option<Activity> {
+    Some(Activity { state: Doing::Active, since, tx_start, pin: "" })
+}
+
+const MS: Duration = Duration::from_millis(1);
+const S: Duration = Duration::from_secs(1);
