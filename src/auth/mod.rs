@@ -1,1 +1,23 @@
-//! Client identity.
+//! Client identity: what Bursar knows of a user, and the exchange that proves it.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`verifier`] | one user's secret: clear, md5 hash, or SCRAM verifier |
+//! | [`users`] | every user of a configuration |
+//! | [`exchange`] | the server's side of a login, driven frame by frame |
+//! | [`scram`] | the server's side of SCRAM-SHA-256 |
+//! | [`keys`] | hashes and key derivation, shared with the client's side in `backend` |
+//!
+//! No socket is touched here, and no SQLSTATE is chosen: a login ends in a typed [`Failure`], and the
+//! session gives it words. Every comparison with a secret takes constant time, and a user who does
+//! not exist is led through the same messages, of the same sizes, as one who does.
+
+pub mod exchange;
+pub mod keys;
+pub mod scram;
+pub mod users;
+pub mod verifier;
+
+pub use exchange::{Exchange, Failure, Step, begin};
+pub use users::{UserError, Users};
+pub use verifier::{MockKey, SecretKind, Verifier, VerifierError};

@@ -1,1 +1,33 @@
-//! One server connection.
+//! One server connection: dialling, proving who we are, liveness, cancelling, and the store of
+//! idle ones.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`target`] | where a pool's backends are and as whom they log in |
+//! | [`mod@dial`] | from an address to a backend that is ready, under one deadline |
+//! | [`error`] | why that may fail |
+//! | [`login`] | the messages of that, over any byte stream, from a server that may be hostile |
+//! | [`scram`] | the client's side of SCRAM-SHA-256 |
+//! | [`cancel`] | CancelRequest on a connection of its own |
+//! | [`trail`] | the last statements of a lease |
+//! | [`store`] | idle backends and their life cycle, by deadpool |
+//!
+//! What is sent over a backend once it is ready, and who may have it, is decided above.
+
+pub mod cancel;
+pub mod dial;
+pub mod error;
+pub mod login;
+pub mod scram;
+pub mod store;
+pub mod target;
+pub mod trail;
+
+#[cfg(test)]
+mod fake;
+
+pub use cancel::{CancelHandle, Cancelled};
+pub use dial::{Backend, dial};
+pub use error::{AuthFault, DialError, ProtocolFault};
+pub use store::{Manager, Object, Opened, Store};
+pub use target::{Endpoint, Target};

@@ -1,1 +1,13 @@
-//! Sockets: links, buffers, listeners.
+//! Sockets: buffers, lanes from one socket to the other, streams and listeners.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`buffers`] | read buffers, lent while bytes are in flight |
+//! | [`lane`] | one direction of a session: spans in, one write out |
+//! | [`stream`] | one type for TCP and Unix sockets |
+//! | [`listen`] | where clients connect |
+
+pub mod buffers;
+pub mod lane;
+pub mod listen;
+pub mod stream;

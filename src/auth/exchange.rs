@@ -1,0 +1,272 @@
+//! The server's side of a login, from the first Authentication message to AuthenticationOk.
+//!
+//! ```text
+//!                 first()                    step()
+//! Unasked ──trust──────────► Over (Done)
+//!         ──plain──────────► Password ─────────────────► Over
+//!         ──md5────────────► Md5 ──────────────────────► Over
+//!         ──scram-sha-256──► Mechanism ──► Proof ──────► Over
+//!                                   └► FirstMessage ┘   (no initial response sent with the name)
+//! ```
+//!
+//! It knows frames, not sockets: the caller reads a `p` message of at most [`Exchange::limit`]
+//! bytes, passes its body, and sends what was appended. A login fails only at its last step, in the
+//! same way for a wrong password, a user who does not exist, and a secret that does not fit the
+//! method; the caller logs the [`Failure`] and tells the client nothing of it.
+
+use super::keys::{self, ITERATIONS, ScramKeys};
+use super::scram::{MECHANISM, ScramFault, ScramServer, ScramVerifier};
+use super::verifier::{MockKey, SecretKind, Verifier};
+use crate::config::AuthMethod;
+use crate::wire::walk::cstr;
+use bytes::BytesMut;
+use pgwire::messages::Message;
+use pgwire::messages::startup::Authentication;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// Largest length field of a PasswordMessage we read, in bytes.
+const PASSWORD_LIMIT: usize = 10_000;
+/// Largest length field of a SASL message we read: PostgreSQL's `PG_MAX_AUTH_TOKEN_LENGTH`.
+const SASL_LIMIT: usize = 65_535;
+
+/// One login.
+pub struct Exchange {
+    user: Box<str>,
+    mock: MockKey,
+    /// What decides; `Err` is why it can only fail, found out before the first question.
+    secret: Result<Verifier, Failure>,
+    state: State,
+}
+
+enum State {
+    Unasked(AuthMethod),
+    Password,
+    Md5 { salt: [u8; 4] },
+    Mechanism,
+    FirstMessage,
+    Proof(Box<ScramServer>),
+    Over,
+}
+
+/// What follows a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Send what was appended and read one more `p` message.
+    More,
+    /// AuthenticationOk has been appended: the user is who he says.
+    Done,
+    /// Nothing was appended; close with an error.
+    Failed(Failure),
+}
+
+/// Why a login failed, for the log. The client is told 28P01 and nothing else, or 08P01 if
+/// [`Failure::is_protocol`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The password, or the proof of it, is wrong.
+    #[error("wrong password")]
+    WrongPassword,
+    /// No `[user.*]` of that name, or one without a password.
+    #[error("no such user, or a user without a password")]
+    NoSecret,
+    /// The configured secret cannot answer the configured method.
+    #[error("{method} authentication cannot use {secret}")]
+    Unfit {
+        /// The method.
+        method: &'static str,
+        /// What the user has.
+        secret: SecretKind,
+    },
+    /// Not a password message: too short, too long, or with something after its NUL.
+    #[error("malformed password message")]
+    Malformed,
+    /// A mechanism that was not offered.
+    #[error("the client chose a SASL mechanism that was not offered")]
+    Mechanism,
+    /// A SCRAM message that is none.
+    #[error(transparent)]
+    Scram(#[from] ScramFault),
+    /// The process is shutting down.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Failure {
+    /// Whether the client broke the protocol (08P01), rather than failed to prove itself (28P01).
+    #[must_use]
+    pub fn is_protocol(self) -> bool {
+        matches!(self, Failure::Malformed | Failure::Mechanism | Failure::Scram(_))
+    }
+}
+
+/// Starts a login of `user` by `method` against `secret`; `None` for a user who does not exist.
+#[must_use]
+pub fn begin(method: AuthMethod, user: &str, secret: Option<&Verifier>, mock: &MockKey) -> Exchange {
+    let secret = match secret {
+        None => Err(Failure::NoSecret),
+        Some(verifier) => match (method, verifier.kind()) {
+            (AuthMethod::Md5, secret @ SecretKind::Scram) => Err(Failure::Unfit { method: "md5", secret }),
+            (AuthMethod::ScramSha256, secret @ SecretKind::Md5) => {
+                Err(Failure::Unfit { method: "scram-sha-256", secret })
+            }
+            _ => Ok(verifier.clone()),
+        },
+    };
+    Exchange { user: user.into(), mock: mock.clone(), secret, state: State::Unasked(method) }
+}
+
+impl Exchange {
+    /// Appends the first message: AuthenticationOk for trust ([`Step::Done`]), else the question.
+    #[must_use]
+    pub fn first(&mut self, out: &mut BytesMut) -> Step {
+        let State::Unasked(method) = self.state else { return Step::Failed(Failure::Malformed) };
+        let question = match method {
+            AuthMethod::Trust => {
+                self.state = State::Over;
+                return done(out);
+            }
+            AuthMethod::Plain => {
+                self.state = State::Password;
+                Authentication::CleartextPassword
+            }
+            AuthMethod::Md5 => {
+                let salt = keys::random();
+                self.state = State::Md5 { salt };
+                Authentication::MD5Password(salt.to_vec())
+            }
+            AuthMethod::ScramSha256 => {
+                self.state = State::Mechanism;
+                Authentication::SASL(vec![MECHANISM.to_owned()])
+            }
+        };
+        send(out, &question)
+    }
+
+    /// The largest length field the next `p` message may have, in bytes.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        match self.state {
+            State::Mechanism | State::FirstMessage | State::Proof(_) => SASL_LIMIT,
+            _ => PASSWORD_LIMIT,
+        }
+    }
+
+    /// Takes the body of a `p` message and appends the answer.
+    ///
+    /// Ready at once, except that a clear password is checked against a SCRAM verifier on the
+    /// blocking pool. Not cancel safe: dropped half way, the login is over.
+    #[must_use]
+    pub async fn step(&mut self, body: &[u8], out: &mut BytesMut) -> Step {
+        let answered = match std::mem::replace(&mut self.state, State::Over) {
+            State::Password => self.password(body).await.map(|()| done(out)),
+            State::Md5 { salt } => self.md5(body, salt).map(|()| done(out)),
+            State::Mechanism => self.mechanism(body, out),
+            State::FirstMessage => self.first_message(body, out),
+            State::Proof(server) => self.proof(*server, body, out),
+            State::Unasked(_) | State::Over => Err(Failure::Malformed),
+        };
+        answered.unwrap_or_else(Step::Failed)
+    }
+
+    async fn password(&self, body: &[u8]) -> Result<(), Failure> {
+        let given = password_of(body)?;
+        let scram = self.secret.as_ref().ok().filter(|secret| secret.kind() == SecretKind::Scram);
+        let derived = if scram.is_some() || self.mock.derive_always {
+            let (salt, iterations) = match scram.and_then(|secret| secret.scram(&self.user, &self.mock)) {
+                Some(verifier) => (verifier.salt.clone(), verifier.iterations),
+                None => (self.mock.salt(&self.user).to_vec(), ITERATIONS),
+            };
+            let given = Zeroizing::new(given.to_vec());
+            let derive = move || ScramKeys::derive(&given, &salt, iterations);
+            Some(tokio::task::spawn_blocking(derive).await.map_err(|_| Failure::Interrupted)?)
+        } else {
+            None
+        };
+        let secret = self.secret.as_ref().map_err(|failure| *failure)?;
+        let right = secret.check_clear(&self.user, given, &self.mock).unwrap_or_else(|| {
+            let verifier = secret.scram(&self.user, &self.mock);
+            derived.zip(verifier).is_some_and(|(keys, verifier)| keys.server.ct_eq(&*verifier.server).into())
+        });
+        if right { Ok(()) } else { Err(Failure::WrongPassword) }
+    }
+
+    fn md5(&self, body: &[u8], salt: [u8; 4]) -> Result<(), Failure> {
+        let given = password_of(body)?;
+        let secret = self.secret.as_ref().map_err(|failure| *failure);
+        let digits = secret.map(|secret| secret.md5(&self.user));
+        let expected = keys::md5_answer(&digits.ok().flatten().unwrap_or([0; 32]), salt);
+        let right: bool = given.strip_prefix(b"md5").unwrap_or_default().ct_eq(&expected).into();
+        secret?;
+        if right { Ok(()) } else { Err(Failure::WrongPassword) }
+    }
+
+    /// SASLInitialResponse: the mechanism's name, and a first message unless its length is -1.
+    fn mechanism(&mut self, body: &[u8], out: &mut BytesMut) -> Result<Step, Failure> {
+        let (name, rest) = cstr(body).ok_or(Failure::Malformed)?;
+        if name != MECHANISM.as_bytes() {
+            return Err(Failure::Mechanism);
+        }
+        let (len, data) = rest.split_first_chunk::<4>().ok_or(Failure::Malformed)?;
+        match i32::from_be_bytes(*len) {
+            -1 if data.is_empty() => {
+                // RFC 4422 §3: the server then asks with an empty challenge.
+                self.state = State::FirstMessage;
+                Ok(send(out, &Authentication::SASLContinue(bytes::Bytes::new())))
+            }
+            len if usize::try_from(len) == Ok(data.len()) => self.first_message(data, out),
+            _ => Err(Failure::Malformed),
+        }
+    }
+
+    fn first_message(&mut self, message: &[u8], out: &mut BytesMut) -> Result<Step, Failure> {
+        let (server, reply) = ScramServer::first(message, self.scram_verifier())?;
+        self.state = State::Proof(Box::new(server));
+        Ok(send(out, &Authentication::SASLContinue(reply.into())))
+    }
+
+    fn proof(&self, server: ScramServer, message: &[u8], out: &mut BytesMut) -> Result<Step, Failure> {
+        let last = server.finish(message)?;
+        self.secret.as_ref().map_err(|failure| *failure)?;
+        let last = last.ok_or(Failure::WrongPassword)?;
+        send(out, &Authentication::SASLFinal(last.into()));
+        Ok(done(out))
+    }
+
+    fn scram_verifier(&self) -> ScramVerifier {
+        let own = self.secret.as_ref().ok().and_then(|secret| secret.scram(&self.user, &self.mock));
+        own.cloned().unwrap_or_else(|| self.mock.verifier(&self.user))
+    }
+}
+
+/// The password of a PasswordMessage, which is the whole body up to its NUL.
+fn password_of(body: &[u8]) -> Result<&[u8], Failure> {
+    match cstr(body) {
+        Some((password, [])) => Ok(password),
+        _ => Err(Failure::Malformed),
+    }
+}
+
+fn send(out: &mut BytesMut, message: &Authentication) -> Step {
+    let at = out.len();
+    match message.encode(out) {
+        Ok(()) => Step::More,
+        // Cannot happen: pgwire refuses only messages of 30,000 bytes and more, and a client's
+        // nonce of that size is its own doing.
+        Err(_) => {
+            out.truncate(at);
+            Step::Failed(Failure::Malformed)
+        }
+    }
+}
+
+fn done(out: &mut BytesMut) -> Step {
+    match send(out, &Authentication::Ok) {
+        Step::More => Step::Done,
+        other => other,
+    }
+}
+
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod tests;

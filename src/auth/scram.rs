@@ -1,0 +1,251 @@
+//! The server's side of SCRAM-SHA-256 (RFC 5802, RFC 7677), as PostgreSQL speaks it: no channel
+//! binding without TLS, the user name in the message ignored in favour of the start-up packet's.
+//!
+//! Written here because pgwire's compares are not constant-time and it knows no user that must
+//! fail convincingly. The tests let an independent client log in against it.
+
+use super::keys::{self, Key, ScramKeys};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use std::num::NonZeroU32;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// The one mechanism offered.
+pub const MECHANISM: &str = "SCRAM-SHA-256";
+
+/// What a server stores of a password: enough to check a client, not enough to be one.
+#[derive(Clone)]
+pub struct ScramVerifier {
+    /// Salt, as sent to the client.
+    pub salt: Vec<u8>,
+    /// PBKDF2 rounds, as sent to the client.
+    pub iterations: NonZeroU32,
+    /// `H(ClientKey)`
+    pub stored: Zeroizing<Key>,
+    /// `HMAC(SaltedPassword, "Server Key")`
+    pub server: Zeroizing<Key>,
+}
+
+impl ScramVerifier {
+    /// The verifier of a clear password. As dear as [`ScramKeys::derive`].
+    #[must_use]
+    pub fn of_password(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> ScramVerifier {
+        let keys = ScramKeys::derive(password, salt, iterations);
+        let stored = Zeroizing::new(keys.stored());
+        ScramVerifier { salt: salt.to_vec(), iterations, stored, server: keys.server }
+    }
+
+    /// Reads PostgreSQL's `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`
+    /// (`pg_authid.rolpassword`; salt and keys in base64).
+    #[must_use]
+    pub fn parse(text: &str) -> Option<ScramVerifier> {
+        let (cost, pair) = text.strip_prefix("SCRAM-SHA-256$")?.split_once('$')?;
+        let (iterations, salt) = cost.split_once(':')?;
+        let (stored, server) = pair.split_once(':')?;
+        Some(ScramVerifier {
+            // PostgreSQL's own bound is that of a C int.
+            iterations: iterations.parse().ok().filter(|n: &NonZeroU32| n.get() <= i32::MAX as u32)?,
+            salt: STANDARD.decode(salt).ok().filter(|salt| !salt.is_empty())?,
+            stored: Zeroizing::new(STANDARD.decode(stored).ok()?.try_into().ok()?),
+            server: Zeroizing::new(STANDARD.decode(server).ok()?.try_into().ok()?),
+        })
+    }
+}
+
+/// Why a SCRAM message is no SCRAM message. Says nothing about the password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ScramFault {
+    /// Not UTF-8, or an attribute is missing or out of order.
+    #[error("malformed SCRAM message")]
+    Syntax,
+    /// The client asked for channel binding, which was not offered.
+    #[error("channel binding was not offered")]
+    ChannelBinding,
+    /// The client wants to act as somebody else (`a=`).
+    #[error("an authorization identity is not supported")]
+    AuthorizationId,
+    /// A mandatory extension (`m=`).
+    #[error("a mandatory SCRAM extension is not supported")]
+    Extension,
+    /// The final message is not of this exchange.
+    #[error("nonce does not match")]
+    Nonce,
+}
+
+/// A server that has sent its first message.
+pub struct ScramServer {
+    verifier: ScramVerifier,
+    /// The `c=` value that repeats the client's gs2 header.
+    binding: &'static str,
+    nonce: String,
+    /// `client-first-message-bare,server-first-message`
+    transcript: String,
+}
+
+impl ScramServer {
+    /// Takes the client's first message; returns the server's.
+    ///
+    /// # Errors
+    /// [`ScramFault`] for anything RFC 5802 §7 does not allow here.
+    pub fn first(message: &[u8], verifier: ScramVerifier) -> Result<(ScramServer, String), ScramFault> {
+        let text = std::str::from_utf8(message).map_err(|_| ScramFault::Syntax)?;
+        let (flag, rest) = text.split_once(',').ok_or(ScramFault::Syntax)?;
+        let (authorization, bare) = rest.split_once(',').ok_or(ScramFault::Syntax)?;
+        let binding = match flag {
+            "n" => "biws", // base64 of "n,,"
+            "y" => "eSws", // base64 of "y,,": it could, and believes rightly that we cannot
+            _ if flag.starts_with("p=") => return Err(ScramFault::ChannelBinding),
+            _ => return Err(ScramFault::Syntax),
+        };
+        if !authorization.is_empty() {
+            return Err(ScramFault::AuthorizationId);
+        }
+        let mut attributes = bare.split(',');
+        let name = attributes.next().unwrap_or_default();
+        if name.starts_with("m=") {
+            return Err(ScramFault::Extension);
+        }
+        let nonce = attributes.next().and_then(|attribute| attribute.strip_prefix("r="));
+        let nonce = nonce.filter(|nonce| is_printable(nonce)).ok_or(ScramFault::Syntax)?;
+        if !name.starts_with("n=") || !attributes.all(is_attribute) {
+            return Err(ScramFault::Syntax);
+        }
+        let nonce = format!("{nonce}{}", STANDARD.encode(keys::random::<18>()));
+        let reply = format!("r={nonce},s={},i={}", STANDARD.encode(&verifier.salt), verifier.iterations);
+        let transcript = format!("{bare},{reply}");
+        Ok((ScramServer { verifier, binding, nonce, transcript }, reply))
+    }
+
+    /// Takes the client's final message; returns the server's, or `None` for a wrong proof. The
+    /// same work is done either way.
+    ///
+    /// # Errors
+    /// [`ScramFault`] for a message that is not of this exchange.
+    pub fn finish(self, message: &[u8]) -> Result<Option<String>, ScramFault> {
+        let text = std::str::from_utf8(message).map_err(|_| ScramFault::Syntax)?;
+        let (without_proof, proof) = text.rsplit_once(",p=").ok_or(ScramFault::Syntax)?;
+        let proof: Key =
+            STANDARD.decode(proof).ok().and_then(|p| p.try_into().ok()).ok_or(ScramFault::Syntax)?;
+        let mut attributes = without_proof.split(',');
+        let binding = attributes.next().and_then(|attribute| attribute.strip_prefix("c="));
+        if binding.ok_or(ScramFault::Syntax)? != self.binding {
+            return Err(ScramFault::ChannelBinding);
+        }
+        let nonce = attributes.next().and_then(|attribute| attribute.strip_prefix("r="));
+        if !bool::from(nonce.ok_or(ScramFault::Syntax)?.as_bytes().ct_eq(self.nonce.as_bytes())) {
+            return Err(ScramFault::Nonce);
+        }
+        if !attributes.all(is_attribute) {
+            return Err(ScramFault::Syntax);
+        }
+
+        let transcript = format!("{},{without_proof}", self.transcript);
+        let mask = keys::hmac(&self.verifier.stored[..], transcript.as_bytes());
+        let client = Zeroizing::new(xor(&proof, &mask));
+        let right: bool = keys::sha256(&client[..]).ct_eq(&*self.verifier.stored).into();
+        let signature = keys::hmac(&self.verifier.server[..], transcript.as_bytes());
+        Ok(right.then(|| format!("v={}", STANDARD.encode(signature))))
+    }
+}
+
+/// `a XOR b`: hides a client key behind a signature, or bares it.
+#[must_use]
+pub fn xor(a: &Key, b: &Key) -> Key {
+    std::array::from_fn(|i| a[i] ^ b[i])
+}
+
+/// RFC 5802 `printable`: what a nonce is made of.
+#[must_use]
+pub fn is_printable(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| matches!(byte, 0x21..=0x7e) && byte != b',')
+}
+
+/// An optional extension, to be ignored: a letter, `=`, and whatever.
+fn is_attribute(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() >= 2 && bytes[0].is_ascii_alphabetic() && bytes[1] == b'='
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
+    use proptest::prelude::*;
+
+    fn verifier(password: &str) -> ScramVerifier {
+        // Few rounds: the tests are about messages.
+        ScramVerifier::of_password(password.as_bytes(), b"0123456789abcdef", NonZeroU32::new(8).unwrap())
+    }
+
+    /// The whole exchange with an independent client; what the server said last.
+    fn login(password: &str, binding: ChannelBinding) -> Option<String> {
+        let mut client = ScramSha256::new(password.as_bytes(), binding);
+        let (server, reply) = ScramServer::first(client.message(), verifier("right")).unwrap();
+        client.update(reply.as_bytes()).unwrap();
+        let last = server.finish(client.message()).unwrap()?;
+        client.finish(last.as_bytes()).expect("the client accepts the server's signature");
+        Some(last)
+    }
+
+    #[test]
+    fn an_independent_client_logs_in_with_the_right_password_only() {
+        assert!(login("right", ChannelBinding::unsupported()).is_some());
+        assert!(login("right", ChannelBinding::unrequested()).is_some());
+        assert!(login("wrong", ChannelBinding::unsupported()).is_none());
+    }
+
+    #[test]
+    fn first_messages_that_rfc_5802_does_not_allow_are_refused() {
+        let first = |message: &str| ScramServer::first(message.as_bytes(), verifier("x")).err();
+        assert_eq!(first("n,,n=,r=abc"), None);
+        assert_eq!(first("n,,n=bob,r=abc,x=ignored"), None);
+        assert_eq!(first("p=tls-server-end-point,,n=,r=abc"), Some(ScramFault::ChannelBinding));
+        assert_eq!(first("n,a=root,n=,r=abc"), Some(ScramFault::AuthorizationId));
+        assert_eq!(first("n,,m=ext,n=,r=abc"), Some(ScramFault::Extension));
+        for bad in ["", "n", "n,,", "n,,r=abc", "n,,n=,r=", "n,,n=,r=a\u{e9}", "z,,n=,r=abc", "n,,n=,r=a,5=x"]
+        {
+            assert_eq!(first(bad), Some(ScramFault::Syntax), "{bad}");
+        }
+    }
+
+    #[test]
+    fn final_messages_of_another_exchange_are_refused() {
+        let finish = |edit: fn(&str) -> String| {
+            let mut client = ScramSha256::new(b"right", ChannelBinding::unsupported());
+            let (server, reply) = ScramServer::first(client.message(), verifier("right")).unwrap();
+            client.update(reply.as_bytes()).unwrap();
+            let text = std::str::from_utf8(client.message()).unwrap().to_owned();
+            server.finish(edit(&text).as_bytes())
+        };
+        assert!(finish(str::to_owned).unwrap().is_some());
+        assert_eq!(finish(|m| m.replace("c=biws", "c=eSws")), Err(ScramFault::ChannelBinding));
+        assert_eq!(finish(|m| m.replace(",r=", ",r=x")), Err(ScramFault::Nonce));
+        assert_eq!(finish(|m| m.replace(",p=", ",p=AAAA")), Err(ScramFault::Syntax));
+        assert_eq!(finish(|m| m.replace(",p=", "")), Err(ScramFault::Syntax));
+        // An inserted attribute is legal in form but was not signed.
+        assert_eq!(finish(|m| m.replace(",p=", ",x=1,p=")), Ok(None));
+    }
+
+    #[test]
+    fn verifiers_are_read_as_postgresql_writes_them() {
+        let keys =
+            "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+        let read = ScramVerifier::parse(&format!("SCRAM-SHA-256$4096:c2FsdA==${keys}")).unwrap();
+        assert_eq!((read.iterations.get(), &read.salt[..]), (4096, &b"salt"[..]));
+        assert_eq!((*read.stored, *read.server), ([0; 32], [1; 32]));
+        for cost in ["0:c2FsdA==", "-1:c2FsdA==", "2147483648:c2FsdA==", "4096:", "4096:!", "4096"] {
+            assert!(ScramVerifier::parse(&format!("SCRAM-SHA-256${cost}${keys}")).is_none(), "{cost}");
+        }
+        assert!(ScramVerifier::parse("SCRAM-SHA-256$4096:c2FsdA==$AAAA:AAAA").is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_messages_never_panic(first in ".{0,64}", last in "[nypcrmav=,A-Za-z+/\u{e9}]{0,96}") {
+            let _ = ScramServer::first(first.as_bytes(), verifier("x"));
+            let (server, _) = ScramServer::first(b"n,,n=,r=abc", verifier("x")).unwrap();
+            prop_assert!(!matches!(server.finish(last.as_bytes()), Ok(Some(_))));
+        }
+    }
+}

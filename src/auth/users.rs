@@ -1,0 +1,142 @@
+//! Every user of a configuration, with the secrets read and ready.
+//!
+//! Built at start and at every reload; sessions hold the one they logged in with.
+
+use super::exchange::{Exchange, begin};
+use super::verifier::{MockKey, SecretKind, Verifier, VerifierError};
+use crate::config::{AuthMethod, Config, User};
+use std::collections::{BTreeMap, HashMap};
+
+/// The users that may log in, and how.
+#[derive(Debug)]
+pub struct Users {
+    method: AuthMethod,
+    verifiers: HashMap<String, Verifier>,
+    mock: MockKey,
+}
+
+/// A user whose secret cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("user \"{user}\": {reason}")]
+pub struct UserError {
+    /// `[user.NAME]`
+    pub user: String,
+    /// What is wrong with it.
+    pub reason: VerifierError,
+}
+
+impl Users {
+    /// Reads every `[user.*]` of a configuration.
+    ///
+    /// With method `scram-sha-256` this derives a verifier for each clear password, 0.8 ms each:
+    /// not for a thread that serves sessions.
+    ///
+    /// # Errors
+    /// The first user, in the order of names, whose secret cannot be used.
+    pub fn new(config: &Config) -> Result<Users, UserError> {
+        Users::read(config.auth.method, &config.users, MockKey::random(), &HashMap::new())
+    }
+
+    /// Reads a new configuration, keeping what was derived for users whose secret is the same, and
+    /// every salt.
+    ///
+    /// # Errors
+    /// As [`Users::new`].
+    pub fn renew(&self, config: &Config) -> Result<Users, UserError> {
+        Users::read(config.auth.method, &config.users, self.mock.clone(), &self.verifiers)
+    }
+
+    fn read(
+        method: AuthMethod,
+        users: &BTreeMap<String, User>,
+        mut mock: MockKey,
+        old: &HashMap<String, Verifier>,
+    ) -> Result<Users, UserError> {
+        let mut verifiers = HashMap::new();
+        for (name, user) in users {
+            let Some(secret) = &user.password else { continue };
+            let mut verifier = match old.get(name).filter(|old| old.is_of(secret)) {
+                Some(same) => same.clone(),
+                None => Verifier::parse(secret).map_err(|reason| UserError { user: name.clone(), reason })?,
+            };
+            if method == AuthMethod::ScramSha256 {
+                verifier = verifier.prepared(name, &mock);
+            }
+            verifiers.insert(name.clone(), verifier);
+        }
+        mock.derive_always = method == AuthMethod::Plain
+            && verifiers.values().any(|verifier| verifier.kind() == SecretKind::Scram);
+        Ok(Users { method, verifiers, mock })
+    }
+
+    /// The secret of a user; `None` if there is no such user or he has no password.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Verifier> {
+        self.verifiers.get(name)
+    }
+
+    /// Starts a login by the configured method.
+    #[must_use]
+    pub fn begin(&self, user: &str) -> Exchange {
+        begin(self.method, user, self.get(user), &self.mock)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn read(method: AuthMethod, users: &[(&str, Option<&str>)]) -> Result<Users, UserError> {
+        Users::read(method, &configured(users), MockKey::random(), &HashMap::new())
+    }
+
+    fn configured(users: &[(&str, Option<&str>)]) -> BTreeMap<String, User> {
+        let user = |text: &str| Secret::new(text.to_owned());
+        users.iter().map(|(name, text)| ((*name).to_owned(), User { password: text.map(user) })).collect()
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_used_is_named_with_its_user_and_not_quoted() {
+        let error = read(AuthMethod::Plain, &[("a", Some("fine")), ("b", Some("SCRAM-SHA-256$hunter2"))]);
+        let error = error.unwrap_err();
+        assert_eq!((&error.user[..], error.reason), ("b", VerifierError::Scram));
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_user_without_a_password_has_no_verifier() {
+        let users = read(AuthMethod::Plain, &[("a", Some("x")), ("b", None)]).unwrap();
+        assert!(users.get("a").is_some());
+        assert!(users.get("b").is_none());
+        assert!(users.get("c").is_none());
+    }
+
+    #[test]
+    fn a_reload_derives_again_only_what_changed_and_keeps_every_salt() {
+        let method = AuthMethod::ScramSha256;
+        let old = read(method, &[("a", Some("x")), ("b", Some("x"))]).unwrap();
+        let salt = |users: &Users, name: &str| {
+            users.get(name).and_then(|v| v.scram(name, &users.mock)).map(|v| v.salt.clone())
+        };
+        let users = configured(&[("a", Some("x")), ("b", Some("y"))]);
+        let new = Users::read(method, &users, old.mock.clone(), &old.verifiers).unwrap();
+        let verifier = |users: &Users, name: &str| {
+            std::ptr::from_ref(users.get(name).unwrap().scram(name, &users.mock).unwrap())
+        };
+        assert_eq!(verifier(&old, "a"), verifier(&new, "a"));
+        assert_ne!(verifier(&old, "b"), verifier(&new, "b"));
+        assert_eq!(salt(&old, "b"), salt(&new, "b"));
+        assert_eq!(old.mock.salt("ghost"), new.mock.salt("ghost"));
+    }
+
+    #[test]
+    fn one_scram_verifier_makes_every_clear_login_as_dear() {
+        let verifier = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$\
+            WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+        let dear = |method, secret| read(method, &[("a", Some(secret))]).unwrap().mock.derive_always;
+        assert!(dear(AuthMethod::Plain, verifier));
+        assert!(!dear(AuthMethod::Plain, "x"));
+        assert!(!dear(AuthMethod::ScramSha256, verifier));
+    }
+}

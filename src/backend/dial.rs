@@ -1,0 +1,213 @@
+//! One server connection, and how to get it: resolve, connect, log in, under one deadline.
+
+use super::cancel::CancelHandle;
+use super::error::DialError;
+use super::login::login;
+use super::target::{Endpoint, Target};
+use super::trail::Trail;
+use crate::clock;
+use crate::config::PoolRules;
+use crate::net::stream::{Quiet, Stream};
+use crate::state::SetId;
+use bytes::Bytes;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+/// Terminate, which spares PostgreSQL counting the session as abandoned.
+const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
+
+/// Parameters one backend may report; PostgreSQL 18 reports 15.
+const MAX_PARAMETERS: usize = 128;
+
+/// A server connection that has been ready once.
+pub struct Backend {
+    /// The socket.
+    pub stream: Stream,
+    /// PostgreSQL's process id; 0 if the server did not tell.
+    pub pid: i32,
+    /// ParameterStatus as reported at login, in order.
+    pub parameters: Vec<(Bytes, Bytes)>,
+    /// When it was ready.
+    pub connected: Instant,
+    /// `host:port` or the socket's path, as configured.
+    pub address: Arc<str>,
+    /// The store's generation when it was dialled.
+    pub generation: u64,
+    /// When it was last put into the idle store.
+    pub returned_at: Instant,
+    /// What it takes to cancel whatever runs here.
+    pub cancel: Arc<CancelHandle>,
+    /// The settings it carries.
+    pub settings: SetId,
+    /// Room for the statements of its next lease.
+    pub trail: Option<Box<Trail>>,
+    /// Thousandths of the configured lifetime that are this one's, 900 to 1,100: a pool that was
+    /// opened in one go should not be retired in one.
+    lifetime_permille: u32,
+}
+
+/// Opens a backend within `within`, of which each address of the server gets an equal part of what
+/// is left. Not cancel safe: dropped, the attempt is given up.
+///
+/// # Errors
+/// [`DialError`] other than `NoRoom`; the last one if several addresses failed.
+pub async fn dial(target: &Target, within: Duration) -> Result<Backend, DialError> {
+    timeout(within, dial_any(target, within)).await.unwrap_or(Err(DialError::Timeout))
+}
+
+async fn dial_any(target: &Target, within: Duration) -> Result<Backend, DialError> {
+    let deadline = clock::now() + within;
+    let endpoints = target.endpoints().await?;
+    let mut failed = DialError::Io(io::ErrorKind::AddrNotAvailable.into());
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let parts = u32::try_from(endpoints.len() - index).unwrap_or(u32::MAX);
+        let share = deadline.saturating_duration_since(clock::now()) / parts;
+        match timeout(share, endpoint.connect()).await {
+            // An address that answers is the server: what it says is final.
+            Ok(Ok(stream)) => return ready(target, stream, endpoint.clone()).await,
+            Ok(Err(error)) => failed = error.into(),
+            Err(_) => failed = DialError::Timeout,
+        }
+    }
+    Err(failed)
+}
+
+async fn ready(target: &Target, mut stream: Stream, endpoint: Endpoint) -> Result<Backend, DialError> {
+    let login = login(&mut stream, target).await?;
+    let now = clock::now();
+    Ok(Backend {
+        stream,
+        pid: login.pid,
+        parameters: login.parameters,
+        connected: now,
+        address: target.address.clone(),
+        generation: 0,
+        returned_at: now,
+        cancel: Arc::new(CancelHandle { endpoint, pid: login.pid, key: login.key }),
+        settings: SetId::BASE,
+        trail: None,
+        lifetime_permille: rand::random_range(900..=1100),
+    })
+}
+
+impl Endpoint {
+    /// Connects, with the options of a server connection.
+    pub(super) async fn connect(&self) -> io::Result<Stream> {
+        let stream = match self {
+            Endpoint::Tcp(address) => Stream::Tcp(TcpStream::connect(address).await?),
+            Endpoint::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
+        };
+        stream.tune_for_server()?;
+        Ok(stream)
+    }
+}
+
+impl Backend {
+    /// Looks whether an idle backend is still there and silent; see [`Stream::quiet`].
+    #[must_use]
+    pub fn poke(&self) -> Quiet {
+        self.stream.quiet()
+    }
+
+    /// Whether it has outlived `rules.lifetime`, give or take its own ±10 %.
+    #[must_use]
+    pub fn expired(&self, now: Instant, rules: &PoolRules) -> bool {
+        let own = rules.lifetime.and_then(|lifetime| (lifetime / 1000).checked_mul(self.lifetime_permille));
+        own.is_some_and(|own| now.saturating_duration_since(self.connected) >= own)
+    }
+
+    /// The server reports a parameter. Names beyond a few dozen are a hostile server's and ignored.
+    pub fn learn_parameter(&mut self, name: &[u8], value: &[u8]) {
+        if let Some((_, known)) = self.parameters.iter_mut().find(|(known, _)| known == name) {
+            *known = Bytes::copy_from_slice(value);
+        } else if self.parameters.len() < MAX_PARAMETERS {
+            self.parameters.push((Bytes::copy_from_slice(name), Bytes::copy_from_slice(value)));
+        }
+    }
+
+    /// Says goodbye to an idle backend and closes it. For one with anything outstanding, drop it:
+    /// PostgreSQL then rolls back.
+    pub fn close(self) {
+        self.say_goodbye();
+    }
+
+    /// Sends Terminate if the socket takes it; a full socket of an idle backend is a dead one.
+    pub(super) fn say_goodbye(&self) {
+        let _ = self.stream.try_write(&TERMINATE);
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend")
+            .field("address", &self.address)
+            .field("pid", &self.pid)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake;
+    use super::super::target::tests::{database, rules};
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_backend_comes_with_all_that_the_server_told() {
+        let fake = fake::Server::start().await;
+        let backend = dial(&fake.target(), Duration::from_secs(5)).await.unwrap();
+        assert_eq!((backend.pid, &backend.cancel.key[..]), (1, &b"key1"[..]));
+        assert_eq!(backend.parameters, [("server_version".into(), "15.0".into())]);
+        assert_eq!(*backend.address, *fake.target().address);
+        assert_eq!(backend.poke(), Quiet::Yes);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_accepts_and_says_nothing_runs_into_the_deadline() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let table = database("127.0.0.1", listener.local_addr().unwrap().port());
+        let target = Target::new(&table, "app", "alice", None);
+        let error = dial(&target, Duration::from_millis(20)).await.unwrap_err();
+        assert!(matches!(error, DialError::Timeout), "{error}");
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_an_io_error() {
+        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let target = Target::new(&database("127.0.0.1", port), "app", "alice", None);
+        let error = dial(&target, Duration::from_secs(5)).await.unwrap_err();
+        assert!(
+            matches!(&error, DialError::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused),
+            "{error}"
+        );
+        let target = Target::new(&database("/nonexistent", port), "app", "alice", None);
+        let error = dial(&target, Duration::from_secs(5)).await.unwrap_err();
+        assert!(matches!(&error, DialError::Io(e) if e.kind() == io::ErrorKind::NotFound), "{error}");
+    }
+
+    #[tokio::test]
+    async fn lifetimes_differ_by_a_tenth_and_each_keeps_its_own() {
+        let fake = fake::Server::start().await;
+        let mut backend = dial(&fake.target(), Duration::from_secs(5)).await.unwrap();
+        assert!((900..=1100).contains(&backend.lifetime_permille));
+        let mut rules = rules();
+        rules.lifetime = Some(Duration::from_secs(100));
+        let at = |seconds| backend.connected + Duration::from_secs(seconds);
+        let (before, after) = (at(89), at(110));
+        assert!(!backend.expired(before, &rules));
+        assert!(backend.expired(after, &rules));
+        backend.lifetime_permille = 950;
+        let at = |seconds| backend.connected + Duration::from_secs(seconds);
+        assert!(!backend.expired(at(94), &rules) && backend.expired(at(95), &rules));
+        rules.lifetime = None;
+        assert!(!backend.expired(after, &rules));
+        rules.lifetime = Some(Duration::MAX);
+        assert!(!backend.expired(after, &rules));
+    }
+}

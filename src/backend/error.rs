@@ -1,0 +1,84 @@
+//! Why a backend could not be had.
+
+use super::scram::ScramFault;
+use bytes::Bytes;
+use std::io;
+
+/// Why a dial failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// No address answered, or the connection broke.
+    #[error("connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// Not ready within the connect timeout.
+    #[error("no backend within the connect timeout")]
+    Timeout,
+    /// PostgreSQL refused, in its own words.
+    #[error("refused by the server with SQLSTATE {}", .code.escape_ascii())]
+    Server {
+        /// SQLSTATE, five ASCII characters from a genuine server.
+        code: [u8; 5],
+        /// The body of its ErrorResponse, to be forwarded as it is.
+        body: Bytes,
+    },
+    /// The server does not keep to the protocol.
+    #[error("protocol violation by the server: {0}")]
+    Protocol(#[from] ProtocolFault),
+    /// The server wants, or does, what we do not accept as authentication.
+    #[error("authentication: {0}")]
+    Auth(#[from] AuthFault),
+    /// The store holds as many backends as it may; the book's accounting is off.
+    #[error("no room in the store")]
+    NoRoom,
+}
+
+/// How a server broke the protocol before it was ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolFault {
+    /// A length field below 4 or beyond what a login may take.
+    #[error("message '{}' with length {len}", .kind.escape_ascii())]
+    Length {
+        /// Type byte.
+        kind: u8,
+        /// Length field.
+        len: i32,
+    },
+    /// More bytes or parameters than a login may take.
+    #[error("too much before ReadyForQuery")]
+    TooMuch,
+    /// A message that has no place here.
+    #[error("unexpected message '{}'", .0.escape_ascii())]
+    Unexpected(u8),
+    /// A message whose body does not have its fields.
+    #[error("malformed message '{}'", .0.escape_ascii())]
+    Malformed(u8),
+    /// NegotiateProtocolVersion with a version or options we did not ask for.
+    #[error("unacceptable protocol version")]
+    Version,
+    /// Not idle, or not silent, after login.
+    #[error("not idle after login")]
+    NotIdle,
+}
+
+/// Why authentication towards a server failed on our side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AuthFault {
+    /// The server asks for a password and none is configured.
+    #[error("the server asks for a password and none is configured")]
+    NoPassword,
+    /// Kerberos, GSSAPI, SSPI or something newer.
+    #[error("the server asks for authentication method {0}, which is not supported")]
+    Unsupported(i32),
+    /// SASL without SCRAM-SHA-256.
+    #[error("the server offers no supported SASL mechanism")]
+    Mechanism,
+    /// A second question, or an answer to none.
+    #[error("authentication messages out of order")]
+    Order,
+    /// AuthenticationOk in the middle of SCRAM: the server never proved that it knows us.
+    #[error("the server broke off SCRAM before proving its identity")]
+    Unproven,
+    /// A SCRAM message we do not accept.
+    #[error(transparent)]
+    Scram(#[from] ScramFault),
+}

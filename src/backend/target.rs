@@ -1,0 +1,172 @@
+//! Where a pool's backends are, and as whom they log in.
+//!
+//! Immutable but for one remembered key derivation. A changed configuration makes a new target.
+
+use crate::auth::SecretKind;
+use crate::auth::Verifier;
+use crate::auth::keys::ScramKeys;
+use crate::config::{Database, Secret};
+use crate::net::listen::socket_path;
+use parking_lot::Mutex;
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One server, one database, one role.
+pub struct Target {
+    /// Host name, address, or directory of a Unix socket (starts with `/`).
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Database on the server.
+    pub dbname: String,
+    /// Role on the server.
+    pub user: String,
+    /// Clear password; `None` = only servers that ask for none will do.
+    pub password: Option<Secret>,
+    /// `host:port` or the socket's path, for views and logs.
+    pub address: Arc<str>,
+    keys: Mutex<Option<CachedKeys>>,
+}
+
+/// The last SCRAM derivation. One is enough: the salt belongs to the role and changes only with
+/// its password.
+struct CachedKeys {
+    salt: Vec<u8>,
+    iterations: NonZeroU32,
+    keys: ScramKeys,
+}
+
+/// One address of a server: what a cancel request must go to, however many the name has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl Target {
+    /// The target of a client's `dbname` and `user` under a `[database.*]` table, which may replace
+    /// both. `fallback` is the `[user.*]` password, used if the table has none and it is a clear one.
+    #[must_use]
+    pub fn new(database: &Database, dbname: &str, user: &str, fallback: Option<&Secret>) -> Target {
+        let is_clear = |secret: &&Secret| {
+            Verifier::parse(secret).is_ok_and(|verifier| verifier.kind() == SecretKind::Clear)
+        };
+        let host = database.host.clone();
+        let address = match unix_path(&host, database.port) {
+            Some(path) => path.display().to_string(),
+            None if host.contains(':') => format!("[{host}]:{}", database.port),
+            None => format!("{host}:{}", database.port),
+        };
+        Target {
+            host,
+            port: database.port,
+            dbname: database.dbname.clone().unwrap_or_else(|| dbname.to_owned()),
+            user: database.user.clone().unwrap_or_else(|| user.to_owned()),
+            password: database.password.clone().or_else(|| fallback.filter(is_clear).cloned()),
+            address: address.into(),
+            keys: Mutex::new(None),
+        }
+    }
+
+    /// Every address of the server, in the order to try them.
+    ///
+    /// # Errors
+    /// Those of name resolution.
+    pub(super) async fn endpoints(&self) -> std::io::Result<Vec<Endpoint>> {
+        if let Some(path) = unix_path(&self.host, self.port) {
+            return Ok(vec![Endpoint::Unix(path)]);
+        }
+        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
+        Ok(found.map(Endpoint::Tcp).collect())
+    }
+
+    /// The keys of this target's password under a salt, if they are the ones derived last.
+    pub(super) fn cached_keys(&self, salt: &[u8], iterations: NonZeroU32) -> Option<ScramKeys> {
+        let cached = self.keys.lock();
+        let hit = cached.as_ref().filter(|c| c.salt == salt && c.iterations == iterations);
+        hit.map(|cached| cached.keys.clone())
+    }
+
+    /// Remembers a derivation.
+    pub(super) fn remember_keys(&self, salt: Vec<u8>, iterations: NonZeroU32, keys: ScramKeys) {
+        *self.keys.lock() = Some(CachedKeys { salt, iterations, keys });
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target")
+            .field("address", &self.address)
+            .field("dbname", &self.dbname)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+fn unix_path(host: &str, port: u16) -> Option<PathBuf> {
+    host.starts_with('/').then(|| socket_path(Path::new(host), port))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::config::{PoolMode, PoolRules, Reset, Reuse};
+    use std::time::Duration;
+
+    pub(crate) fn rules() -> PoolRules {
+        PoolRules {
+            mode: PoolMode::Transaction,
+            size: 20,
+            overflow: 0,
+            min_idle: 0,
+            reuse: Reuse::Lifo,
+            reset: Reset::Dirty,
+            max_wait: Duration::from_secs(3),
+            queue: 1000,
+            idle_timeout: Some(Duration::from_secs(600)),
+            lifetime: Some(Duration::from_secs(3600)),
+            connect_timeout: Duration::from_secs(5),
+            client_gone_grace: Duration::from_secs(5),
+        }
+    }
+
+    pub(crate) fn database(host: &str, port: u16) -> Database {
+        Database { host: host.into(), port, dbname: None, user: None, password: None, pool: rules() }
+    }
+
+    #[test]
+    fn the_table_overrides_the_client_and_the_users_password_must_be_clear() {
+        let secret = |text: &str| Secret::new(text.to_owned());
+        let mut table = database("db", 5432);
+        let target = Target::new(&table, "app", "alice", Some(&secret("pw")));
+        assert_eq!((&target.dbname[..], &target.user[..]), ("app", "alice"));
+        assert_eq!(target.password.as_ref().unwrap().expose(), "pw");
+        assert_eq!(&*target.address, "db:5432");
+
+        let md5 = secret("md54a0a68b43b6cd5cf266fa02f196e2371");
+        assert!(Target::new(&table, "app", "alice", Some(&md5)).password.is_none());
+
+        table.dbname = Some("main".into());
+        table.user = Some("pool".into());
+        table.password = Some(secret("own"));
+        let target = Target::new(&table, "app", "alice", Some(&secret("pw")));
+        assert_eq!((&target.dbname[..], &target.user[..]), ("main", "pool"));
+        assert_eq!(target.password.as_ref().unwrap().expose(), "own");
+        assert!(!format!("{target:?}").contains("own"));
+    }
+
+    #[tokio::test]
+    async fn addresses_are_printable_and_resolved() {
+        let unix = Target::new(&database("/run/pg", 5433), "a", "b", None);
+        assert_eq!(&*unix.address, "/run/pg/.s.PGSQL.5433");
+        assert_eq!(unix.endpoints().await.unwrap(), [Endpoint::Unix("/run/pg/.s.PGSQL.5433".into())]);
+        let v6 = Target::new(&database("::1", 5433), "a", "b", None);
+        assert_eq!(&*v6.address, "[::1]:5433");
+        assert_eq!(v6.endpoints().await.unwrap(), [Endpoint::Tcp("[::1]:5433".parse().unwrap())]);
+    }
+}

@@ -1,0 +1,94 @@
+//! Read buffers, lent while bytes are in flight: an idle session owns none.
+//!
+//! A buffer is initialised once and reused, so that reading needs no `unsafe`. Three sizes: small
+//! for queries, larger ones for results and bulk data, where fewer and longer reads save the system
+//! calls that cost more than everything else (wire.md H1).
+
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// Sizes in bytes. The middle one is also the largest message that is ever held whole.
+const SIZES: [usize; 3] = [16 << 10, 64 << 10, 256 << 10];
+
+/// Free buffers kept of each size; more are given back to the allocator.
+const KEPT: [usize; 3] = [64, 16, 8];
+
+/// How large a buffer is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Size {
+    /// 16 KiB
+    Small = 0,
+    /// 64 KiB
+    Middle = 1,
+    /// 256 KiB
+    Large = 2,
+}
+
+impl Size {
+    /// In bytes.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        SIZES[self as usize]
+    }
+}
+
+/// A lent buffer: the bytes before `end` are filled.
+#[derive(Debug)]
+pub struct Buf {
+    pub(super) data: Box<[u8]>,
+    pub(super) end: usize,
+    size: Size,
+}
+
+impl Buf {
+    /// What size it is.
+    #[must_use]
+    pub fn size(&self) -> Size {
+        self.size
+    }
+}
+
+/// Free buffers of one size.
+type Shelf = Vec<Box<[u8]>>;
+
+/// The process's free buffers. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Buffers {
+    free: Arc<Mutex<[Shelf; 3]>>,
+}
+
+impl Buffers {
+    /// Lends an empty buffer.
+    #[must_use]
+    pub fn lend(&self, size: Size) -> Buf {
+        let free = self.free.lock()[size as usize].pop();
+        let data = free.unwrap_or_else(|| vec![0; size.bytes()].into_boxed_slice());
+        Buf { data, end: 0, size }
+    }
+
+    /// Takes a buffer back. What it held is overwritten by the next read before anybody sees it:
+    /// nothing beyond `end` is ever looked at.
+    pub fn take_back(&self, buf: Buf) {
+        let mut free = self.free.lock();
+        let shelf = &mut free[buf.size as usize];
+        if shelf.len() < KEPT[buf.size as usize] {
+            shelf.push(buf.data);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_comes_back_and_the_shelf_is_bounded() {
+        let buffers = Buffers::default();
+        let lent: Vec<Buf> = (0..KEPT[0] + 5).map(|_| buffers.lend(Size::Small)).collect();
+        for buf in lent {
+            buffers.take_back(buf);
+        }
+        assert_eq!(buffers.free.lock()[0].len(), KEPT[0]);
+        assert_eq!(buffers.lend(Size::Middle).data.len(), 64 << 10);
+    }
+}

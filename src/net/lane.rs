@@ -1,0 +1,423 @@
+//! One direction of a session: bytes read from one socket, on their way to another.
+//!
+//! A lane holds what was read and a list of *pieces*: spans of the read buffer that may pass
+//! unchanged, and bytes that Bursar put between them. A flush sends all pieces with one vectored
+//! write. Nothing is copied that passes, and nothing is read while pieces wait to be written, which
+//! is all the backpressure there is and all it needs.
+//!
+//! ```text
+//!   buf:  [ sent | span | skipped | span | not walked yet | free ]
+//!                  └──────────────┴──▶ pieces ──▶ one writev
+//! ```
+
+use super::buffers::{Buf, Buffers, Size};
+use super::stream::Stream;
+use bytes::BytesMut;
+use smallvec::SmallVec;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Slices handed to one write; more pieces than this take another write.
+const SLICES: usize = 16;
+
+/// A read at least this long is taken as part of a long result: PostgreSQL sends 8 KiB at a time.
+const LONG_READ: usize = 8000;
+
+/// A socket that may know, without a system call, that there is nothing to read.
+pub trait Readable: AsyncRead {
+    /// Whether a read is worth trying; `Pending` registers the task as [`AsyncRead`] would.
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl Readable for Stream {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Stream::Tcp(tcp) => tcp.poll_read_ready(cx).map(drop),
+            Stream::Unix(unix) => unix.poll_read_ready(cx).map(drop),
+        }
+    }
+}
+
+impl Readable for tokio::io::DuplexStream {
+    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
+
+/// A run of bytes to send.
+#[derive(Debug, Clone)]
+enum Piece {
+    /// Of the read buffer.
+    Span(Range<usize>),
+    /// Of the bytes that Bursar made.
+    Made(Range<usize>),
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Lane {
+    buffers: Buffers,
+    buf: Option<Buf>,
+    /// Bytes of `buf` before this have been walked: they are pieces, sent, or skipped.
+    walked: usize,
+    pieces: SmallVec<[Piece; 4]>,
+    made: BytesMut,
+    staged: usize,
+    size: Size,
+    closed: bool,
+}
+
+impl Lane {
+    /// An empty lane that borrows from `buffers` when there is something to read.
+    #[must_use]
+    pub fn new(buffers: Buffers) -> Lane {
+        Lane {
+            buffers,
+            buf: None,
+            walked: 0,
+            pieces: SmallVec::new(),
+            made: BytesMut::new(),
+            staged: 0,
+            size: Size::Small,
+            closed: false,
+        }
+    }
+
+    /// A lane that begins with bytes that were read elsewhere: what came in one packet with the
+    /// last message of a login.
+    ///
+    /// `bytes` may be at most [`Lane::HELD`] long.
+    #[must_use]
+    pub fn with(buffers: Buffers, bytes: &[u8]) -> Lane {
+        let mut lane = Lane::new(buffers);
+        if !bytes.is_empty() {
+            let mut buf = lane.buffers.lend(Size::Middle);
+            let len = bytes.len().min(Lane::HELD);
+            buf.data[..len].copy_from_slice(&bytes[..len]);
+            buf.end = len;
+            lane.buf = Some(buf);
+        }
+        lane
+    }
+
+    /// Whether the sender has closed its side; what was read before is still there.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Bytes waiting to be written.
+    #[must_use]
+    pub fn staged(&self) -> usize {
+        self.staged
+    }
+
+    /// Bytes read and not walked yet.
+    #[must_use]
+    pub fn unwalked(&self) -> &[u8] {
+        self.buf.as_ref().map_or(&[], |buf| &buf.data[self.walked..buf.end])
+    }
+
+    /// The largest message that can be held whole.
+    pub const HELD: usize = Size::Middle.bytes();
+
+    /// Passes the next `n` unwalked bytes.
+    pub fn pass(&mut self, n: usize) {
+        if n == 0 {
+            return;
+        }
+        let span = self.walked..self.walked + n;
+        match self.pieces.last_mut() {
+            Some(Piece::Span(last)) if last.end == span.start => last.end = span.end,
+            _ => self.pieces.push(Piece::Span(span)),
+        }
+        self.staged += n;
+        self.walked += n;
+    }
+
+    /// Leaves the next `n` unwalked bytes out.
+    pub fn skip(&mut self, n: usize) {
+        self.walked += n;
+        self.settle();
+    }
+
+    /// Sends bytes of Bursar's own after everything staged so far.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.make(|made| made.extend_from_slice(bytes));
+    }
+
+    /// Lets `write` append bytes of Bursar's own after everything staged so far.
+    pub fn make<R>(&mut self, write: impl FnOnce(&mut BytesMut) -> R) -> R {
+        let start = self.made.len();
+        let result = write(&mut self.made);
+        let end = self.made.len();
+        if end > start {
+            match self.pieces.last_mut() {
+                Some(Piece::Made(last)) if last.end == start => last.end = end,
+                _ => self.pieces.push(Piece::Made(start..end)),
+            }
+            self.staged += end - start;
+        }
+        result
+    }
+
+    /// Forgets everything staged: nobody is there to read it.
+    pub fn discard(&mut self) {
+        self.pieces.clear();
+        self.made.clear();
+        self.staged = 0;
+        self.settle();
+    }
+
+    /// Forgets everything read and staged.
+    pub fn clear(&mut self) {
+        self.discard();
+        if let Some(buf) = self.buf.take() {
+            self.buffers.take_back(buf);
+        }
+        self.walked = 0;
+        self.closed = false;
+    }
+
+    /// Reads once into the free part of the buffer. To be called only with nothing staged.
+    /// `Ready(Ok(0))` = the sender has closed its side, or the buffer is full of one message.
+    ///
+    /// Cancel safe: a byte is either in the lane or still in the socket.
+    pub fn poll_fill<R: Readable + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+    ) -> Poll<io::Result<usize>> {
+        if self.closed {
+            return Poll::Ready(Ok(0));
+        }
+        // Before a buffer is borrowed for nothing.
+        ready!(from.poll_readable(cx));
+        self.make_room();
+        let buf = match &mut self.buf {
+            Some(buf) => buf,
+            none => none.insert(self.buffers.lend(self.size)),
+        };
+        let room = buf.data.len() - buf.end;
+        let mut free = ReadBuf::new(&mut buf.data[buf.end..]);
+        let polled = Pin::new(from).poll_read(cx, &mut free);
+        let n = free.filled().len();
+        if polled.is_pending() {
+            self.settle();
+            return Poll::Pending;
+        }
+        if let Err(error) = ready!(polled) {
+            self.settle();
+            return Poll::Ready(Err(error));
+        }
+        buf.end += n;
+        self.closed = n == 0 && room > 0;
+        self.adapt(n, room);
+        if n == 0 {
+            self.settle();
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    /// The next buffer's size: long reads want a large one, short ones a small one.
+    fn adapt(&mut self, n: usize, room: usize) {
+        if n >= LONG_READ || n == room {
+            self.size = if n >= LONG_READ { Size::Large } else { self.size.max(Size::Middle) };
+        } else if n < LONG_READ / 4 {
+            self.size = Size::Small;
+        }
+    }
+
+    /// Makes room behind an incomplete message: moves it to the front, or to a larger buffer.
+    fn make_room(&mut self) {
+        let Some(buf) = &mut self.buf else { return };
+        if buf.end < buf.data.len() && !(buf.size() < self.size && self.walked == buf.end) {
+            return;
+        }
+        let rest = self.walked..buf.end;
+        if rest.start == 0 && buf.size() < Size::Middle {
+            let mut larger = self.buffers.lend(self.size.max(Size::Middle));
+            larger.data[..rest.len()].copy_from_slice(&buf.data[rest.clone()]);
+            larger.end = rest.len();
+            let full = std::mem::replace(buf, larger);
+            self.buffers.take_back(full);
+        } else {
+            buf.data.copy_within(rest.clone(), 0);
+            buf.end = rest.len();
+        }
+        self.walked = 0;
+    }
+
+    /// Gives the buffer back once nothing in it is needed.
+    fn settle(&mut self) {
+        if self.staged == 0
+            && let Some(buf) = self.buf.take_if(|buf| self.walked == buf.end)
+        {
+            self.buffers.take_back(buf);
+            self.walked = 0;
+        }
+    }
+
+    /// Writes what is staged, as much as the socket takes.
+    ///
+    /// Cancel safe: a byte is either still staged or in the socket.
+    pub fn poll_flush<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut W,
+    ) -> Poll<io::Result<()>> {
+        while self.staged > 0 {
+            let n = ready!(self.poll_write(cx, to))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(n);
+        }
+        self.made.clear();
+        self.settle();
+        Poll::Ready(Ok(()))
+    }
+
+    fn slice(&self, piece: &Piece) -> &[u8] {
+        match piece {
+            Piece::Span(range) => self.buf.as_ref().map_or(&[], |buf| &buf.data[range.clone()]),
+            Piece::Made(range) => &self.made[range.clone()],
+        }
+    }
+
+    fn poll_write<W: AsyncWrite + Unpin>(&self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<usize>> {
+        if let [piece] = &self.pieces[..] {
+            return Pin::new(to).poll_write(cx, self.slice(piece));
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let count = self.pieces.len().min(SLICES);
+        for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+            *slice = IoSlice::new(self.slice(piece));
+        }
+        Pin::new(to).poll_write_vectored(cx, &slices[..count])
+    }
+
+    fn advance(&mut self, mut n: usize) {
+        self.staged -= n;
+        let mut gone = 0;
+        for piece in &mut self.pieces {
+            let (Piece::Span(range) | Piece::Made(range)) = piece;
+            let taken = n.min(range.len());
+            range.start += taken;
+            n -= taken;
+            if range.start < range.end {
+                break;
+            }
+            gone += 1;
+        }
+        self.pieces.drain(..gone);
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        if let Some(buf) = self.buf.take() {
+            self.buffers.take_back(buf);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn fill(lane: &mut Lane, from: &mut (impl Readable + Unpin)) -> usize {
+        std::future::poll_fn(|cx| lane.poll_fill(cx, from)).await.unwrap()
+    }
+
+    async fn flush(lane: &mut Lane, to: &mut (impl AsyncWrite + Unpin)) {
+        std::future::poll_fn(|cx| lane.poll_flush(cx, to)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_drained_lane_owns_no_buffer() {
+        let (mut near, mut far) = tokio::io::duplex(1024);
+        let mut lane = Lane::new(Buffers::default());
+        far.write_all(b"hello").await.unwrap();
+        assert_eq!(fill(&mut lane, &mut near).await, 5);
+        assert_eq!(lane.unwalked(), b"hello");
+        lane.pass(2);
+        lane.skip(2);
+        lane.put(b"-");
+        lane.pass(1);
+        flush(&mut lane, &mut near).await;
+        let mut got = [0; 4];
+        far.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"he-o");
+        assert!(lane.buf.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_message_larger_than_the_buffer_is_held_up_to_the_middle_size() {
+        let (mut near, mut far) = tokio::io::duplex(1 << 20);
+        let mut lane = Lane::new(Buffers::default());
+        far.write_all(&vec![7; Lane::HELD + 1]).await.unwrap();
+        while lane.unwalked().len() <= Lane::HELD {
+            assert!(fill(&mut lane, &mut near).await > 0);
+        }
+        assert!(!lane.is_closed());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+        /// Whatever is passed, skipped and put arrives in order, through any pipe width.
+        #[test]
+        fn bytes_keep_their_order(
+            steps in prop::collection::vec((0..3u8, 1..9000usize), 1..40),
+            width in 1..4096usize,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let (mut source, mut feeder) = tokio::io::duplex(1 << 20);
+                let (mut sink, mut reader) = tokio::io::duplex(width);
+                let mut lane = Lane::new(Buffers::default());
+                let total: usize = steps.iter().map(|step| step.1).sum();
+                let bytes: Vec<u8> = (0..total).map(|i| (i % 251) as u8).collect();
+                let mut expected = Vec::new();
+                let got = tokio::spawn(async move {
+                    let mut got = Vec::new();
+                    reader.read_to_end(&mut got).await.unwrap();
+                    got
+                });
+                feeder.write_all(&bytes).await.unwrap();
+                drop(feeder);
+                let mut at = 0;
+                for (what, mut n) in steps {
+                    if what == 2 {
+                        lane.put(&bytes[at..at + n]);
+                        expected.extend_from_slice(&bytes[at..at + n]);
+                    }
+                    while n > 0 {
+                        let there = lane.unwalked().len().min(n);
+                        if there == 0 {
+                            flush(&mut lane, &mut sink).await;
+                            fill(&mut lane, &mut source).await;
+                            continue;
+                        }
+                        if what == 0 {
+                            lane.pass(there);
+                            expected.extend_from_slice(&bytes[at..at + there]);
+                        } else {
+                            lane.skip(there);
+                        }
+                        at += there;
+                        n -= there;
+                    }
+                }
+                flush(&mut lane, &mut sink).await;
+                drop(sink);
+                assert_eq!(got.await.unwrap(), expected);
+            });
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Where clients connect: TCP listeners and PostgreSQL's Unix socket, and one accept that never
+//! gives up.
+//!
+//! What happens with an accepted stream, and how many there may be, is decided by the caller.
+
+use super::stream::Stream;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::{TcpListener, UnixListener};
+
+/// Connections the kernel may hold for us; it is cut to `net.core.somaxconn`.
+const BACKLOG: i32 = 1024;
+/// Rest after an accept that failed for want of descriptors or memory: sessions must end first,
+/// and asking again at once would only burn the processor they need for it.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A socket that clients connect to.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// `.s.PGSQL.<port>`, removed on drop.
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a Unix socket; dropping it removes the file if it is still the one we made.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: another process may have replaced the file since.
+    identity: (u64, u64),
+}
+
+impl Listener {
+    /// Listens on a TCP address. Must run inside a tokio runtime.
+    ///
+    /// TCP_NODELAY and keepalive are set here, on the listening socket, because accepted sockets
+    /// inherit them: that saves two system calls per connection.
+    ///
+    /// # Errors
+    /// Those of socket, bind and listen, such as `AddrInUse`.
+    pub fn tcp(address: SocketAddr) -> io::Result<Listener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_keepalive(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(Listener::Tcp(TcpListener::from_std(socket.into())?))
+    }
+
+    /// Listens on `dir/.s.PGSQL.<port>`, open to every local user as PostgreSQL's default
+    /// `unix_socket_permissions` is. Must run inside a tokio runtime.
+    ///
+    /// A socket file on which nobody listens, left behind by a process that was killed, is
+    /// replaced. Two processes that start in the same instant on the same path may both see it
+    /// so; unlike PostgreSQL we keep no lock file, since the TCP port usually settles who lives.
+    ///
+    /// # Errors
+    /// `AddrInUse` if somebody listens there or the file is not a socket, and those of bind.
+    pub fn unix(dir: &Path, port: u16) -> io::Result<Listener> {
+        let path = socket_path(dir, port);
+        remove_stale(&path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&socket2::SockAddr::unix(&path)?)?;
+        let meta = std::fs::symlink_metadata(&path)?;
+        let file = SocketFile { identity: (meta.dev(), meta.ino()), path };
+        std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o777))?;
+        socket.listen(BACKLOG)?;
+        Ok(Listener::Unix(UnixListener::from_std(socket.into())?, file))
+    }
+
+    /// Where it listens, for logs: `ip:port` (the real port if 0 was asked for) or the path.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match self {
+            Listener::Tcp(tcp) => tcp.local_addr().map_or_else(|_| "unknown".into(), |a| a.to_string()),
+            Listener::Unix(_, file) => file.path.display().to_string(),
+        }
+    }
+
+    /// The next client and its printable address. Cancel safe.
+    ///
+    /// Never fails: a client that is gone again is skipped, and when the process is out of
+    /// descriptors or memory it rests 100 ms between attempts, with one warning.
+    pub async fn accept(&self) -> (Stream, String) {
+        let mut warned = false;
+        loop {
+            let error = match self.accept_once().await {
+                Ok(accepted) => return accepted,
+                Err(error) => error,
+            };
+            if is_of_one_client(&error) {
+                continue;
+            }
+            if !warned {
+                tracing::warn!(address = %self.address(), %error, "cannot accept connections for now");
+                warned = true;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn accept_once(&self) -> io::Result<(Stream, String)> {
+        match self {
+            Listener::Tcp(tcp) => {
+                let (stream, address) = tcp.accept().await?;
+                Ok((Stream::Tcp(stream), address.to_string()))
+            }
+            Listener::Unix(unix, _) => {
+                let stream = Stream::Unix(unix.accept().await?.0);
+                let peer = stream.peer();
+                Ok((stream, peer))
+            }
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours =
+            std::fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity);
+        if ours {
+            // Nothing is left to do about a failure; the next start finds the file stale.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The path libpq looks for when its host is a directory.
+#[must_use]
+pub fn socket_path(dir: &Path, port: u16) -> PathBuf {
+    dir.join(format!(".s.PGSQL.{port}"))
+}
+
+/// Whether an accept failed because of the client alone, so that the next may succeed at once.
+fn is_of_one_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// Removes a socket file that refuses connections.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let meta = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let refuses = meta.file_type().is_socket()
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if !refuses {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    std::fs::remove_file(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::{TcpStream, UnixStream};
+
+    #[tokio::test]
+    async fn accepted_tcp_streams_inherit_their_options() {
+        let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let client = TcpStream::connect(listener.address()).await.unwrap();
+        let (stream, peer) = listener.accept().await;
+        assert_eq!(peer, client.local_addr().unwrap().to_string());
+        let Stream::Tcp(tcp) = &stream else { panic!("not TCP") };
+        assert!(tcp.nodelay().unwrap());
+        assert!(socket2::SockRef::from(tcp).keepalive().unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_unix_socket_is_open_to_all_and_goes_away_with_the_listener() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".s.PGSQL.6432");
+        let listener = Listener::unix(dir.path(), 6432).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o777);
+        let _client = UnixStream::connect(&path).await.unwrap();
+        let (_stream, peer) = listener.accept().await;
+        assert_eq!(peer, format!("unix({})", std::process::id()));
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_but_a_live_one_and_a_file_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".s.PGSQL.6432");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "std leaves the file behind, as a killed process does");
+        let first = Listener::unix(dir.path(), 6432).unwrap();
+
+        let second = Listener::unix(dir.path(), 6432).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        assert!(path.exists());
+
+        // Replaced under our feet: dropping the old listener must not remove the new file.
+        std::fs::remove_file(&path).unwrap();
+        let _newer = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        drop(first);
+        assert!(path.exists());
+
+        let plain = dir.path().join(".s.PGSQL.1");
+        std::fs::write(&plain, "precious").unwrap();
+        assert_eq!(Listener::unix(dir.path(), 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::read(&plain).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn only_errors_of_one_client_are_retried_at_once() {
+        assert!(is_of_one_client(&io::ErrorKind::ConnectionAborted.into()));
+        let emfile = io::Error::from_raw_os_error(24);
+        assert!(!is_of_one_client(&emfile));
+    }
+}

@@ -1,0 +1,248 @@
+//! One type for both kinds of socket, so that sessions and backends need not be generic.
+//!
+//! It adds to tokio's sockets what a pooler needs of them: a look at an idle connection that costs
+//! no system call ([`Stream::quiet`]), a printable peer, and the socket options of a long-lived
+//! connection. It buffers nothing.
+
+use socket2::{SockRef, TcpKeepalive};
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// Silence after which the kernel starts probing a server connection.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// Between two probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Unanswered probes after which the connection is dead.
+const KEEPALIVE_RETRIES: u32 = 3;
+/// How long data we sent may stay unacknowledged before the connection is dead. As long as the
+/// probes take, because on Linux this bound also ends the probing.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A connected socket.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP, with TCP_NODELAY.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+}
+
+/// What one look at an idle connection shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quiet {
+    /// Open, and nothing to read.
+    Yes,
+    /// The peer sent something; it is still there to be read.
+    Bytes,
+    /// Closed by the peer, or broken.
+    Closed,
+}
+
+impl Stream {
+    /// Who is on the other side: `ip:port`, or `unix(PID)` as far as the kernel tells.
+    #[must_use]
+    pub fn peer(&self) -> String {
+        match self {
+            Stream::Tcp(tcp) => match tcp.peer_addr() {
+                Ok(address) => address.to_string(),
+                Err(_) => "unknown".to_owned(), // already disconnected
+            },
+            Stream::Unix(unix) => match unix.peer_cred().ok().and_then(|cred| cred.pid()) {
+                Some(pid) => format!("unix({pid})"),
+                None => "unix".to_owned(),
+            },
+        }
+    }
+
+    /// Whether the other side is on this machine.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Stream::Tcp(tcp) => tcp.peer_addr().is_ok_and(|address| address.ip().is_loopback()),
+            Stream::Unix(_) => true,
+        }
+    }
+
+    /// Looks at a connection that should be idle, without waiting and without taking a byte.
+    ///
+    /// Costs no system call while the reactor has seen no event on the socket, so an event that is
+    /// still in the kernel's queue is missed: a peer that closes in the same instant is found by
+    /// the first write or read instead.
+    #[must_use]
+    pub fn quiet(&self) -> Quiet {
+        let mut byte = [MaybeUninit::<u8>::uninit()];
+        let seen = match self {
+            Stream::Tcp(tcp) => tcp.try_io(Interest::READABLE, || SockRef::from(tcp).peek(&mut byte)),
+            Stream::Unix(unix) => unix.try_io(Interest::READABLE, || SockRef::from(unix).peek(&mut byte)),
+        };
+        match seen {
+            Ok(0) => Quiet::Closed,
+            Ok(_) => Quiet::Bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Quiet::Yes,
+            Err(_) => Quiet::Closed,
+        }
+    }
+
+    /// Waits until there may be something to read. Cancel safe; may wake without cause.
+    ///
+    /// # Errors
+    /// Those of the reactor, at shutdown of the runtime.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Stream::Tcp(tcp) => tcp.readable().await,
+            Stream::Unix(unix) => unix.readable().await,
+        }
+    }
+
+    /// Writes what the socket takes at once.
+    ///
+    /// # Errors
+    /// `WouldBlock` if it takes nothing, and those of the socket.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(tcp) => tcp.try_write(bytes),
+            Stream::Unix(unix) => unix.try_write(bytes),
+        }
+    }
+
+    /// Socket options of a connection to a server: no delay of small writes, and a peer that
+    /// vanished without a word is noticed within about a minute.
+    ///
+    /// # Errors
+    /// Those of setsockopt.
+    pub(crate) fn tune_for_server(&self) -> io::Result<()> {
+        let Stream::Tcp(tcp) = self else { return Ok(()) };
+        tcp.set_nodelay(true)?;
+        let socket = SockRef::from(tcp);
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new()
+                .with_time(KEEPALIVE_IDLE)
+                .with_interval(KEEPALIVE_INTERVAL)
+                .with_retries(KEEPALIVE_RETRIES),
+        )?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        Ok(())
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Stream::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Stream::Unix(unix) => Pin::new(unix).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Stream::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Stream::Tcp(tcp) => tcp.is_write_vectored(),
+            Stream::Unix(unix) => unix.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Stream::Unix(unix) => Pin::new(unix).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    async fn tcp_pair() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Stream::Tcp(ours), listener.accept().await.unwrap().0)
+    }
+
+    async fn looks(mut ours: Stream, mut theirs: impl AsyncWrite + Unpin) {
+        assert_eq!(ours.quiet(), Quiet::Yes);
+        theirs.write_all(b"ab").await.unwrap();
+        ours.readable().await.unwrap();
+        assert_eq!(ours.quiet(), Quiet::Bytes);
+        assert_eq!(ours.quiet(), Quiet::Bytes, "a look takes nothing");
+        let mut buf = [0; 8];
+        assert_eq!(ours.read(&mut buf).await.unwrap(), 2);
+        assert_eq!(ours.quiet(), Quiet::Yes);
+        drop(theirs);
+        ours.readable().await.unwrap();
+        assert_eq!(ours.quiet(), Quiet::Closed);
+    }
+
+    #[tokio::test]
+    async fn a_look_tells_silence_bytes_and_end_apart() {
+        let (ours, theirs) = tcp_pair().await;
+        looks(ours, theirs).await;
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        looks(Stream::Unix(ours), theirs).await;
+    }
+
+    #[tokio::test]
+    async fn server_connections_have_their_options_and_peers_a_name() {
+        let (ours, theirs) = tcp_pair().await;
+        ours.tune_for_server().unwrap();
+        let Stream::Tcp(tcp) = &ours else { unreachable!() };
+        assert!(tcp.nodelay().unwrap());
+        let socket = SockRef::from(tcp);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+        assert_eq!(ours.peer(), theirs.local_addr().unwrap().to_string());
+
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert_eq!(Stream::Unix(ours).peer(), format!("unix({})", std::process::id()));
+    }
+
+    #[tokio::test]
+    async fn both_kinds_write_several_slices_at_once() {
+        let (ours, _theirs) = tcp_pair().await;
+        assert!(ours.is_write_vectored());
+        let (mut ours, mut theirs) =
+            UnixStream::pair().map(|(a, b)| (Stream::Unix(a), Stream::Unix(b))).unwrap();
+        assert!(ours.is_write_vectored());
+        let slices = [io::IoSlice::new(b"ab"), io::IoSlice::new(b"cd")];
+        assert_eq!(ours.write_vectored(&slices).await.unwrap(), 4);
+        let mut buf = [0; 4];
+        theirs.read_exact(&mut buf).await.unwrap();
+        assert_eq!(&buf, b"abcd");
+    }
+}
