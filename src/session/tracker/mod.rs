@@ -1,1 +1,560 @@
-//! The op queue.
+//! The op queue: which replies are outstanding on one backend, in order (wire.md A3).
+//!
+//! Pure. It is told every header that crosses in either direction and answers what to do with it:
+//! pass it, leave it out, hold it, or give up. It knows the transaction status, skip-until-Sync,
+//! COPY, messages that Bursar injected and replies that Bursar made up, and so it alone says when a
+//! lease may end. A counter of Sync against ReadyForQuery is not enough: after an error in an
+//! extended message the server skips everything up to Sync, Query included, and COPY IN swallows
+//! Syncs.
+//!
+//! ```text
+//!                 ┌────────── Z pops Q, F, S ───────────┐
+//!   client ──▶ [ P B D E C S Q F … ] ──▶ front: whose reply comes next
+//!                 └ E in P B D E C: sweep up to S, or `skipping` if no S was sent yet
+//!
+//!   copy: None ──G──▶ Open ──c,f──▶ Closing ──C──▶ None        (E from anywhere: None)
+//!   a Sync sent while Open is swallowed, unless the COPY had failed before the server read it
+//! ```
+//!
+//! Which of the two it was shows only later. If something else was sent behind such Syncs, its first
+//! reply ends the doubt: until then up to so many ReadyForQuery may come that answer them (`slack`).
+//! If nothing was, the tracker asks for a marker (Sync, Close, Sync) and counts what comes before
+//! its CloseComplete. Either way the client sees what PostgreSQL sends, and nothing else.
+//!
+//! Session state (names, settings, tags) is not kept here.
+
+mod op;
+#[cfg(test)]
+mod tests;
+
+use crate::wire::backend::{TxStatus, error_field, ready_for_query};
+use crate::wire::frontend::Kind;
+use bytes::{Bytes, BytesMut};
+pub use op::{Injected, Op, OpKind};
+use std::collections::VecDeque;
+
+/// Outstanding ops above which the client is not read any further.
+pub const MAX_OPS: usize = 4096;
+
+/// What to do with a client message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Take {
+    /// Send it to the backend.
+    Forward,
+    /// Leave it out: the server would ignore it.
+    Drop,
+    /// Keep it unread until more of the server's replies are in.
+    Hold,
+}
+
+/// What to do with a server message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Give {
+    /// Send it to the client.
+    Pass,
+    /// It answers something that Bursar injected, or nobody asked for it.
+    Suppress,
+    /// An injected segment failed; the message is for Bursar, not for the client.
+    InjectedError,
+    /// A ReadyForQuery that may belong to Bursar's marker: keep it back, and send the one kept
+    /// back before, if any.
+    Withhold,
+    /// The marker is through: drop the ReadyForQuery kept back.
+    DropWithheld,
+}
+
+/// The backend's replies do not match what was sent: nothing on this connection can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unexpected message {0:#04x} from the server")]
+pub struct Desync(pub u8);
+
+/// Where a COPY stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copy {
+    None,
+    /// The server reads data; CopyDone or CopyFail has not been sent yet.
+    Open,
+    /// CopyDone or CopyFail is on its way; what follows is no longer swallowed.
+    Closing,
+    /// COPY OUT, or both ways (replication).
+    Out,
+}
+
+/// Resolving which Syncs a failed COPY IN swallowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Marker {
+    None,
+    /// A simple-protocol COPY failed with Syncs unresolved: the marker goes out after its `Z`.
+    AfterReady,
+    /// To be sent now. `extended`: the COPY was an extended one, so that without a ReadyForQuery of
+    /// its own the client is still skipping.
+    Due {
+        extended: bool,
+    },
+    /// Sent; so many ReadyForQuery messages have come since.
+    Sent {
+        extended: bool,
+        ready: u32,
+    },
+    /// Its CloseComplete is in; only its last ReadyForQuery is to come.
+    Closing {
+        skipping: bool,
+    },
+}
+
+/// The op queue of one session. See the module's page.
+#[derive(Debug)]
+pub struct Tracker {
+    ops: VecDeque<Op>,
+    made_up: VecDeque<MadeUp>,
+    status: TxStatus,
+    skipping: bool,
+    unsynced: bool,
+    copy: Copy,
+    /// Syncs that went into the COPY IN before any data: swallowed, unless a timeout or a cancel
+    /// ended it first.
+    early_syncs: u32,
+    /// Syncs that went in behind data: swallowed, unless that data made the COPY fail.
+    late_syncs: u32,
+    /// The COPY IN has had data, or its end.
+    copy_data: bool,
+    /// The server is closing: whatever it still says is the client's.
+    doomed: bool,
+    /// The front op has failed; its ReadyForQuery is to come.
+    failed_query: bool,
+    /// ReadyForQuery messages that may come without an op of their own.
+    slack: u32,
+    marker: Marker,
+    /// Swept ops that the session wanted to hear about.
+    swept: usize,
+}
+
+/// A reply that Bursar answers itself, waiting for its turn.
+#[derive(Debug, Clone)]
+struct MadeUp {
+    bytes: Bytes,
+    ready: bool,
+}
+
+impl Default for Tracker {
+    fn default() -> Self {
+        Tracker {
+            ops: VecDeque::new(),
+            made_up: VecDeque::new(),
+            status: TxStatus::Idle,
+            skipping: false,
+            unsynced: false,
+            copy: Copy::None,
+            early_syncs: 0,
+            late_syncs: 0,
+            copy_data: false,
+            doomed: false,
+            failed_query: false,
+            slack: 0,
+            marker: Marker::None,
+            swept: 0,
+        }
+    }
+}
+
+impl Tracker {
+    /// The transaction status as of the last ReadyForQuery.
+    #[must_use]
+    pub fn status(&self) -> TxStatus {
+        self.status
+    }
+
+    /// Whether the server owes a reply, or is reading COPY data.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.ops.is_empty() || self.copy != Copy::None || self.marker != Marker::None
+    }
+
+    /// Whether the client's messages are ignored up to its next Sync.
+    #[must_use]
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// Whether extended messages were sent that no Sync has closed yet.
+    #[must_use]
+    pub fn is_unsynced(&self) -> bool {
+        self.unsynced
+    }
+
+    /// Whether the server reads COPY data and nobody has told it the end yet.
+    #[must_use]
+    pub fn is_copying_in(&self) -> bool {
+        self.copy == Copy::Open
+    }
+
+    /// Whether the next reply belongs to something that Bursar injected: a cancel now would hit
+    /// Bursar's own work.
+    #[must_use]
+    pub fn is_injected(&self) -> bool {
+        self.marker != Marker::None || self.ops.front().is_some_and(|op| op.injected.is_some())
+    }
+
+    /// Whether the lease may end (wire.md A4): nothing outstanding, not in a transaction.
+    /// Meant to be asked after a ReadyForQuery.
+    #[must_use]
+    pub fn may_release(&self) -> bool {
+        self.status == TxStatus::Idle && !self.is_busy() && !self.skipping && !self.unsynced
+    }
+
+    /// The op whose reply comes next.
+    #[must_use]
+    pub fn front(&self) -> Option<&Op> {
+        self.ops.front()
+    }
+
+    /// Whether no message can be taken until more of the server's replies are in.
+    #[must_use]
+    pub fn would_hold(&self) -> bool {
+        self.marker != Marker::None || self.ops.len() >= MAX_OPS
+    }
+
+    /// A client message is about to be sent. For Describe, `statement` says whether it names a
+    /// statement (and not a portal). `noted` and `local_settings` are kept with the op.
+    pub fn client(&mut self, kind: Kind, statement: bool, noted: bool, local_settings: bool) -> Take {
+        match kind {
+            Kind::CopyData | Kind::CopyDone | Kind::CopyFail => return self.copy_message(kind),
+            Kind::Terminate => return Take::Forward,
+            _ => {}
+        }
+        if self.would_hold() {
+            return Take::Hold;
+        }
+        if self.copy == Copy::Open && matches!(kind, Kind::Sync | Kind::Flush) {
+            // The server swallows both while it reads data. A Flush has no reply either way. A Sync
+            // has one if the COPY has just failed, so the server must see it and be believed.
+            if kind == Kind::Flush {
+                return Take::Drop;
+            }
+            *if self.copy_data { &mut self.late_syncs } else { &mut self.early_syncs } += 1;
+            return Take::Forward;
+        }
+        if self.skipping && kind != Kind::Sync {
+            return Take::Drop;
+        }
+        let op = match kind {
+            Kind::Sync => {
+                self.skipping = false;
+                self.unsynced = false;
+                OpKind::Sync
+            }
+            Kind::Flush => return Take::Forward,
+            Kind::Query => OpKind::Query,
+            Kind::FunctionCall => OpKind::Function,
+            Kind::Parse => OpKind::Parse,
+            Kind::Bind => OpKind::Bind,
+            Kind::Describe if statement => OpKind::DescribeStatement,
+            Kind::Describe => OpKind::DescribePortal,
+            Kind::Execute => OpKind::Execute,
+            Kind::Close => OpKind::Close,
+            Kind::CopyData | Kind::CopyDone | Kind::CopyFail | Kind::Terminate => return Take::Forward,
+        };
+        match op {
+            // A Query or FunctionCall joins the implicit transaction of unsynced messages and
+            // commits it.
+            OpKind::Query | OpKind::Function => self.unsynced = false,
+            op if op.is_extended() => self.unsynced = true,
+            _ => {}
+        }
+        self.ops.push_back(Op { noted, local_settings, ..Op::new(op) });
+        Take::Forward
+    }
+
+    fn copy_message(&mut self, kind: Kind) -> Take {
+        match self.copy {
+            Copy::Open => {
+                self.copy_data = true;
+                if kind != Kind::CopyData {
+                    self.copy = Copy::Closing;
+                }
+                Take::Forward
+            }
+            // A COPY may be about to begin (its CopyInResponse is not in yet), or the one before is
+            // about to end: only the server's next replies say whether this is data or noise.
+            _ if self.marker != Marker::None || self.may_copy() => Take::Hold,
+            _ => Take::Drop,
+        }
+    }
+
+    fn may_copy(&self) -> bool {
+        self.ops.iter().any(|op| matches!(op.kind, OpKind::Query | OpKind::Execute) && !op.made_up)
+    }
+
+    /// Bursar sends a message of its own ahead of the client's: its replies are left out.
+    pub fn inject(&mut self, kind: OpKind, what: Injected) {
+        self.ops.push_back(Op { injected: Some(what), noted: what == Injected::InPlace, ..Op::new(kind) });
+    }
+
+    /// Bursar answers a client message itself: `bytes`, and a ReadyForQuery with the status of that
+    /// moment if `ready`. Returns what can be sent at once, which is nothing while replies to
+    /// earlier messages are outstanding.
+    pub fn answer(&mut self, kind: OpKind, bytes: Bytes, ready: bool, out: &mut BytesMut) {
+        self.ops.push_back(Op { made_up: true, ..Op::new(kind) });
+        self.made_up.push_back(MadeUp { bytes, ready });
+        self.emit(out);
+    }
+
+    /// Sends every made-up reply whose turn has come.
+    fn emit(&mut self, out: &mut BytesMut) {
+        while self.ops.front().is_some_and(|op| op.made_up) {
+            self.ops.pop_front();
+            if let Some(reply) = self.made_up.pop_front() {
+                out.extend_from_slice(&reply.bytes);
+                if reply.ready {
+                    ready_for_query(out, self.status);
+                }
+            }
+        }
+    }
+
+    /// Bursar raises an error of its own in an extended message, now or ([`Tracker::answer`]) when its
+    /// turn comes: the client's messages are ignored up to its Sync, as PostgreSQL would.
+    pub fn skip_to_sync(&mut self) {
+        self.skipping = true;
+    }
+
+    /// A Sync that no server needs to see (nothing was sent): ends skipping.
+    pub fn sync_here(&mut self) {
+        self.skipping = false;
+        self.unsynced = false;
+    }
+
+    /// Whether rows that arrive now are the client's.
+    #[must_use]
+    pub fn expects_rows(&self) -> bool {
+        let front = self.ops.front();
+        front.is_some_and(|op| matches!(op.kind, OpKind::Query | OpKind::Execute) && op.injected.is_none())
+    }
+
+    /// Rows have arrived where [`Tracker::expects_rows`]: the same as telling each to
+    /// [`Tracker::server`].
+    pub fn had_reply(&mut self) {
+        self.slack = 0;
+    }
+
+    /// A server message has arrived. `body` is its first bytes, as many as [`wants`] asks for (or fewer where the message is shorter).
+    /// Made-up replies whose turn has come are appended to `out`, to be sent after this message.
+    ///
+    /// # Errors
+    /// [`Desync`] when the message answers nothing that was sent; the backend must be closed.
+    #[inline]
+    pub fn server(&mut self, kind: u8, body: &[u8], out: &mut BytesMut) -> Result<Give, Desync> {
+        if self.doomed {
+            return Ok(Give::Pass);
+        }
+        if kind == b'D' {
+            // Rows are nearly all there is: decide them first.
+            return match self.ops.front() {
+                Some(op) if op.injected.is_some() => Ok(Give::Suppress),
+                Some(Op { kind: OpKind::Query | OpKind::Execute, .. }) => {
+                    self.slack = 0;
+                    Ok(Give::Pass)
+                }
+                _ => Err(Desync(kind)),
+            };
+        }
+        let give = match kind {
+            b'N' | b'S' | b'A' => return Ok(self.asynchronous()),
+            b'Z' => self.ready(body)?,
+            b'E' => self.error(body)?,
+            _ if self.marker != Marker::None && kind == b'3' => self.marker_reply()?,
+            _ => self.reply(kind)?,
+        };
+        self.emit(out);
+        Ok(give)
+    }
+
+    fn asynchronous(&self) -> Give {
+        if self.is_injected() { Give::Suppress } else { Give::Pass }
+    }
+
+    /// A reply to the front op that is neither E nor Z nor D (table A3).
+    fn reply(&mut self, kind: u8) -> Result<Give, Desync> {
+        let front = *self.ops.front().ok_or(Desync(kind))?;
+        let pops = match (kind, front.kind) {
+            (b'1', OpKind::Parse) | (b'2', OpKind::Bind) | (b'3', OpKind::Close) => true,
+            (b't', OpKind::DescribeStatement) => false,
+            (b'T' | b'n', OpKind::DescribeStatement | OpKind::DescribePortal) => true,
+            (b'T', OpKind::Query) => false,
+            (b'C' | b'I', OpKind::Execute) | (b's', OpKind::Execute) => true,
+            (b'C' | b'I', OpKind::Query) => false,
+            (b'V', OpKind::Function) => false,
+            (b'G', OpKind::Query | OpKind::Execute) => {
+                self.copy = Copy::Open;
+                self.copy_data = false;
+                self.swallow_syncs();
+                false
+            }
+            (b'H' | b'W', OpKind::Query | OpKind::Execute) => {
+                self.copy = Copy::Out;
+                false
+            }
+            (b'd' | b'c', OpKind::Query | OpKind::Execute) if self.copy == Copy::Out => false,
+            _ => return Err(Desync(kind)),
+        };
+        if kind == b'C' && self.copy != Copy::None {
+            self.copy = Copy::None;
+            // All of them were read as part of the data, and ignored.
+            (self.early_syncs, self.late_syncs) = (0, 0);
+        }
+        self.slack = 0;
+        if pops {
+            self.ops.pop_front();
+        }
+        Ok(if front.injected.is_some() { Give::Suppress } else { Give::Pass })
+    }
+
+    /// COPY IN has begun: Syncs already sent behind it will be read as part of the data.
+    fn swallow_syncs(&mut self) {
+        let before = self.ops.len();
+        let mut first = true;
+        self.ops.retain(|op| std::mem::take(&mut first) || op.kind != OpKind::Sync || op.made_up);
+        self.early_syncs += (before - self.ops.len()) as u32;
+        if before != self.ops.len() {
+            // The client's Sync did not end the implicit transaction after all.
+            self.unsynced = self.ops.front().is_some_and(|op| op.kind == OpKind::Execute);
+        }
+    }
+
+    fn error(&mut self, body: &[u8]) -> Result<Give, Desync> {
+        let front = *self.ops.front().ok_or(Desync(b'E'))?;
+        if self.marker != Marker::None {
+            return Err(Desync(b'E'));
+        }
+        self.slack = 0;
+        let code = error_field(body, b'C');
+        if self.copy == Copy::Open && code == Some(b"08P01") {
+            // Something that is no COPY message was sent in the middle of one: FATAL follows.
+            self.doomed = true;
+            return Ok(Give::Pass);
+        }
+        // Data that is at fault was read, and so was every Sync before it. Class 57 comes from
+        // outside (and from CopyFail).
+        let intervened = code.is_none_or(|code| code.starts_with(b"57"));
+        let early = std::mem::take(&mut self.early_syncs);
+        let doubtful = std::mem::take(&mut self.late_syncs) + if intervened { early } else { 0 };
+        self.copy = Copy::None;
+        self.failed_query = !front.kind.is_extended();
+        if front.kind.is_extended() {
+            let swept = self.sweep();
+            if doubtful > 0 && swept > 1 {
+                // Whether these ran depends on the Syncs before them; nobody can tell any more.
+                return Err(Desync(b'E'));
+            }
+        }
+        if doubtful > 0 {
+            self.doubt(doubtful, front.kind.is_extended());
+        }
+        Ok(match front.injected {
+            Some(Injected::Segment) => Give::InjectedError,
+            _ => Give::Pass,
+        })
+    }
+
+    /// So many Syncs may be answered or not: something sent behind them will tell, or a marker.
+    fn doubt(&mut self, syncs: u32, extended: bool) {
+        let from = usize::from(!extended);
+        if self.ops.iter().skip(from).any(|op| op.kind != OpKind::Sync && !op.made_up) {
+            self.slack = syncs;
+        } else {
+            self.marker = if extended { Marker::Due { extended } } else { Marker::AfterReady };
+        }
+    }
+
+    /// After an error in an extended message the server ignores everything up to Sync. Returns how
+    /// many ops that were.
+    fn sweep(&mut self) -> usize {
+        let mut count = 0;
+        while let Some(op) = self.ops.front() {
+            if op.kind == OpKind::Sync {
+                return count;
+            }
+            count += 1;
+            if op.made_up {
+                self.made_up.pop_front();
+            }
+            self.swept += usize::from(op.noted);
+            self.ops.pop_front();
+        }
+        self.skipping = true;
+        self.unsynced = false;
+        count
+    }
+
+    fn ready(&mut self, body: &[u8]) -> Result<Give, Desync> {
+        self.status = body.first().copied().and_then(TxStatus::of).ok_or(Desync(b'Z'))?;
+        match &mut self.marker {
+            Marker::Sent { ready, .. } => {
+                *ready += 1;
+                return Ok(Give::Withhold);
+            }
+            Marker::Closing { skipping } => {
+                self.skipping = *skipping;
+                self.marker = Marker::None;
+                self.ops.clear();
+                return Ok(Give::DropWithheld);
+            }
+            Marker::None | Marker::AfterReady | Marker::Due { .. } => {}
+        }
+        let op = match self.ops.front() {
+            // Every other op has a reply before its ReadyForQuery.
+            Some(op) if self.slack > 0 && op.kind != OpKind::Sync && !self.failed_query => {
+                self.slack -= 1;
+                return Ok(Give::Pass);
+            }
+            Some(op) if op.kind.is_ready_for_query() && !op.made_up => *op,
+            _ => return Err(Desync(b'Z')),
+        };
+        self.ops.pop_front();
+        self.failed_query = false;
+        if self.marker == Marker::AfterReady {
+            self.marker = Marker::Due { extended: false };
+        }
+        Ok(if op.injected.is_some() { Give::Suppress } else { Give::Pass })
+    }
+
+    /// Whether [`marker_bytes`] must be sent now; to be asked after each server message.
+    #[must_use]
+    pub fn take_marker(&mut self) -> bool {
+        let Marker::Due { extended } = self.marker else { return false };
+        self.marker = Marker::Sent { extended, ready: 0 };
+        true
+    }
+
+    fn marker_reply(&mut self) -> Result<Give, Desync> {
+        let Marker::Sent { extended, ready } = self.marker else { return Err(Desync(b'3')) };
+        // The last of them was the marker's own.
+        self.marker = Marker::Closing { skipping: extended && ready == 1 };
+        Ok(Give::Suppress)
+    }
+
+    /// How many noted ops an error has swept since this was last asked: the session forgets as many
+    /// of the names it had in flight.
+    pub fn take_swept(&mut self) -> usize {
+        std::mem::take(&mut self.swept)
+    }
+}
+
+/// The marker: ends skipping if it still goes on, then a Close that is always acknowledged.
+#[must_use]
+pub fn marker_bytes() -> &'static [u8] {
+    b"S\0\0\0\x04C\0\0\0\x0dS\x01bursar\0S\0\0\0\x04"
+}
+
+/// How many bytes of a server message's body the tracker or its session needs to see. Everything
+/// else streams past. PostgreSQL sends an error's severity and code first, well within this.
+#[must_use]
+pub fn wants(kind: u8, len: usize) -> usize {
+    match kind {
+        b'Z' => 1.min(len),
+        b'E' => len.min(256),
+        b'C' => len.min(64),
+        b'S' => len.min(1024),
+        _ => 0,
+    }
+}

@@ -1,0 +1,70 @@
+//! One outstanding message.
+
+/// What a message will be answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpKind {
+    /// ParseComplete.
+    Parse,
+    /// BindComplete.
+    Bind,
+    /// ParameterDescription, then RowDescription or NoData.
+    DescribeStatement,
+    /// RowDescription or NoData.
+    DescribePortal,
+    /// Rows, then CommandComplete, EmptyQueryResponse or PortalSuspended; or a COPY.
+    Execute,
+    /// CloseComplete.
+    Close,
+    /// ReadyForQuery, perhaps after an error.
+    Sync,
+    /// Results, then ReadyForQuery.
+    Query,
+    /// FunctionCallResponse, then ReadyForQuery.
+    Function,
+}
+
+impl OpKind {
+    /// Whether an error in it makes the server skip to Sync.
+    #[must_use]
+    pub fn is_extended(self) -> bool {
+        !self.is_ready_for_query()
+    }
+
+    /// Whether ReadyForQuery ends it.
+    #[must_use]
+    pub fn is_ready_for_query(self) -> bool {
+        matches!(self, OpKind::Sync | OpKind::Query | OpKind::Function)
+    }
+}
+
+/// Why a message was injected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Injected {
+    /// A segment of its own that ends with ReadyForQuery: an error in it is Bursar's.
+    Segment,
+    /// Part of the client's own segment (its unnamed statement parsed anew): an error in it is the
+    /// client's, at the place where PostgreSQL would raise it.
+    InPlace,
+}
+
+/// One entry of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Op {
+    /// What it will be answered with.
+    pub kind: OpKind,
+    /// Set when Bursar sent it: its replies are left out.
+    pub injected: Option<Injected>,
+    /// Bursar answers it itself when its turn comes.
+    pub made_up: bool,
+    /// The session has a name in flight with it: told by [`super::Tracker::take_swept`] if an error
+    /// sweeps it.
+    pub noted: bool,
+    /// Every SET in its text is SET LOCAL or the like: the tag `SET` leaves no trace.
+    pub local_settings: bool,
+}
+
+impl Op {
+    pub(super) fn new(kind: OpKind) -> Op {
+        Op { kind, injected: None, made_up: false, noted: false, local_settings: false }
+    }
+}

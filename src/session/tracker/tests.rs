@@ -1,0 +1,168 @@
+//! The traces of wire.md A2 as the tracker sees them, and a model test.
+
+use super::*;
+
+/// Plays a script: `>` kinds are sent by the client, `<` kinds come from the server (`Z` takes its
+/// status from the next character). Returns what was forwarded, and what reached the client.
+fn play(script: &str) -> (String, String) {
+    let mut tracker = Tracker::default();
+    let (mut sent, mut seen) = (String::new(), String::new());
+    let mut withheld = None;
+    for word in script.split_whitespace() {
+        let (side, rest) = word.split_at(1);
+        let kind = rest.as_bytes()[0];
+        if side == ">" {
+            let take = tracker.client(Kind::of(kind).unwrap(), rest.ends_with("Ds"), false, false);
+            match take {
+                Take::Forward => sent.push(kind as char),
+                Take::Drop => sent.push('-'),
+                Take::Hold => sent.push('|'),
+            }
+            continue;
+        }
+        let mut out = BytesMut::new();
+        match tracker.server(kind, &rest.as_bytes()[1..], &mut out).unwrap_or_else(|e| panic!("{word}: {e}"))
+        {
+            Give::Pass => seen.push(kind as char),
+            Give::Suppress | Give::InjectedError => seen.push('-'),
+            Give::Withhold => {
+                if withheld.replace(kind).is_some() {
+                    seen.push('Z');
+                }
+            }
+            Give::DropWithheld => withheld = None,
+        }
+        if tracker.take_marker() {
+            sent.push_str("(SCS)");
+        }
+    }
+    let end = if tracker.may_release() { " released" } else { " held" };
+    (sent, seen + end)
+}
+
+fn case(script: &str, sent: &str, seen: &str) {
+    assert_eq!(play(script), (sent.to_owned(), seen.to_owned()), "{script}");
+}
+
+#[test]
+fn simple_queries_release_at_idle_only() {
+    case(">Q <T <D <C <ZI", "Q", "TDCZ released");
+    case(">Q <C <ZT", "Q", "CZ held");
+    case(">Q <I <ZI", "Q", "IZ released");
+    case(">Q <E <ZI", "Q", "EZ released");
+    case(">F <V <ZI", "F", "VZ released");
+}
+
+#[test]
+fn an_error_in_an_extended_message_sweeps_to_sync() {
+    case(">P >B >E >S <E <ZI", "PBES", "EZ released");
+    case(">P >Q >S <E <ZI", "PQS", "EZ released");
+    case(">P >Q <E >Q >P >H >S <ZI", "PQ---S", "EZ released");
+    case(">P >B >E >S >P >B >E >S <1 <2 <E <ZI <1 <2 <C <ZI", "PBESPBES", "12EZ12CZ released");
+    case(">P >B >E >S <1 <2 <C <E <ZI", "PBES", "12CEZ released");
+}
+
+#[test]
+fn a_query_joins_and_ends_an_unsynced_pipeline() {
+    case(">P >B >E >H <1 <2 <D <C", "PBEH", "12DC held");
+    case(">P >B >E >Q <1 <2 <D <C <T <D <C <ZI", "PBEQ", "12DCTDCZ released");
+}
+
+#[test]
+fn copy_in_swallows_sync_and_flush() {
+    case(">Q <G >d >S >H >c <C <ZI", "QdS-c", "GCZ released");
+    case(">P >B >E >S <1 <2 <G >d >c >S <C <ZI", "PBESdcS", "12GCZ released");
+    case(">Q <G >d >f <E <ZI >d >c", "Qdf--", "GEZ released");
+}
+
+#[test]
+fn copy_data_waits_until_the_copy_is_known() {
+    case(">Q >d <G", "Q|", "G held");
+    case(">Q <E <ZI >d", "Q-", "EZ released");
+    case(">Q <G >c <C >d <G >d", "Qc|d", "GCG held");
+}
+
+#[test]
+fn a_failed_copy_with_syncs_inside_is_resolved_by_a_marker() {
+    // The Sync was read after the failure: it has its own ReadyForQuery.
+    case(">P >B >E <1 <2 <G >d >S <E <ZI <ZI <3 <ZI", "PBEdS(SCS)", "12GEZ- released");
+    // It was swallowed: the client is still skipping, and its next Sync is a real one.
+    case(">P >B >E <1 <2 <G >S >d <E <ZI <3 <ZI >P >S <ZI", "PBESd(SCS)-S", "12GE-Z released");
+    // One inside, one behind.
+    case(">P >B >E <1 <2 <G >d >S >c >S <E <ZI <ZI <ZI <3 <ZI", "PBEdScS(SCS)", "12GEZZ- released");
+    // Where something else follows, its reply tells, whichever it was.
+    case(">P >B >E <1 <2 <G >d >S >c >S >Q <E <ZI <ZI <I <ZI", "PBEdScSQ", "12GEZZIZ released");
+    case(">P >B >E <1 <2 <G >d >S >c >S >Q <E <ZI <I <ZI", "PBEdScSQ", "12GEZIZ released");
+    case(">Q <G >S >f >Q <E <ZI <C <ZT", "QSfQ", "GEZCZ held");
+    case(">Q <G >S >f >Q <E <ZI <ZI <C <ZT", "QSfQ", "GEZZCZ held");
+    // A simple COPY: the failure has its own ReadyForQuery first.
+    case(">Q <G >d >S <E <ZI <ZI <ZI <3 <ZI", "QdS(SCS)", "GEZZ- released");
+}
+
+#[test]
+fn replies_that_answer_nothing_are_a_desync() {
+    let mut out = BytesMut::new();
+    for kind in *b"123CDEGHIKRTVWZnst\0" {
+        assert!(Tracker::default().server(kind, b"I", &mut out).is_err(), "{}", kind as char);
+    }
+    let mut tracker = Tracker::default();
+    tracker.client(Kind::Bind, false, false, false);
+    assert_eq!(tracker.server(b'1', b"", &mut out), Err(Desync(b'1')));
+}
+
+#[test]
+fn asynchronous_messages_pass_at_any_time() {
+    let mut out = BytesMut::new();
+    for kind in *b"NSA" {
+        assert_eq!(Tracker::default().server(kind, b"", &mut out), Ok(Give::Pass));
+    }
+}
+
+#[test]
+fn an_injected_segment_is_invisible() {
+    let mut tracker = Tracker::default();
+    let mut out = BytesMut::new();
+    tracker.inject(OpKind::Query, Injected::Segment);
+    assert_eq!(tracker.client(Kind::Query, false, false, false), Take::Forward);
+    for kind in *b"TDSC" {
+        assert_eq!(tracker.server(kind, b"", &mut out), Ok(Give::Suppress));
+    }
+    assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Suppress));
+    assert_eq!(tracker.server(b'C', b"", &mut out), Ok(Give::Pass));
+    assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Pass));
+    assert!(tracker.may_release());
+}
+
+#[test]
+fn made_up_replies_keep_their_place() {
+    let mut tracker = Tracker::default();
+    let mut out = BytesMut::new();
+    tracker.client(Kind::Query, false, false, false);
+    tracker.answer(OpKind::Query, Bytes::from_static(b"x"), true, &mut out);
+    assert!(out.is_empty());
+    tracker.server(b'C', b"BEGIN\0", &mut out).unwrap();
+    assert!(out.is_empty());
+    tracker.server(b'Z', b"T", &mut out).unwrap();
+    assert_eq!(&out[..], b"xZ\0\0\0\x05T");
+}
+
+#[test]
+fn made_up_replies_are_swept_with_their_pipeline() {
+    let mut tracker = Tracker::default();
+    let mut out = BytesMut::new();
+    tracker.client(Kind::Parse, false, true, false);
+    tracker.answer(OpKind::Parse, Bytes::from_static(b"x"), false, &mut out);
+    tracker.client(Kind::Sync, false, false, false);
+    tracker.server(b'E', b"", &mut out).unwrap();
+    tracker.server(b'Z', b"I", &mut out).unwrap();
+    assert!(out.is_empty());
+    assert_eq!(tracker.take_swept(), 1);
+    assert!(tracker.may_release());
+}
+
+#[test]
+fn ops_are_bounded() {
+    let mut tracker = Tracker::default();
+    let taken = (0..MAX_OPS + 1).map(|_| tracker.client(Kind::Sync, false, false, false));
+    assert_eq!(taken.filter(|take| *take == Take::Forward).count(), MAX_OPS);
+}
