@@ -1,3 +1,347 @@
-//! The async face of the book.
+//! The async face of the book: carries out what it decides.
+//!
+//! [`Pools`] owns the one lock. Under it only pure calls are made; what they return is carried out
+//! after unlocking: a lease is handed to its waiter, a backend put into its store, a dial started in
+//! a task of its own while its client goes on waiting for *any* backend.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`lease`] | a session's hold on a backend, given back by dropping it |
+//! | [`cell`] | what others may know of a session and ask of it |
+//! | [`wait`] | a queued checkout |
+//! | `one` | one pool: its store, its rules, what its backends report |
+//! | `actions` | carrying out what the book decided |
+//! | `levers` | what the console pulls and sees |
+//! | [`janitor`] | deadlines, leaks, idle backends: whatever happens while nobody asks |
+//! | [`events`] | leak events for the log |
+//! | [`view`] | rows for the faces |
+//!
+//! A mutex and not an actor, because a lease must be given back from `Drop`.
 
+mod actions;
+pub mod cell;
+pub mod events;
+pub mod janitor;
+pub mod lease;
+mod levers;
+mod one;
 pub mod view;
+pub mod wait;
+
+use crate::auth::Users;
+use crate::backend::{Object, Store, Target};
+use crate::book::{
+    Action, Book, Checkout, Claim, LeaseId, Outcome, PoolId, Refusal, SessionId, Usage, Warning,
+};
+use crate::clock;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::state::{self};
+use arc_swap::ArcSwap;
+use cell::Cell;
+use lease::Lease;
+pub use one::{Greeting, Pool};
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::sync::{Notify, watch};
+use wait::{Waiter, Waiting};
+
+/// Looks at the store for a backend that another thread is just storing.
+const PATIENCE: usize = 1000;
+
+/// A pool's name: database and role, as the client has them.
+type Name = (Arc<str>, Arc<str>);
+
+/// The answer to [`Pools::checkout`].
+pub enum Start {
+    /// A lease, and budgets in `warn` mode that it exceeds.
+    Ready(Lease, Vec<Warning>),
+    /// Queued.
+    Wait(Waiting),
+    /// Refused.
+    Refused(Refusal),
+}
+
+/// Every pool of this process. See the module's page.
+pub struct Pools {
+    config: ArcSwap<Config>,
+    users: ArcSwap<Users>,
+    book: Mutex<Book<Object, Waiter>>,
+    pools: RwLock<Vec<Arc<Pool>>>,
+    names: RwLock<HashMap<Name, Arc<Pool>>>,
+    cells: Mutex<HashMap<SessionId, Arc<Cell>>>,
+    settings: Mutex<state::Table>,
+    /// Process counters.
+    pub metrics: Arc<Metrics>,
+    /// Read buffers.
+    pub buffers: crate::net::buffers::Buffers,
+    wake: Notify,
+    /// When the janitor's next tick is, in nanoseconds since `started`.
+    tick_at: AtomicU64,
+    started: Instant,
+    ids: AtomicU64,
+}
+
+impl Pools {
+    /// No pools yet; they are made as clients ask for them.
+    #[must_use]
+    pub fn new(config: Arc<Config>, users: Users, metrics: Arc<Metrics>) -> Arc<Pools> {
+        Arc::new(Pools {
+            book: Mutex::new(Book::new(&config)),
+            config: ArcSwap::new(config),
+            users: ArcSwap::new(Arc::new(users)),
+            pools: RwLock::default(),
+            names: RwLock::default(),
+            cells: Mutex::default(),
+            settings: Mutex::default(),
+            metrics,
+            buffers: crate::net::buffers::Buffers::default(),
+            wake: Notify::new(),
+            tick_at: AtomicU64::new(u64::MAX),
+            started: clock::now(),
+            ids: AtomicU64::new(1),
+        })
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// Whether this is the configuration in force.
+    #[must_use]
+    pub fn is_current(&self, config: &Arc<Config>) -> bool {
+        Arc::ptr_eq(&self.config.load(), config)
+    }
+
+    /// The client roles in force.
+    #[must_use]
+    pub fn users(&self) -> Arc<Users> {
+        self.users.load_full()
+    }
+
+    /// A number for a new session.
+    #[must_use]
+    pub fn next_session(&self) -> SessionId {
+        SessionId(self.ids.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The interned settings of this process.
+    pub fn settings(&self) -> parking_lot::MutexGuard<'_, state::Table> {
+        self.settings.lock()
+    }
+
+    /// The pool of a database and a role, made at the first call. `None` = no such database is
+    /// configured.
+    pub fn pool(self: &Arc<Self>, database: &str, user: &str) -> Option<Arc<Pool>> {
+        let key = (Arc::from(database), Arc::from(user));
+        if let Some(pool) = self.names.read().get(&key) {
+            return Some(pool.clone());
+        }
+        let config = self.config();
+        let table = config.database(database)?;
+        let password = config.users.get(user).and_then(|user| user.password.as_ref());
+        let target = Arc::new(Target::new(&table, database, user, password));
+        let mut names = self.names.write();
+        if let Some(pool) = names.get(&key) {
+            return Some(pool.clone());
+        }
+        let mut actions = Vec::new();
+        let id = self.book.lock().pool(database, user, &table.pool, clock::now(), &mut actions);
+        let pool = Arc::new(Pool {
+            id,
+            database: key.0.clone(),
+            user: key.1.clone(),
+            rules: ArcSwap::new(Arc::new(table.pool.clone())),
+            store: Store::new(target, config.server.max_backends, table.pool.reuse),
+            greetings: Mutex::default(),
+            refusal: watch::Sender::new(None),
+            backends: Mutex::default(),
+        });
+        self.pools.write().push(pool.clone());
+        names.insert(key, pool.clone());
+        drop(names);
+        self.carry_out(actions);
+        Some(pool)
+    }
+
+    fn by_id(&self, id: PoolId) -> Option<Arc<Pool>> {
+        self.pools.read().iter().find(|pool| pool.id == id).cloned()
+    }
+
+    /// A session has logged in: B18 is asked, and the janitor will know it.
+    ///
+    /// # Errors
+    /// The tenant has as many sessions as it may.
+    pub fn login(&self, cell: &Arc<Cell>, tenant: &Arc<str>) -> Result<(), Refusal> {
+        self.book.lock().login(tenant)?;
+        self.cells.lock().insert(cell.id, cell.clone());
+        Ok(())
+    }
+
+    /// A session has ended.
+    pub fn logout(&self, id: SessionId, tenant: &Arc<str>) {
+        self.cells.lock().remove(&id);
+        self.book.lock().logout(tenant);
+    }
+
+    /// Asks for a lease. Never waits itself: see [`Start::Wait`].
+    pub fn checkout(self: &Arc<Self>, pool: &Arc<Pool>, claim: &Claim, now: Instant) -> Start {
+        let mut warnings = Vec::new();
+        let mut actions = Vec::new();
+        let mut wait = None;
+        let mut book = self.book.lock();
+        let mut answer =
+            book.checkout(now, claim, |_| Waiter::new(claim, &mut wait), &mut warnings, &mut actions);
+        self.expect_tick(book.due());
+        drop(book);
+        loop {
+            self.carry_out(std::mem::take(&mut actions));
+            match answer {
+                Checkout::Refused(refusal) => return Start::Refused(refusal),
+                Checkout::Queued(id) => {
+                    return match wait.take() {
+                        Some(receiver) => Start::Wait(Waiting::new(self.clone(), id, receiver)),
+                        None => unreachable!("a waiter is made for every queued checkout"),
+                    };
+                }
+                Checkout::Idle(lease) => {
+                    if let Some(object) = self.take_idle(pool) {
+                        return Start::Ready(Lease::new(self.clone(), pool.clone(), lease, object), warnings);
+                    }
+                    answer = self.idle_vanished(
+                        pool,
+                        lease,
+                        claim,
+                        |_| Waiter::new(claim, &mut wait),
+                        &mut actions,
+                    );
+                }
+            }
+        }
+    }
+
+    /// An idle backend that the book has promised; `None` = the idle ones were dead, and are closed.
+    fn take_idle(self: &Arc<Self>, pool: &Pool) -> Option<Object> {
+        for _ in 0..PATIENCE {
+            let object = pool.store.take_idle();
+            if object.is_some() {
+                self.tell_lost(pool);
+                return object;
+            }
+            if pool.store.has_lost() {
+                return None;
+            }
+            // Another thread was told to store it and has not done so yet.
+            std::thread::yield_now();
+        }
+        None
+    }
+
+    /// The idle backend that a lease was granted on is not there.
+    fn idle_vanished(
+        &self,
+        pool: &Pool,
+        lease: LeaseId,
+        claim: &Claim,
+        waiter: impl FnOnce(crate::book::WaiterId) -> Waiter,
+        actions: &mut Vec<Action<Object, Waiter>>,
+    ) -> Checkout {
+        // One of the lost is this lease's own.
+        let lost = pool.store.take_lost().saturating_sub(1);
+        let now = clock::now();
+        let mut book = self.book.lock();
+        for _ in 0..lost {
+            book.idle_closed(now, pool.id, actions);
+        }
+        book.idle_vanished(now, lease, claim, waiter, actions)
+    }
+
+    /// Idle backends found dead on the way to a good one.
+    fn tell_lost(self: &Arc<Self>, pool: &Pool) {
+        let lost = pool.store.take_lost();
+        if lost > 0 {
+            self.idle_closed(pool, lost);
+        }
+    }
+
+    fn idle_closed(self: &Arc<Self>, pool: &Pool, count: usize) {
+        let mut actions = Vec::new();
+        let mut book = self.book.lock();
+        for _ in 0..count {
+            book.idle_closed(clock::now(), pool.id, &mut actions);
+        }
+        drop(book);
+        self.carry_out(actions);
+    }
+
+    /// A lease ends; called by its `Drop`.
+    fn checkin(
+        self: &Arc<Self>,
+        now: Instant,
+        id: LeaseId,
+        back: Option<Object>,
+        usage: Usage,
+        outcome: Option<Outcome>,
+    ) {
+        let mut actions = Vec::new();
+        self.book.lock().checkin(now, id, back, usage, outcome, &mut actions);
+        self.carry_out(actions);
+    }
+
+    fn cancel_wait(self: &Arc<Self>, id: crate::book::WaiterId) {
+        let mut actions = Vec::new();
+        let waiter = self.book.lock().cancel(clock::now(), id, &mut actions);
+        drop(waiter);
+        self.carry_out(actions);
+    }
+
+    /// Wakes the janitor if the book's next tick is before the one it sleeps for.
+    fn expect_tick(&self, due: Option<Instant>) {
+        let due = self.stamp(due);
+        if due < self.tick_at.load(Ordering::Relaxed) {
+            self.tick_at.store(due, Ordering::Relaxed);
+            self.wake.notify_one();
+        }
+    }
+
+    fn stamp(&self, at: Option<Instant>) -> u64 {
+        at.map_or(u64::MAX, |at| at.saturating_duration_since(self.started).as_nanos() as u64)
+    }
+
+    /// The cell of a session.
+    #[must_use]
+    pub fn cell(&self, id: SessionId) -> Option<Arc<Cell>> {
+        self.cells.lock().get(&id).cloned()
+    }
+
+    /// Every session's cell.
+    #[must_use]
+    pub fn cells(&self) -> Vec<Arc<Cell>> {
+        self.cells.lock().values().cloned().collect()
+    }
+
+    /// The client said that its request is over.
+    pub fn request_ended(&self, id: &str) {
+        self.book.lock().request_ended(id, clock::now());
+    }
+
+    /// Puts a new configuration in force. Pools keep their backends; those whose server, role or
+    /// password changed open new ones from now on.
+    pub fn reconfigure(self: &Arc<Self>, config: Arc<Config>, users: Users) {
+        let mut actions = Vec::new();
+        self.book.lock().reconfigure(&config, clock::now(), &mut actions);
+        for pool in self.pools.read().iter() {
+            if let Some(table) = config.database(&pool.database) {
+                pool.rules.store(Arc::new(table.pool.clone()));
+            }
+        }
+        self.users.store(Arc::new(users));
+        self.config.store(config);
+        self.carry_out(actions);
+    }
+}

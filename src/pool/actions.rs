@@ -1,0 +1,142 @@
+//! Carrying out what the book decided, with the book unlocked.
+
+use super::Pools;
+use super::cell::Order;
+use super::events;
+use super::lease::Lease;
+use super::wait::{Granted, Waiter};
+use crate::backend::{DialError, Object, Store};
+use crate::book::{Action, Checkout, LeaseId, PoolId, SessionId, Warning};
+use crate::clock;
+use crate::metrics::Connect;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Pools {
+    /// Does what the book decided, in order, with the book unlocked.
+    pub(super) fn carry_out(self: &Arc<Self>, actions: Vec<Action<Object, Waiter>>) {
+        for action in actions {
+            self.carry_out_one(action);
+        }
+    }
+
+    fn carry_out_one(self: &Arc<Self>, action: Action<Object, Waiter>) {
+        match action {
+            Action::Grant { waiter, lease, pool, backend, warnings } => {
+                self.grant(waiter, lease, pool, backend, warnings);
+            }
+            Action::Refuse { waiter, refusal } => waiter.tell(Granted::Refused(refusal)),
+            Action::Dial { pool, after } => self.dial(pool, after),
+            Action::Store { pool, backend } => {
+                let Some(pool) = self.by_id(pool) else { return };
+                if !pool.store.give_back(backend, clock::now(), &pool.rules.load()) {
+                    self.idle_closed(&pool, 1);
+                }
+            }
+            Action::Close { backend, .. } => Store::discard(backend),
+            Action::Evict { pool } => {
+                let closed = self.by_id(pool).is_some_and(|pool| pool.store.evict_one());
+                let mut actions = Vec::new();
+                self.book.lock().evicted(clock::now(), pool, closed, &mut actions);
+                self.carry_out(actions);
+            }
+            Action::End { session, lease, why } => self.order(session, Order::End(lease, why)),
+            Action::Warn { session, lease, warning } => self.order(session, Order::Warn(lease, warning)),
+            Action::Leak(event) => events::leak(self, &event),
+        }
+    }
+
+    fn grant(
+        self: &Arc<Self>,
+        waiter: Waiter,
+        lease: LeaseId,
+        pool: PoolId,
+        backend: Option<Object>,
+        warnings: Vec<Warning>,
+    ) {
+        let Some(pool) = self.by_id(pool) else { return };
+        if let Some(object) = backend.or_else(|| self.take_idle(&pool)) {
+            let mut lease = Lease::new(self.clone(), pool, lease, object);
+            lease.mark_unused();
+            waiter.tell(Granted::Lease(lease, warnings));
+            return;
+        }
+        let mut actions = Vec::new();
+        let claim = waiter.claim.clone();
+        let mut back = Some(waiter);
+        let answer = self.idle_vanished(
+            &pool,
+            lease,
+            &claim,
+            |_| match back.take() {
+                Some(waiter) => waiter,
+                None => unreachable!("the book makes one waiter a call"),
+            },
+            &mut actions,
+        );
+        self.carry_out(actions);
+        match (answer, back) {
+            (Checkout::Idle(lease), Some(waiter)) => self.grant(waiter, lease, pool.id, None, warnings),
+            (Checkout::Refused(refusal), Some(waiter)) => waiter.tell(Granted::Refused(refusal)),
+            _ => {}
+        }
+    }
+
+    /// Opens one more backend in a task of its own.
+    fn dial(self: &Arc<Self>, id: PoolId, after: Duration) {
+        let pools = self.clone();
+        tokio::spawn(async move {
+            if !after.is_zero() {
+                tokio::time::sleep(after).await;
+            }
+            let Some(pool) = pools.by_id(id) else { return };
+            let started = clock::now();
+            let opened = pool.store.open(pool.rules.load().connect_timeout).await;
+            let lost = pool.store.take_lost();
+            if lost > 0 {
+                pools.idle_closed(&pool, lost);
+            }
+            let took = clock::now().saturating_duration_since(started);
+            let result = match opened {
+                Ok(opened) => {
+                    if !opened.reused {
+                        pools.metrics.dialled(Connect::Ok, took);
+                        let mut backends = pool.backends.lock();
+                        backends.retain(|(backend, _)| backend.strong_count() > 0);
+                        backends.push((Arc::downgrade(&opened.object.cancel), opened.object.connected));
+                    }
+                    Ok((opened.object, opened.reused))
+                }
+                Err(error) => {
+                    pools.metrics.dialled(failed(&error), took);
+                    tracing::warn!(
+                        database = %pool.database, user = %pool.user, server = %pool.target().address, %error,
+                        "cannot open a backend"
+                    );
+                    if let DialError::Server { body, .. } = &error {
+                        pool.refusal.send_replace(Some(body.clone()));
+                    }
+                    Err(Arc::from(error.to_string()))
+                }
+            };
+            let mut actions = Vec::new();
+            pools.book.lock().dialled(clock::now(), id, result, &mut actions);
+            pools.carry_out(actions);
+        });
+    }
+
+    fn order(&self, session: SessionId, order: Order) {
+        if let Some(cell) = self.cells.lock().get(&session) {
+            cell.order(order);
+        }
+    }
+}
+
+fn failed(error: &DialError) -> Connect {
+    match error {
+        DialError::Io(_) => Connect::Unreachable,
+        DialError::Timeout => Connect::Timeout,
+        DialError::Server { .. } | DialError::Auth(_) => Connect::Refused,
+        DialError::Protocol(_) | DialError::NoRoom => Connect::Protocol,
+    }
+}

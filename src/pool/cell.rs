@@ -1,0 +1,423 @@
+//! What others may know of a session and ask of it: the one thing it shares.
+//!
+//! A session owns everything else alone. It writes here what it is doing, at most a few times a
+//! transaction; the janitor, the console and cancel requests read it. Orders go the other way: they
+//! are left here and the session is woken.
+
+use super::view::{LeaseDetail, StatementTrace};
+use crate::backend::trail::{Trail, fingerprint};
+use crate::backend::{Backend, CancelHandle};
+use crate::book::{Activity, Doing, LeaseId, Overstay, SessionId, Warning};
+use crate::tag::Tag;
+use atomic_waker::AtomicWaker;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+/// What a session is told to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// The client wants its queued checkout cancelled: ERROR 57014.
+    CancelWait,
+    /// End with FATAL 25P04 or 25P03, if it still holds this lease.
+    End(LeaseId, Overstay),
+    /// Send a notice, if it still holds this lease.
+    Warn(LeaseId, Warning),
+    /// End with FATAL 57P01 now.
+    Kill,
+    /// End with FATAL 57P01 as soon as no transaction is open.
+    Drain,
+    /// A cancel that was under way has been delivered: the backend may be given back.
+    CancelDone,
+}
+
+/// Where a session is between accept and close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Not logged in yet.
+    Login,
+    /// No lease and no wish for one.
+    Idle,
+    /// Queued for a lease.
+    Waiting,
+    /// Holds a lease that does this.
+    Leased(Doing),
+}
+
+impl State {
+    /// As in `SHOW CLIENTS`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Login => "login",
+            State::Idle => "idle",
+            State::Waiting => "waiting",
+            State::Leased(Doing::Active | Doing::Cleaning) => "active",
+            State::Leased(Doing::IdleInTx) => "idle_in_tx",
+            State::Leased(Doing::Pinned) => "pinned",
+        }
+    }
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Cell {
+    /// The session.
+    pub id: SessionId,
+    /// Database asked for.
+    pub database: Arc<str>,
+    /// User name as sent.
+    pub user: Arc<str>,
+    /// Application name at login.
+    pub application: Arc<str>,
+    /// Client address; `unix(PID)` on a Unix socket.
+    pub client: Arc<str>,
+    /// When it connected.
+    pub connected: Instant,
+    waker: AtomicWaker,
+    ordered: AtomicBool,
+    orders: Mutex<Vec<Order>>,
+    live: Mutex<Live>,
+}
+
+#[derive(Debug)]
+struct Live {
+    state: State,
+    since: Instant,
+    tag: Arc<Tag>,
+    link: Option<Link>,
+    /// The lease it held last, or holds, and its backend's process id: a lease that ends is still
+    /// reported on.
+    last: Option<(LeaseId, i32)>,
+}
+
+/// The lease a session holds at this moment.
+#[derive(Debug)]
+struct Link {
+    lease: LeaseId,
+    cancel: Arc<CancelHandle>,
+    trail: Box<Trail>,
+    tx_start: Option<Instant>,
+    pin: &'static str,
+    active: Duration,
+    statements: u64,
+    /// The backend works on something Bursar injected: a cancel must not hit it.
+    injected: bool,
+    /// Cancel requests on their way to the backend.
+    cancels: u32,
+}
+
+/// What a lease came to, told when it is unlinked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Worked {
+    /// Time a statement was executing.
+    pub active: Duration,
+    /// Statements started.
+    pub statements: u64,
+}
+
+impl Cell {
+    /// A session that has just logged in.
+    #[must_use]
+    pub fn new(
+        id: SessionId,
+        (database, user, application): (Arc<str>, Arc<str>, Arc<str>),
+        client: Arc<str>,
+        connected: Instant,
+    ) -> Cell {
+        Cell {
+            id,
+            database,
+            user,
+            application,
+            client,
+            connected,
+            waker: AtomicWaker::new(),
+            ordered: AtomicBool::new(false),
+            orders: Mutex::new(Vec::new()),
+            live: Mutex::new(Live {
+                state: State::Login,
+                since: connected,
+                tag: Arc::new(Tag::default()),
+                link: None,
+                last: None,
+            }),
+        }
+    }
+
+    /// Leaves an order and wakes the session.
+    pub fn order(&self, order: Order) {
+        let mut orders = self.orders.lock();
+        if !orders.contains(&order) {
+            orders.push(order);
+        }
+        drop(orders);
+        self.ordered.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Orders left since the last call.
+    #[must_use]
+    pub fn take_orders(&self) -> Vec<Order> {
+        if !self.ordered.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        std::mem::take(&mut *self.orders.lock())
+    }
+
+    /// Whether orders wait.
+    #[must_use]
+    pub fn has_orders(&self) -> bool {
+        self.ordered.load(Ordering::Acquire)
+    }
+
+    /// Registers the task to be woken by an order.
+    pub fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// The session waits for a lease, or is idle again.
+    pub fn set_waiting(&self, waiting: bool, tag: &Arc<Tag>, now: Instant) {
+        let mut live = self.live.lock();
+        live.state = if waiting { State::Waiting } else { State::Idle };
+        live.since = now;
+        if !Arc::ptr_eq(&live.tag, tag) {
+            live.tag = tag.clone();
+        }
+    }
+
+    /// The tags have changed while no lease is held.
+    pub fn tagged(&self, tag: &Arc<Tag>) {
+        self.live.lock().tag = tag.clone();
+    }
+
+    /// A lease begins; a first statement is about to be sent.
+    pub fn link(&self, lease: LeaseId, backend: &mut Backend, tag: &Arc<Tag>, now: Instant) {
+        let mut trail = backend.trail.take().unwrap_or_default();
+        trail.clear();
+        let mut live = self.live.lock();
+        live.state = State::Leased(Doing::Active);
+        live.since = now;
+        if !Arc::ptr_eq(&live.tag, tag) {
+            live.tag = tag.clone();
+        }
+        live.last = Some((lease, backend.cancel.pid));
+        live.link = Some(Link {
+            lease,
+            cancel: backend.cancel.clone(),
+            trail,
+            tx_start: None,
+            pin: "",
+            active: Duration::ZERO,
+            statements: 0,
+            injected: false,
+            cancels: 0,
+        });
+    }
+
+    /// The lease ends, unless a cancel request is on its way to its backend: then `None`, and
+    /// [`Order::CancelDone`] follows. A signal must never hit somebody else's statement.
+    pub fn unlink(&self, backend: &mut Backend, now: Instant) -> Option<Worked> {
+        let mut live = self.live.lock();
+        if live.link.as_ref().is_some_and(|link| link.cancels > 0) {
+            return None;
+        }
+        let since = live.since;
+        let was_active = live.state == State::Leased(Doing::Active);
+        live.state = State::Idle;
+        live.since = now;
+        let Some(link) = live.link.take() else { return Some(Worked::default()) };
+        drop(live);
+        backend.trail = Some(link.trail);
+        let last = if was_active { now.saturating_duration_since(since) } else { Duration::ZERO };
+        Some(Worked { active: link.active + last, statements: link.statements })
+    }
+
+    /// The request it works for, if tagged.
+    #[must_use]
+    pub fn request(&self) -> Option<Arc<str>> {
+        self.live.lock().tag.request.clone()
+    }
+
+    /// Whether a cancel request is on its way to the session's backend.
+    #[must_use]
+    pub fn has_cancels(&self) -> bool {
+        self.live.lock().link.as_ref().is_some_and(|link| link.cancels > 0)
+    }
+
+    /// The lease ends with its backend closed: whatever is on its way there hits nobody.
+    pub fn abandon(&self, now: Instant) -> Worked {
+        let mut live = self.live.lock();
+        live.state = State::Idle;
+        live.since = now;
+        let link = live.link.take();
+        link.map_or_else(Worked::default, |link| Worked { active: link.active, statements: link.statements })
+    }
+
+    /// A statement with this text (its first bytes will do) is being sent.
+    pub fn statement(&self, text: &[u8], now: Instant) {
+        let mut live = self.live.lock();
+        if live.state != State::Leased(Doing::Active) {
+            live.state = State::Leased(Doing::Active);
+            live.since = now;
+        }
+        if let Some(link) = &mut live.link {
+            link.trail.push(text, now);
+            link.statements += 1;
+            link.tx_start.get_or_insert(now);
+        }
+    }
+
+    /// The backend is ready for the next statement: in a transaction, or kept for `pin`.
+    pub fn ready(&self, in_transaction: bool, pin: &'static str, now: Instant) {
+        let mut live = self.live.lock();
+        let since = live.since;
+        let was_active = live.state == State::Leased(Doing::Active);
+        live.state = State::Leased(if in_transaction { Doing::IdleInTx } else { Doing::Pinned });
+        live.since = now;
+        let Some(link) = &mut live.link else { return };
+        if was_active {
+            link.active += now.saturating_duration_since(since);
+        }
+        link.pin = pin;
+        if !in_transaction {
+            link.tx_start = None;
+        }
+    }
+
+    /// The backend finished what it was doing and the lease is about to end.
+    pub fn finished(&self, now: Instant) {
+        let mut live = self.live.lock();
+        let since = live.since;
+        let was_active = live.state == State::Leased(Doing::Active);
+        if let Some(link) = &mut live.link
+            && was_active
+        {
+            link.active += now.saturating_duration_since(since);
+        }
+        live.state = State::Leased(Doing::Cleaning);
+        live.since = now;
+    }
+
+    /// Whether the backend works on something of Bursar's own, which a cancel must not hit.
+    pub fn set_injected(&self, injected: bool) {
+        if let Some(link) = &mut self.live.lock().link {
+            link.injected = injected;
+        }
+    }
+
+    /// What the lease is doing, if the session still holds it.
+    #[must_use]
+    pub fn activity(&self, lease: LeaseId) -> Option<Activity> {
+        let live = self.live.lock();
+        let link = live.link.as_ref().filter(|link| link.lease == lease)?;
+        let State::Leased(state) = live.state else { return None };
+        Some(Activity { state, since: live.since, tx_start: link.tx_start, pin: link.pin })
+    }
+
+    /// State, tag, lease and backend pid, for views.
+    #[must_use]
+    pub fn glance(&self) -> (State, Arc<Tag>, Option<LeaseId>, i32) {
+        let live = self.live.lock();
+        let link = live.link.as_ref();
+        (live.state, live.tag.clone(), link.map(|link| link.lease), link.map_or(0, |link| link.cancel.pid))
+    }
+
+    /// The backend of this lease, if it is the last one the session had.
+    #[must_use]
+    pub fn backend_of(&self, lease: LeaseId) -> Option<i32> {
+        self.live.lock().last.filter(|(last, _)| *last == lease).map(|(_, pid)| pid)
+    }
+
+    /// The live detail of the lease it holds.
+    #[must_use]
+    pub fn detail(&self, with_text: bool, now: Instant) -> Option<LeaseDetail> {
+        let live = self.live.lock();
+        let link = live.link.as_ref()?;
+        let State::Leased(state) = live.state else { return None };
+        let running =
+            if state == Doing::Active { now.saturating_duration_since(live.since) } else { Duration::ZERO };
+        let statements = link.trail.iter().map(|(text, at)| StatementTrace {
+            fingerprint: format!("{:016x}", fingerprint(text)),
+            ago: now.saturating_duration_since(at),
+            text: with_text.then(|| String::from_utf8_lossy(text).into_owned()),
+        });
+        Some(LeaseDetail {
+            lease: link.lease,
+            session: self.id,
+            backend_pid: link.cancel.pid,
+            activity: Activity { state, since: live.since, tx_start: link.tx_start, pin: link.pin },
+            active: link.active + running,
+            application: self.application.clone(),
+            client: self.client.clone(),
+            statements: statements.collect(),
+        })
+    }
+
+    /// A cancel request with the right key has come. A queued session cancels its wait; a session
+    /// whose backend works for it gives a ticket to send the signal with; otherwise nothing
+    /// happens, as in PostgreSQL.
+    #[must_use]
+    pub fn begin_cancel(self: &Arc<Self>) -> Begun {
+        let mut live = self.live.lock();
+        if live.state == State::Waiting {
+            drop(live);
+            self.order(Order::CancelWait);
+            return Begun::Queued;
+        }
+        let busy = live.state == State::Leased(Doing::Active);
+        let Some(link) = live.link.as_mut().filter(|_| busy) else { return Begun::Idle };
+        if link.injected {
+            return Begun::NotYet;
+        }
+        link.cancels += 1;
+        Begun::Signal(CancelTicket { cell: self.clone(), handle: link.cancel.clone(), lease: link.lease })
+    }
+}
+
+/// What a cancel request comes to.
+#[derive(Debug)]
+pub enum Begun {
+    /// The backend works for the session: send the signal.
+    Signal(CancelTicket),
+    /// The session was queued and gives up its place.
+    Queued,
+    /// The backend is still busy with something of Bursar's own, ahead of the client's statement.
+    NotYet,
+    /// There is nothing to cancel.
+    Idle,
+}
+
+/// The right to send one cancel: while it exists the backend stays with its session.
+#[derive(Debug)]
+pub struct CancelTicket {
+    cell: Arc<Cell>,
+    /// Where to send it.
+    pub handle: Arc<CancelHandle>,
+    lease: LeaseId,
+}
+
+impl CancelTicket {
+    /// Whether the backend still works for its session; to be asked just before sending.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        let live = self.cell.live.lock();
+        live.state == State::Leased(Doing::Active)
+            && live.link.as_ref().is_some_and(|link| link.lease == self.lease && !link.injected)
+    }
+}
+
+impl Drop for CancelTicket {
+    fn drop(&mut self) {
+        let mut live = self.cell.live.lock();
+        let Some(link) = live.link.as_mut().filter(|link| link.lease == self.lease) else { return };
+        link.cancels = link.cancels.saturating_sub(1);
+        let last = link.cancels == 0;
+        drop(live);
+        if last {
+            self.cell.order(Order::CancelDone);
+        }
+    }
+}

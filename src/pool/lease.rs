@@ -1,0 +1,85 @@
+//! A session's hold on a backend, as a value: dropping it gives the backend back.
+
+use super::{Pool, Pools};
+use crate::backend::{Backend, Object};
+use crate::book::{LeaseId, Outcome, Usage};
+use crate::clock;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A lease. Unless [`Lease::finish`] says that the backend is fit for anybody, dropping the lease
+/// closes it: a session that ends in the middle of something, by a panic or a cancelled task, never
+/// leaves its state to the next one.
+#[must_use]
+pub struct Lease {
+    pools: Arc<Pools>,
+    pool: Arc<Pool>,
+    id: LeaseId,
+    object: Option<Object>,
+    fit: bool,
+    now: Option<Instant>,
+    /// What it was used for so far.
+    pub usage: Usage,
+    /// How it ended, if it was part of a leak case.
+    pub outcome: Option<Outcome>,
+}
+
+impl Lease {
+    pub(super) fn new(pools: Arc<Pools>, pool: Arc<Pool>, id: LeaseId, object: Object) -> Lease {
+        Lease {
+            pools,
+            pool,
+            id,
+            object: Some(object),
+            fit: false,
+            now: None,
+            usage: Usage::default(),
+            outcome: None,
+        }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    /// The backend.
+    #[must_use]
+    pub fn backend(&mut self) -> &mut Backend {
+        match &mut self.object {
+            Some(object) => object,
+            None => unreachable!("the object leaves a lease only when it is dropped"),
+        }
+    }
+
+    /// Gives the backend back, fit for the next session: nothing outstanding, status `I`, clean.
+    pub fn finish(mut self, now: Instant) {
+        self.fit = true;
+        self.now = Some(now);
+    }
+
+    /// A lease that was never used: its backend is as fit as it was.
+    pub(super) fn mark_unused(&mut self) {
+        self.fit = true;
+    }
+
+    /// The lease is in use from now on.
+    pub(super) fn mark_used(&mut self) {
+        self.fit = false;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(object) = self.object.take() else { return };
+        let back = if self.fit {
+            Some(object)
+        } else {
+            self.pool.close(object);
+            None
+        };
+        let now = self.now.unwrap_or_else(clock::now);
+        self.pools.checkin(now, self.id, back, self.usage, self.outcome);
+    }
+}

@@ -1,0 +1,87 @@
+//! What the console pulls and sees.
+
+use super::{Pools, view};
+use crate::book::LeaseId;
+use crate::clock;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+impl Pools {
+    /// PAUSE: no new leases, of one database or of all.
+    pub fn pause(&self, database: Option<&str>) {
+        self.book.lock().pause(database);
+    }
+
+    /// RESUME.
+    pub fn resume(self: &Arc<Self>, database: Option<&str>) {
+        let mut actions = Vec::new();
+        self.book.lock().resume(database, clock::now(), &mut actions);
+        self.carry_out(actions);
+    }
+
+    /// Refuses everybody who waits, and everybody who comes: the process is leaving.
+    pub fn close(self: &Arc<Self>) {
+        let mut actions = Vec::new();
+        self.book.lock().close(&mut actions);
+        self.carry_out(actions);
+    }
+
+    /// RECONNECT: every backend is replaced once it is free.
+    pub fn reconnect(self: &Arc<Self>, database: Option<&str>) {
+        let pools = self.pools.read().clone();
+        for pool in pools.iter().filter(|pool| database.is_none_or(|name| *pool.database == *name)) {
+            let closed = pool.store.close_all();
+            if closed > 0 {
+                self.idle_closed(pool, closed);
+            }
+        }
+    }
+
+    /// Whether any lease of a database (or of any) is held.
+    #[must_use]
+    pub fn is_leased(&self, database: Option<&str>) -> bool {
+        let view = self.view();
+        view.pools.iter().any(|pool| pool.leased > 0 && database.is_none_or(|name| *pool.database == *name))
+    }
+
+    /// What the book shows.
+    #[must_use]
+    pub fn view(&self) -> crate::book::View {
+        self.book.lock().view(clock::now())
+    }
+
+    /// One request.
+    #[must_use]
+    pub fn request(&self, id: &str) -> Option<crate::book::view::RequestView> {
+        self.book.lock().request(id, clock::now())
+    }
+
+    /// Every backend, idle or leased.
+    #[must_use]
+    pub fn backends(&self) -> Vec<view::BackendRow> {
+        let held: HashMap<i32, LeaseId> = self
+            .cells()
+            .iter()
+            .filter_map(|cell| {
+                let (_, _, lease, pid) = cell.glance();
+                Some((pid, lease?))
+            })
+            .collect();
+        let mut rows = Vec::new();
+        for pool in self.pools.read().iter() {
+            for (backend, connected) in pool.backends.lock().iter() {
+                let Some(backend) = backend.upgrade() else { continue };
+                rows.push(view::BackendRow {
+                    pool: pool.id,
+                    database: pool.database.clone(),
+                    user: pool.user.clone(),
+                    pid: backend.pid,
+                    address: pool.target().address.clone(),
+                    connected: *connected,
+                    lease: held.get(&backend.pid).copied(),
+                });
+            }
+        }
+        rows
+    }
+}

@@ -1,0 +1,74 @@
+//! One pool: the backends of one (database, user), as far as the book does not decide.
+
+use crate::backend::{CancelHandle, Object, Store, Target};
+use crate::book::PoolId;
+use crate::config::PoolRules;
+use crate::state::{self, SetId};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+use tokio::sync::watch;
+
+/// What a client is told of a server at login: ParameterStatus names and values.
+pub type Greeting = Arc<Vec<(Bytes, Bytes)>>;
+
+/// The pool of one (database, user).
+pub struct Pool {
+    /// Its number in the book.
+    pub id: PoolId,
+    /// Database as the client names it.
+    pub database: Arc<str>,
+    /// Role as the client names it.
+    pub user: Arc<str>,
+    pub(super) rules: ArcSwap<PoolRules>,
+    pub(super) store: Store,
+    pub(super) greetings: Mutex<HashMap<SetId, Greeting>>,
+    /// The last refusal of the server to let us in, for logins that wait for a first backend.
+    pub(super) refusal: watch::Sender<Option<Bytes>>,
+    pub(super) backends: Mutex<Vec<(Weak<CancelHandle>, Instant)>>,
+}
+
+impl Pool {
+    /// The rules in force.
+    #[must_use]
+    pub fn rules(&self) -> Arc<PoolRules> {
+        self.rules.load_full()
+    }
+
+    /// Where its backends are.
+    #[must_use]
+    pub fn target(&self) -> &Arc<Target> {
+        self.store.target()
+    }
+
+    /// What to tell a client with these settings at login, if a backend has been asked before.
+    #[must_use]
+    pub fn greeting(&self, settings: SetId) -> Option<Greeting> {
+        self.greetings.lock().get(&settings).cloned()
+    }
+
+    /// Remembers what a backend reported with these settings.
+    pub fn learn_greeting(&self, settings: SetId, greeting: Greeting) {
+        let mut greetings = self.greetings.lock();
+        if greetings.len() >= state::MAX_SETS {
+            greetings.clear();
+        }
+        greetings.insert(settings, greeting);
+    }
+
+    /// Tells of the server's refusals to let us in (bodies of its ErrorResponse).
+    #[must_use]
+    pub fn refusals(&self) -> watch::Receiver<Option<Bytes>> {
+        let mut receiver = self.refusal.subscribe();
+        receiver.mark_unchanged();
+        receiver
+    }
+
+    /// Closes a backend that nobody may have again.
+    pub(super) fn close(&self, object: Object) {
+        Store::discard(object);
+    }
+}
