@@ -1,4 +1,166 @@
-//! One client session.
+//! One client session: handshake → tag → serve → close.
+//!
+//! ```text
+//!   accept ─▶ handshake ─▶ ┌ Unlinked ──NeedBackend──▶ Waiting ──lease──▶ Linked ┐ ─▶ closed
+//!                          └◀──────────────── release (Z with status I) ─────────┘
+//! ```
+//!
+//! One task owns the client's socket, the tracker, the tags and, while it holds one, the lease. It
+//! moves bytes both ways itself (`relay`); there is no channel and no second task on the path of a
+//! query.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`handshake`] | the first packets, authentication, the greeting |
+//! | `serve` | the only loop: what happens after each event of the relay |
+//! | `relay` | spans between client and leased backend, both ways, in one poll |
+//! | `up`, `down` | what to do with each client message, each server message |
+//! | [`tracker`] | the op queue |
+//! | [`statements`], [`locals`] | prepared statements, and those answered here |
+//! | `private` | Bursar's own words with a backend: settings, rollback, scrub |
+//! | `wind_up` | what is left to do when the client has gone |
+//! | [`cancel`] | cancel requests to the backend a session holds *now*, or nowhere |
+//! | [`reply`] | the one table of what Bursar says |
+//! | [`registry`] | the sessions of this process |
 
+pub mod cancel;
+mod down;
+pub mod handshake;
+pub mod locals;
+mod private;
 pub mod registry;
+mod relay;
+pub mod reply;
+mod serve;
+pub mod statements;
 pub mod tracker;
+mod up;
+mod wind_up;
+
+use crate::book::Warning;
+use crate::config::{Config, PoolMode, Reset};
+use crate::net::lane::{Lane, Readable};
+use crate::pool::cell::Cell;
+use crate::pool::lease::Lease;
+use crate::pool::{Pool, Pools};
+use crate::state::SetId;
+use crate::tag::Tags;
+use crate::wire::sql::scan::Traces;
+use bytes::{Bytes, BytesMut};
+use locals::Locals;
+use statements::Statements;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::io::AsyncWrite;
+use tracker::Tracker;
+
+/// What a session needs of its client's socket.
+pub trait Socket: Readable + AsyncWrite + Unpin + Send {}
+impl<T: Readable + AsyncWrite + Unpin + Send> Socket for T {}
+
+/// A logged-in session. See the module's page.
+pub struct Session<S> {
+    pools: Arc<Pools>,
+    pool: Arc<Pool>,
+    config: Arc<Config>,
+    cell: Arc<Cell>,
+    suffix: Option<Arc<str>>,
+    tags: Tags,
+    settings: SetId,
+    mode: PoolMode,
+    reset: Reset,
+
+    /// When something was last read from either side: one look at the clock a wake-up.
+    now: Instant,
+    client: S,
+    /// From the client to its backend.
+    up: Stretch,
+    /// From the backend to the client.
+    down: Stretch,
+    tracker: Tracker,
+    statements: Statements,
+    locals: Locals,
+    lease: Option<Lease>,
+    linked: Linked,
+    /// What the client has been warned of, for this request.
+    warned: (Option<Arc<str>>, Vec<std::mem::Discriminant<Warning>>),
+    /// Replies of the extended protocol that were made here wait for a Flush or Sync, as PostgreSQL's
+    /// would.
+    unflushed: BytesMut,
+    /// To end once no transaction is open.
+    draining: bool,
+    /// Made-up replies on their way from the tracker to the lane.
+    scratch: BytesMut,
+}
+
+/// A lane, and the message that streams through it without being looked at.
+struct Stretch {
+    lane: Lane,
+    /// Bytes of it still to come.
+    rest: usize,
+    /// They pass, or they are left out.
+    keep: bool,
+}
+
+impl Stretch {
+    fn new(lane: Lane) -> Stretch {
+        Stretch { lane, rest: 0, keep: false }
+    }
+
+    /// Decides the next message, of `total` bytes: what is there of it now, the rest as it comes.
+    fn take(&mut self, total: usize, keep: bool) {
+        self.rest = total;
+        self.keep = keep;
+        self.stream();
+    }
+
+    /// Moves what has come of the streaming message. Returns whether it is complete.
+    fn stream(&mut self) -> bool {
+        let n = self.rest.min(self.lane.unwalked().len());
+        if self.keep {
+            self.lane.pass(n);
+        } else {
+            self.lane.skip(n);
+        }
+        self.rest -= n;
+        self.rest == 0
+    }
+}
+
+/// What is known of the backend at hand; begins anew with each lease.
+#[derive(Default)]
+struct Linked {
+    /// What the session has left on it.
+    traces: Traces,
+    /// Every SET in the unnamed statement's text is a local one.
+    unnamed_local: bool,
+    /// The text of what is being executed has been noted since the last Sync.
+    text_noted: bool,
+    /// The server said FATAL: it is closing.
+    dying: bool,
+    /// The body of an error in a segment that Bursar injected.
+    injected_error: Option<Bytes>,
+    /// A ReadyForQuery kept back while a failed COPY is resolved (its status byte).
+    withheld: Option<u8>,
+    /// The backend works on something of Bursar's own, and the cell knows.
+    injected: bool,
+    /// The client has broken the protocol in a way that makes the server close.
+    doomed: bool,
+    /// DISCARD ALL has run: the settings of the session are gone from it.
+    discarded: bool,
+    /// A ReadyForQuery has just been walked: the moment to ask whether the lease may end.
+    at_ready: bool,
+}
+
+impl<S> Session<S> {
+    /// Why the lease outlives its transaction; empty if it does not.
+    fn pin(&self) -> &'static str {
+        if self.mode == PoolMode::Session {
+            "session_mode"
+        } else if self.statements.pins() {
+            Traces::STATEMENT.reason()
+        } else {
+            self.linked.traces.without(Traces::SUSPECT).reason()
+        }
+    }
+}

@@ -1,9 +1,14 @@
 //! The sessions of this process: who is connected, and how to reach them.
 
 use crate::book::{LeaseId, SessionId};
+use crate::pool::cell::Cell;
 use crate::tag::Tag;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
+use subtle::ConstantTimeEq;
 
 /// One client session, as `SHOW CLIENTS` tells it.
 #[derive(Debug, Clone)]
@@ -28,4 +33,102 @@ pub struct ClientRow {
     pub lease: Option<LeaseId>,
     /// PostgreSQL's process id of its backend now; 0 = none.
     pub backend_pid: i32,
+}
+
+/// The cancel keys of this process, and its sessions' rows.
+#[derive(Debug, Default)]
+pub struct Registry {
+    keys: Mutex<HashMap<u32, SmallVec<[Keyed; 1]>>>,
+}
+
+#[derive(Debug)]
+struct Keyed {
+    key: SmallVec<[u8; 32]>,
+    cell: Arc<Cell>,
+}
+
+/// A session's cancel key, valid while this exists.
+#[derive(Debug)]
+pub struct Registered {
+    registry: Arc<Registry>,
+    pid: u32,
+    id: SessionId,
+    /// The key to tell the client.
+    pub key: SmallVec<[u8; 32]>,
+}
+
+impl Registry {
+    /// Gives a session a random cancel key of `len` bytes (4, or 32 with protocol 3.2) under a
+    /// process id, which several sessions may share.
+    #[must_use]
+    pub fn register(self: &Arc<Self>, pid: u32, len: usize, cell: &Arc<Cell>) -> Registered {
+        let mut key = SmallVec::from_elem(0, len);
+        rand::fill(&mut key[..]);
+        let keyed = Keyed { key: key.clone(), cell: cell.clone() };
+        self.keys.lock().entry(pid).or_default().push(keyed);
+        Registered { registry: self.clone(), pid, id: cell.id, key }
+    }
+
+    /// The session of a process id and key; keys are compared in constant time.
+    #[must_use]
+    pub fn by_key(&self, pid: u32, key: &[u8]) -> Option<Arc<Cell>> {
+        let keys = self.keys.lock();
+        let found = keys.get(&pid)?.iter().find(|keyed| keyed.key.ct_eq(key).into());
+        found.map(|keyed| keyed.cell.clone())
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut keys = self.registry.keys.lock();
+        if let Some(list) = keys.get_mut(&self.pid) {
+            list.retain(|keyed| keyed.cell.id != self.id);
+            if list.is_empty() {
+                keys.remove(&self.pid);
+            }
+        }
+    }
+}
+
+/// The row of a session.
+#[must_use]
+pub fn row(cell: &Cell) -> ClientRow {
+    let (state, tag, lease, backend_pid) = cell.glance();
+    ClientRow {
+        id: cell.id,
+        database: cell.database.clone(),
+        user: cell.user.clone(),
+        application: cell.application.clone(),
+        client: cell.client.clone(),
+        state: state.name(),
+        connected: cell.connected,
+        tag,
+        lease,
+        backend_pid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(id: u64) -> Arc<Cell> {
+        let names = ("db".into(), "user".into(), "app".into());
+        Arc::new(Cell::new(SessionId(id), names, "client".into(), Instant::now()))
+    }
+
+    #[test]
+    fn a_key_is_good_for_its_session_while_it_lasts() {
+        let registry = Arc::new(Registry::default());
+        let (one, two) = (registry.register(7, 4, &cell(1)), registry.register(7, 32, &cell(2)));
+        assert_eq!(registry.by_key(7, &one.key).unwrap().id, SessionId(1));
+        assert_eq!(registry.by_key(7, &two.key).unwrap().id, SessionId(2));
+        assert!(registry.by_key(8, &one.key).is_none());
+        assert!(registry.by_key(7, &two.key[..4]).is_none());
+        let key = one.key.clone();
+        drop(one);
+        assert!(registry.by_key(7, &key).is_none());
+        drop(two);
+        assert!(registry.keys.lock().is_empty());
+    }
 }

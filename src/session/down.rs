@@ -1,0 +1,194 @@
+//! From the backend to the client: what to do with each server message.
+
+use super::Session;
+use super::tracker::{Desync, Give, Op, marker_bytes, wants};
+use crate::wire::backend::{TxStatus, is_fatal, parameter, ready_for_query};
+use crate::wire::sql::scan::{Traces, clears_everything, deallocate_all, tag_traces};
+use crate::wire::walk::{HEADER, Header, cstr};
+use bytes::Bytes;
+
+/// Zeros that complete a CopyData frame the client had half sent when its COPY failed; beyond this
+/// much the backend is closed instead (wire.md A5).
+const MAX_PADDING: usize = 1 << 20;
+
+/// PostgreSQL never sends a message of 1 GiB or more.
+const MAX_MESSAGE: i32 = 0x3fff_ffff;
+
+impl<S> Session<S> {
+    /// Walks what the server has sent, staging what passes.
+    ///
+    /// # Errors
+    /// The replies do not match what was sent; the backend must be closed.
+    pub(super) fn walk_down(&mut self) -> Result<(), Desync> {
+        loop {
+            if self.down.rest > 0 && !self.down.stream() {
+                return Ok(());
+            }
+            self.pass_rows();
+            let bytes = self.down.lane.unwalked();
+            let Some(head) = Header::read(bytes) else { return Ok(()) };
+            let total = head.total().filter(|_| head.len <= MAX_MESSAGE).ok_or(Desync(head.kind))?;
+            let seen = HEADER + wants(head.kind, total - HEADER);
+            if bytes.len() < seen {
+                return Ok(());
+            }
+            let body = &bytes[HEADER..seen];
+            let front = self.tracker.front().copied();
+            let fatal = head.kind == b'E' && is_fatal(body);
+            if fatal {
+                // The server is closing, whatever it was doing; its last words are the client's.
+                self.linked.dying = true;
+                self.down.take(total, true);
+                continue;
+            }
+            let give = self.tracker.server(head.kind, body, &mut self.scratch)?;
+            if !matches!(head.kind, b'D' | b'd' | b'T' | b'2') {
+                self.note(head.kind, seen, front, give)?;
+            }
+            let keep = match give {
+                Give::Pass => head.kind != b'A' || self.linked.traces.any(Traces::LISTEN),
+                _ => false,
+            };
+            self.down.take(total, keep);
+            if !self.scratch.is_empty() {
+                self.down.lane.put(&self.scratch);
+                self.scratch.clear();
+            }
+        }
+    }
+
+    /// Passes whole rows of a result without deciding each: nothing about them differs.
+    fn pass_rows(&mut self) {
+        if !self.tracker.expects_rows() {
+            return;
+        }
+        let bytes = self.down.lane.unwalked();
+        let mut rows = 0;
+        while let Some(Header { kind: b'D', len: 4..MAX_MESSAGE }) = Header::read(&bytes[rows..])
+            && let Some(total) = Header::read(&bytes[rows..]).and_then(Header::total)
+            && rows + total <= bytes.len()
+        {
+            rows += total;
+        }
+        if rows > 0 {
+            self.tracker.had_reply();
+            self.down.lane.pass(rows);
+        }
+    }
+
+    /// Remembers what a message says about the session or its backend.
+    fn note(&mut self, kind: u8, seen: usize, front: Option<Op>, give: Give) -> Result<(), Desync> {
+        let body = &self.down.lane.unwalked()[HEADER..seen];
+        match kind {
+            b'1' | b'3' if front.is_some_and(|op| op.noted) => self.statements.acknowledged(),
+            b'C' if front.is_some_and(|op| op.injected.is_none()) => {
+                let tag = cstr(body).map_or(body, |(tag, _)| tag);
+                let local = front.is_some_and(|op| op.local_settings);
+                let traces = tag_traces(tag);
+                self.linked.traces =
+                    self.linked.traces.with(if local { traces.without(Traces::SETTING) } else { traces });
+                if clears_everything(tag) {
+                    let all = self.linked.traces;
+                    let load = if all.any(Traces::LOAD) { Traces::LOAD } else { Traces::NONE };
+                    // Settings of this session's own are gone too: the backend is scrubbed before
+                    // the next one, and this one gets them anew.
+                    self.linked.traces = load;
+                    self.linked.discarded = true;
+                    self.statements.forget_names();
+                } else if deallocate_all(tag) {
+                    self.statements.forget_names();
+                }
+            }
+            b'S' => {
+                let pair = parameter(body);
+                if let (Some((name, value)), Some(lease)) = (pair, &mut self.lease) {
+                    lease.backend().learn_parameter(name, value);
+                }
+            }
+            b'E' => {
+                let failed = front.is_some_and(|op| op.noted);
+                let swept = self.tracker.take_swept();
+                self.statements.swept(swept, failed);
+                if give == Give::InjectedError {
+                    self.linked.injected_error = Some(Bytes::copy_from_slice(body));
+                }
+                self.settle_copy()?;
+            }
+            b'Z' => {
+                // A Query, whose end says that it ran.
+                if front.is_some_and(|op| op.noted) {
+                    self.statements.acknowledged();
+                }
+                let body = &self.down.lane.unwalked()[HEADER..seen];
+                self.ready(body.first().copied().unwrap_or(b'I'), give)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self, status: u8, give: Give) -> Result<(), Desync> {
+        match give {
+            Give::Withhold => {
+                if let Some(before) = self.linked.withheld.replace(status) {
+                    let status = TxStatus::of(before).ok_or(Desync(b'Z'))?;
+                    self.down.lane.make(|out| ready_for_query(out, status));
+                }
+                return Ok(());
+            }
+            Give::DropWithheld => self.linked.withheld = None,
+            _ => {}
+        }
+        self.settle_copy()?;
+        if self.linked.injected && !self.tracker.is_injected() {
+            self.set_injected(false);
+        }
+        self.linked.at_ready = true;
+        let idle = self.tracker.status() == TxStatus::Idle;
+        if let Some(lease) = &mut self.lease
+            && give == Give::Pass
+        {
+            lease.usage.transactions += u64::from(idle);
+        }
+        if self.tracker.is_busy() {
+            return Ok(());
+        }
+        self.tags.end_statement(!idle);
+        let pin = self.pin();
+        if !idle || !pin.is_empty() {
+            self.cell.ready(!idle, pin, self.now);
+        }
+        Ok(())
+    }
+
+    /// Tells who would send a cancel whether it would hit Bursar's own work.
+    pub(super) fn set_injected(&mut self, injected: bool) {
+        self.linked.injected = injected;
+        self.cell.set_injected(injected);
+    }
+
+    /// After a COPY IN has failed: sends the marker if one is due, and completes a CopyData frame
+    /// that the client has only half sent, so that the backend need not wait for the rest.
+    fn settle_copy(&mut self) -> Result<(), Desync> {
+        let marker = self.tracker.take_marker();
+        let half_sent = self.up.rest > 0 && self.up.keep && !self.tracker.is_copying_in();
+        if half_sent && (marker || !self.tracker.is_busy()) {
+            if self.up.rest > MAX_PADDING {
+                return Err(Desync(b'd'));
+            }
+            let zeros = [0; 4096];
+            let mut rest = self.up.rest;
+            while rest > 0 {
+                let n = rest.min(zeros.len());
+                self.up.lane.put(&zeros[..n]);
+                rest -= n;
+            }
+            self.up.keep = false;
+        }
+        if marker {
+            self.set_injected(true);
+            self.up.lane.put(marker_bytes());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,373 @@
+//! From the first byte to ReadyForQuery: start-up packets, authentication, the greeting.
+//!
+//! Everything before login is hostile input: every read is under the one login deadline, and what is
+//! held is bounded by PostgreSQL's own limits (10,000 bytes of start-up packet, 65,535 of SASL).
+//!
+//! A wrong password and an unknown user look alike, and nothing about databases is said to anybody
+//! who has not proved who he is.
+
+mod greeting;
+mod intake;
+
+use super::registry::{Registered, Registry};
+use super::reply::{self, Fault};
+use super::statements::Statements;
+use super::tracker::Tracker;
+use super::{Linked, Session, Socket, Stretch, locals};
+use crate::auth::exchange::Step;
+use crate::book::SessionId;
+use crate::clock;
+use crate::config::{AuthMethod, CONSOLE, PoolMode};
+use crate::metrics::Login;
+use crate::net::lane::Lane;
+use crate::pool::Pools;
+use crate::pool::cell::Cell;
+use crate::state::SetId;
+use crate::tag::{self, Key, Scope, Tags};
+use crate::wire::backend::message;
+use crate::wire::error::Report;
+use crate::wire::startup::{First, Replication, Startup};
+use bytes::{BufMut, BytesMut};
+use intake::Intake;
+use smallvec::SmallVec;
+use std::io;
+use std::sync::Arc;
+use tokio::io::AsyncWriteExt;
+
+/// What a connection turned out to be.
+pub enum Arrival<S> {
+    /// A client session, logged in and greeted.
+    Session(Box<LoggedIn<S>>),
+    /// The console, logged in; its greeting is still to be sent.
+    Console(S, BytesMut),
+    /// A cancel request.
+    Cancel {
+        /// Of BackendKeyData.
+        pid: u32,
+        /// Of BackendKeyData.
+        key: SmallVec<[u8; 32]>,
+    },
+}
+
+/// A session and what its existence holds.
+pub struct LoggedIn<S> {
+    /// The session, to be served.
+    pub session: Session<S>,
+    /// Its cancel key.
+    pub registered: Registered,
+    /// Its place in the book.
+    pub seat: Seat,
+}
+
+/// A session's place among its tenant's (B18), given back when dropped.
+pub struct Seat {
+    pools: Arc<Pools>,
+    id: SessionId,
+    tenant: Arc<str>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.pools.logout(self.id, &self.tenant);
+    }
+}
+
+/// Why a login ends.
+pub(super) enum Refused {
+    /// The client is told, FATAL.
+    Told(Report),
+    /// An ErrorResponse of the server's, passed on as FATAL.
+    Server(bytes::Bytes),
+    /// Without a word: a socket error, or what PostgreSQL answers with silence.
+    Silent,
+}
+
+impl From<io::Error> for Refused {
+    fn from(_: io::Error) -> Self {
+        Refused::Silent
+    }
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        Refused::Told(reply::fault(&fault))
+    }
+}
+
+/// Who connects, and to what.
+pub struct Visitor<'a> {
+    /// Every pool.
+    pub pools: &'a Arc<Pools>,
+    /// Cancel keys.
+    pub registry: &'a Arc<Registry>,
+    /// Address of the client, for views.
+    pub peer: &'a str,
+    /// It connects from this machine.
+    pub local: bool,
+    /// There are as many sessions as there may be: only a cancel request is served.
+    pub full: bool,
+}
+
+/// Brings a connection to its first ReadyForQuery, or tells the client why not. `None` = it is over.
+/// Not cancel safe; takes at most `listen.login_timeout`.
+pub async fn arrive<S: Socket>(mut stream: S, visitor: Visitor<'_>) -> Option<Arrival<S>> {
+    let limit = visitor.pools.config().listen.login_timeout;
+    let mut told = BytesMut::new();
+    let met = tokio::time::timeout(limit, meet(&mut stream, &visitor)).await;
+    let refused = match met {
+        Ok(Ok(Met::Cancel { pid, key })) => return Some(Arrival::Cancel { pid, key }),
+        Ok(Ok(Met::Console(out))) => return Some(Arrival::Console(stream, out)),
+        Ok(Ok(Met::Session(part))) => {
+            visitor.pools.metrics.logins.inc(Login::Ok);
+            return Some(Arrival::Session(Box::new(part.with(stream, &visitor))));
+        }
+        Ok(Err(refused)) => refused,
+        Err(_) => {
+            visitor.pools.metrics.logins.inc(Login::Timeout);
+            Refused::from(Fault::LoginTimeout)
+        }
+    };
+    match refused {
+        Refused::Told(report) => {
+            tracing::info!(client = visitor.peer, code = report.code, message = %report.message, "login refused");
+            report.encode(&mut told);
+        }
+        Refused::Server(body) => greeting::forward_fatal(&body, &mut told),
+        Refused::Silent => return None,
+    }
+    let goodbye = async {
+        stream.write_all(&told).await?;
+        stream.shutdown().await
+    };
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), goodbye).await;
+    None
+}
+
+enum Met {
+    Session(Box<Prepared>),
+    Console(BytesMut),
+    Cancel { pid: u32, key: SmallVec<[u8; 32]> },
+}
+
+/// A session as far as it exists without its socket.
+struct Prepared {
+    pool: Arc<crate::pool::Pool>,
+    cell: Arc<Cell>,
+    suffix: Option<Arc<str>>,
+    tags: Tags,
+    settings: SetId,
+    lease: Option<crate::pool::lease::Lease>,
+    registered: Registered,
+    seat: Seat,
+    leftover: BytesMut,
+    greeting: BytesMut,
+}
+
+impl Prepared {
+    fn with<S: Socket>(self, client: S, visitor: &Visitor<'_>) -> LoggedIn<S> {
+        let rules = self.pool.rules();
+        let buffers = &visitor.pools.buffers;
+        let mut session = Session {
+            pools: visitor.pools.clone(),
+            config: visitor.pools.config(),
+            cell: self.cell,
+            suffix: self.suffix,
+            tags: self.tags,
+            settings: self.settings,
+            mode: rules.mode,
+            reset: rules.reset,
+            now: clock::now(),
+            client,
+            up: Stretch::new(Lane::with(buffers.clone(), &self.leftover)),
+            down: Stretch::new(Lane::new(buffers.clone())),
+            tracker: Tracker::default(),
+            statements: Statements::default(),
+            locals: locals::Locals::default(),
+            lease: None,
+            linked: Linked::default(),
+            warned: (None, Vec::new()),
+            unflushed: BytesMut::new(),
+            draining: false,
+            scratch: BytesMut::new(),
+            pool: self.pool,
+        };
+        session.down.lane.put(&self.greeting);
+        if let Some(lease) = self.lease {
+            session.begin_session_mode(lease);
+        }
+        LoggedIn { session, registered: self.registered, seat: self.seat }
+    }
+}
+
+async fn meet<S: Socket>(stream: &mut S, visitor: &Visitor<'_>) -> Result<Met, Refused> {
+    let mut intake = Intake::default();
+    let startup = loop {
+        match intake.first(stream).await? {
+            // Each at most once, and no encryption in this version: the client goes on in plain
+            // text or gives up. Whoever did not wait for the answer might have meant it to be
+            // encrypted.
+            First::Ssl | First::GssEnc => {
+                stream.write_all(b"N").await?;
+                if intake.has_more() {
+                    return Err(Fault::EarlyData.into());
+                }
+            }
+            First::Cancel { pid, key } => return Ok(Met::Cancel { pid, key }),
+            First::Startup(startup) => break startup,
+        }
+    };
+    if visitor.full {
+        return Err(Fault::TooManyClients { limit: visitor.pools.config().listen.max_clients }.into());
+    }
+    let mut out = BytesMut::new();
+    if startup.must_negotiate() {
+        negotiate(&startup, &mut out);
+    }
+    if startup.replication != Replication::No {
+        return Err(Fault::Replication.into());
+    }
+    let (user, suffix) = login_name(visitor, &startup.user);
+    authenticate(stream, &mut intake, visitor, &user, &mut out).await?;
+    if startup.database == CONSOLE {
+        return if may_administer(visitor, &user) {
+            Ok(Met::Console(out))
+        } else {
+            Err(Fault::ConsoleDenied { user: user.into() }.into())
+        };
+    }
+    let prepared = prepare(visitor, startup, user, suffix, intake.leftover(), out).await?;
+    Ok(Met::Session(Box::new(prepared)))
+}
+
+/// NegotiateProtocolVersion: the version we speak in full, and the options we do not know.
+fn negotiate(startup: &Startup, out: &mut BytesMut) {
+    message(out, b'v', |out| {
+        out.put_u32(0x0003_0000 | u32::from(startup.agreed_minor()));
+        out.put_u32(startup.extensions.len() as u32);
+        for name in &startup.extensions {
+            out.extend_from_slice(name.as_bytes());
+            out.put_u8(0);
+        }
+    });
+}
+
+/// The role, and the suffix that names a tenant. Role names may contain dots: a known user has no
+/// suffix, and it is cut off only where what is left is a known user.
+fn login_name(visitor: &Visitor<'_>, user: &str) -> (String, Option<Arc<str>>) {
+    let config = visitor.pools.config();
+    let (login, suffix) = tag::split_user(user, &config.tag);
+    if config.users.contains_key(user) {
+        return (user.to_owned(), None);
+    }
+    let login = if config.users.contains_key(login) { login } else { user };
+    (login.to_owned(), suffix.map(Arc::from))
+}
+
+async fn authenticate<S: Socket>(
+    stream: &mut S,
+    intake: &mut Intake,
+    visitor: &Visitor<'_>,
+    user: &str,
+    out: &mut BytesMut,
+) -> Result<(), Refused> {
+    let mut exchange = visitor.pools.users().begin(user);
+    let mut step = exchange.first(out);
+    loop {
+        match step {
+            Step::Done => return Ok(()),
+            Step::More => {
+                stream.write_all(out).await?;
+                out.clear();
+                let body = intake.password(stream, exchange.limit()).await?;
+                step = exchange.step(&body, out).await;
+            }
+            Step::Failed(failure) => {
+                visitor.pools.metrics.logins.inc(Login::Auth);
+                tracing::info!(client = visitor.peer, user, %failure, "authentication failed");
+                return Err(if failure.is_protocol() {
+                    Fault::InvalidMessage.into()
+                } else {
+                    Fault::WrongPassword { user: user.into() }.into()
+                });
+            }
+        }
+    }
+}
+
+/// Without a list of administrators the console is open to this machine where nobody is asked for a
+/// password, and closed otherwise.
+fn may_administer(visitor: &Visitor<'_>, user: &str) -> bool {
+    let config = visitor.pools.config();
+    if config.admin.users.is_empty() {
+        visitor.local && config.auth.method == AuthMethod::Trust
+    } else {
+        config.admin.users.iter().any(|admin| admin == user)
+    }
+}
+
+async fn prepare(
+    visitor: &Visitor<'_>,
+    startup: Startup,
+    user: String,
+    suffix: Option<Arc<str>>,
+    leftover: BytesMut,
+    mut out: BytesMut,
+) -> Result<Prepared, Refused> {
+    let pools = visitor.pools;
+    let no_database = || Fault::NoSuchDatabase { database: startup.database.as_str().into() };
+    let pool = pools.pool(&startup.database, &user).ok_or_else(no_database)?;
+    let settings = settings(visitor, &startup)?;
+    let application = startup.parameter("application_name").unwrap_or_default();
+    let names = (pool.database.clone(), pool.user.clone(), String::from_utf8_lossy(application).into());
+    let cell = Arc::new(Cell::new(pools.next_session(), names, visitor.peer.into(), clock::now()));
+    let mut tags = startup_tags(&startup)?;
+    let identity = tag::Identity {
+        user: &cell.user,
+        database: &cell.database,
+        application_name: &cell.application,
+        user_suffix: suffix.as_deref(),
+    };
+    let tag = tags.resolve(&pools.config().tag, &identity, clock::now()).clone();
+    pools.login(&cell, &tag.tenant).map_err(|refusal| Refused::Told(reply::refusal_at_login(&refusal)))?;
+    let seat = Seat { pools: pools.clone(), id: cell.id, tenant: tag.tenant.clone() };
+
+    let session_mode = pool.rules().mode == PoolMode::Session;
+    let (parameters, lease) = greeting::greet(pools, &pool, &cell, &tag, settings, session_mode).await?;
+    // In session mode the client may use the process id with pg_terminate_backend and the like.
+    let pid = lease.as_ref().map_or((cell.id.0 & 0x7fff_ffff) as u32, |(_, pid)| *pid as u32);
+    let key_len = if startup.agreed_minor() >= 2 { 32 } else { 4 };
+    let registered = visitor.registry.register(pid, key_len, &cell);
+    greeting::encode(&parameters, pid, &registered.key, &mut out);
+    cell.set_waiting(false, &tag, clock::now());
+    Ok(Prepared {
+        pool,
+        cell,
+        suffix,
+        tags,
+        settings,
+        lease: lease.map(|(lease, _)| lease),
+        registered,
+        seat,
+        leftover,
+        greeting: out,
+    })
+}
+
+/// The client's settings, interned. `application_name` always belongs to them: a backend must not
+/// keep the name of the session before.
+fn settings(visitor: &Visitor<'_>, startup: &Startup) -> Result<SetId, Refused> {
+    let nameless = [("application_name", &b""[..])];
+    let given = startup.parameters.iter().map(|parameter| (&*parameter.name, &parameter.value[..]));
+    let interned = visitor.pools.settings().intern(nameless.into_iter().chain(given));
+    interned.map_err(|error| Refused::Told(reply::bad_setting(&error)))
+}
+
+fn startup_tags(startup: &Startup) -> Result<Tags, Refused> {
+    let mut tags = Tags::default();
+    for (name, value) in &startup.tags {
+        let key = Key::of(name).ok_or_else(|| Refused::Told(reply::unknown_tag(name).fatal()))?;
+        let set = tags.set(Scope::Startup, key, Some(value), clock::now());
+        set.map_err(|error| Refused::Told(reply::bad_tag(&error).fatal()))?;
+    }
+    Ok(tags)
+}

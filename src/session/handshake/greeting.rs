@@ -1,0 +1,122 @@
+//! What a client is told once it is in: parameters as a backend reports them with its settings, the
+//! cancel key, ReadyForQuery.
+//!
+//! The first login with a set of settings asks a backend, which also validates them; the answer is
+//! remembered in the pool, and later logins need no backend.
+
+use super::Refused;
+use crate::book::Claim;
+use crate::pool::cell::Cell;
+use crate::pool::lease::Lease;
+use crate::pool::wait::Granted;
+use crate::pool::{Greeting, Pool, Pools, Start};
+use crate::session::private::{self, Trouble};
+use crate::session::reply::{self, Fault};
+use crate::state::SetId;
+use crate::tag::Tag;
+use crate::wire::backend::{TxStatus, message, parameter_status, ready_for_query};
+use crate::wire::walk::cstr;
+use bytes::{BufMut, Bytes, BytesMut};
+use std::sync::Arc;
+
+/// Parameters to report, and in session mode the lease that lasts as long as the session, with its
+/// backend's process id.
+pub(super) async fn greet(
+    pools: &Arc<Pools>,
+    pool: &Arc<Pool>,
+    cell: &Arc<Cell>,
+    tag: &Arc<Tag>,
+    settings: SetId,
+    session_mode: bool,
+) -> Result<(Greeting, Option<(Lease, i32)>), Refused> {
+    if !session_mode && let Some(greeting) = pool.greeting(settings) {
+        return Ok((greeting, None));
+    }
+    let claim = Claim { session: cell.id, pool: pool.id, tag: tag.clone(), login: !session_mode };
+    let mut lease = checkout(pools, pool, &claim).await?;
+    let backend = lease.backend();
+    let text = pools.settings().difference(backend.settings, settings);
+    if !text.is_empty() {
+        match private::run(backend, &pools.buffers, &text).await {
+            Ok(()) => backend.settings = settings,
+            // The error undid the whole statement: the backend is as it was.
+            Err(Trouble::Refused(body)) => {
+                lease.finish(crate::clock::now());
+                return Err(Refused::Server(body));
+            }
+            Err(trouble) => {
+                tracing::warn!(%trouble, server = %pool.target().address, "a backend failed during a login");
+                return Err(Fault::BackendLost.into());
+            }
+        }
+    }
+    let greeting: Greeting = Arc::new(backend.parameters.clone());
+    pool.learn_greeting(settings, greeting.clone());
+    let pid = backend.pid;
+    if session_mode {
+        return Ok((greeting, Some((lease, pid))));
+    }
+    lease.finish(crate::clock::now());
+    Ok((greeting, None))
+}
+
+/// A lease for a login. If the server refuses to let Bursar in meanwhile (no such database, no such
+/// role), the client is told so at once, in the server's words.
+async fn checkout(pools: &Arc<Pools>, pool: &Arc<Pool>, claim: &Claim) -> Result<Lease, Refused> {
+    let mut refusals = pool.refusals();
+    let waiting = match pools.checkout(pool, claim, crate::clock::now()) {
+        Start::Ready(lease, _) => return Ok(lease),
+        Start::Refused(refusal) => return Err(Refused::Told(reply::refusal_at_login(&refusal))),
+        Start::Wait(waiting) => waiting,
+    };
+    tokio::select! {
+        biased;
+        granted = waiting => match granted {
+            Granted::Lease(lease, _) => Ok(lease),
+            Granted::Refused(refusal) => Err(Refused::Told(reply::refusal_at_login(&refusal))),
+        },
+        Ok(()) = refusals.changed() => {
+            let body = refusals.borrow().clone();
+            Err(body.map_or(Refused::Silent, Refused::Server))
+        }
+    }
+}
+
+/// Appends ParameterStatus, BackendKeyData and ReadyForQuery.
+pub(super) fn encode(parameters: &Greeting, pid: u32, key: &[u8], out: &mut BytesMut) {
+    for (name, value) in parameters.iter() {
+        parameter_status(out, name, value);
+    }
+    message(out, b'K', |out| {
+        out.put_u32(pid);
+        out.extend_from_slice(key);
+    });
+    ready_for_query(out, TxStatus::Idle);
+}
+
+/// Passes the server's ErrorResponse on with severity FATAL, since the connection closes after it.
+pub(super) fn forward_fatal(body: &Bytes, out: &mut BytesMut) {
+    message(out, b'E', |out| {
+        let mut rest = &body[..];
+        while let Some((&field, tail)) = rest.split_first() {
+            let Some((value, next)) = cstr(tail).filter(|_| field != 0) else { break };
+            out.put_u8(field);
+            out.extend_from_slice(if matches!(field, b'S' | b'V') { b"FATAL" } else { value });
+            out.put_u8(0);
+            rest = next;
+        }
+        out.put_u8(0);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_at_login_becomes_fatal() {
+        let mut out = BytesMut::new();
+        forward_fatal(&Bytes::from_static(b"SERROR\0VERROR\0C22023\0Mbad\0\0"), &mut out);
+        assert_eq!(&out[5..], b"SFATAL\0VFATAL\0C22023\0Mbad\0\0");
+    }
+}

@@ -1,0 +1,154 @@
+//! The relay: spans between the client and the leased backend, both ways, in one poll.
+//!
+//! Each direction flushes what is staged, then reads once, walks what came and stages it, until a
+//! socket has nothing more. Nothing is read while something staged waits to be written: a slow
+//! reader stops the one who writes to it, and memory stays at one buffer a direction.
+//!
+//! System calls of a small query: epoll_wait, recv, send; epoll_wait, recv, send. A short read
+//! leaves tokio knowing that the socket is empty, so that looking again costs nothing.
+
+use super::up::Stop;
+use super::{Session, Socket};
+use crate::clock;
+use crate::wire::error::Report;
+use std::task::{Context, Poll};
+
+/// Unsent bytes with which a lease may end: the client gets them from its lane, the backend is free
+/// (wire.md A4).
+const SPOOL: usize = 64 << 10;
+
+/// Reads a direction may do in one poll before other sessions get their turn.
+const TURNS: usize = 4;
+
+/// What the loop must act on.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// Orders wait in the cell.
+    Ordered,
+    /// The next client message needs a backend.
+    NeedBackend,
+    /// The lease may end.
+    Release,
+    /// The client said goodbye, or closed its side; what it sent before is staged or done.
+    ClientLeft,
+    /// The client's socket is broken: nothing reaches it any more.
+    ClientLost,
+    /// The client broke the protocol: tell it, then close.
+    Fault(Report),
+    /// The client broke the protocol in a way that PostgreSQL answers with silence.
+    Silence,
+    /// The backend closed, or its socket broke.
+    BackendGone,
+    /// The backend's replies make no sense any more.
+    Desync,
+}
+
+impl<S: Socket> Session<S> {
+    /// Moves bytes until something has to be decided. Cancel safe: all state is in the session.
+    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.cell.has_orders() {
+            return Poll::Ready(Event::Ordered);
+        }
+        for _ in 0..TURNS {
+            if let Poll::Ready(event) = self.poll_down(cx) {
+                return Poll::Ready(event);
+            }
+            let unsent = self.down.lane.staged();
+            if let Poll::Ready(event) = self.poll_up(cx) {
+                return Poll::Ready(event);
+            }
+            // What went up has its answer at another wake-up; only what was answered here, or what
+            // held up the end of the lease, is for now.
+            let answered = self.down.lane.staged() > unsent;
+            let released = self.linked.at_ready && self.up.lane.staged() == 0 && unsent <= SPOOL;
+            if !answered && !released {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// From the backend to the client.
+    pub(super) fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            match self.down.lane.poll_flush(cx, &mut self.client) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientLost),
+                Poll::Pending => {
+                    // The backend need not wait for a slow reader that has little left to read.
+                    return if self.down.lane.staged() <= SPOOL {
+                        self.poll_release()
+                    } else {
+                        Poll::Pending
+                    };
+                }
+            }
+            if let Poll::Ready(event) = self.poll_release() {
+                return Poll::Ready(event);
+            }
+            let Some(lease) = &mut self.lease else { return Poll::Pending };
+            match self.down.lane.poll_fill(cx, &mut lease.backend().stream) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(n)) if n > 0 => self.now = clock::now(),
+                Poll::Ready(_) => return Poll::Ready(Event::BackendGone),
+            }
+            if self.walk_down().is_err() {
+                return Poll::Ready(Event::Desync);
+            }
+        }
+    }
+
+    fn poll_release(&mut self) -> Poll<Event> {
+        // What is staged for this backend must not reach it under another session.
+        if !self.linked.at_ready || self.up.lane.staged() > 0 {
+            return Poll::Pending;
+        }
+        self.linked.at_ready = false;
+        if self.tracker.may_release() && (self.draining || self.pin().is_empty()) {
+            return Poll::Ready(Event::Release);
+        }
+        Poll::Pending
+    }
+
+    /// From the client to the backend.
+    pub(super) fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            if let Some(lease) = &mut self.lease {
+                match self.up.lane.poll_flush(cx, &mut lease.backend().stream) {
+                    Poll::Ready(Ok(())) => {}
+                    // Why it closed is still to be read, and comes before anything we could say.
+                    Poll::Ready(Err(_)) => self.up.lane.discard(),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            if self.linked.doomed {
+                return Poll::Pending;
+            }
+            let stop = self.walk_up();
+            if self.up.lane.staged() > 0 && self.lease.is_some() {
+                continue;
+            }
+            match stop {
+                Stop::More => {}
+                Stop::Hold => return Poll::Pending,
+                Stop::NeedBackend => return Poll::Ready(Event::NeedBackend),
+                Stop::Terminate => return Poll::Ready(Event::ClientLeft),
+                Stop::Silence => return Poll::Ready(Event::Silence),
+                Stop::Fault(report) => return Poll::Ready(Event::Fault(report)),
+            }
+            if self.down.lane.staged() > 0 {
+                // Answered here: goes out before more is read.
+                return Poll::Pending;
+            }
+            if self.up.lane.is_closed() {
+                return Poll::Ready(Event::ClientLeft);
+            }
+            match self.up.lane.poll_fill(cx, &mut self.client) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(_)) => self.now = clock::now(),
+                Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientLost),
+            }
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! The one table: every fault → severity, SQLSTATE and words.
+//!
+//! `docs/errors.md` is the same table for readers, and a test holds the two against each other.
+//! MESSAGE is constant (numbers go to DETAIL, the way out to HINT), except where PostgreSQL's own
+//! text names a user, a database or a number and clients know it by heart. FATAL exactly when the
+//! connection closes. Nothing here decides whether something is a fault, or sends it.
+
+mod login;
+
+pub use login::{bad_setting, bad_tag, startup, unknown_tag};
+
+use crate::book::{Holder, Overstay, Refusal, Standing, Warning};
+use crate::wire::error::{Report, Severity};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What can go wrong besides budgets: at login, in the protocol, with the backend, by order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// B18: `listen.max_clients` sessions are here already.
+    TooManyClients {
+        /// The bound.
+        limit: usize,
+    },
+    /// Not ready within `listen.login_timeout`.
+    LoginTimeout,
+    /// A wrong password or an unknown user: they look alike.
+    WrongPassword {
+        /// The name sent.
+        user: Arc<str>,
+    },
+    /// No `[database]` table of that name, nor one for any name.
+    NoSuchDatabase {
+        /// The name sent.
+        database: Arc<str>,
+    },
+    /// A start-up packet that is none.
+    BadStartup,
+    /// A start-up packet without a user.
+    NoUser,
+    /// Another major version than 3.
+    UnsupportedProtocol {
+        /// Asked for.
+        major: u16,
+        /// Asked for.
+        minor: u16,
+    },
+    /// Bytes sent in the clear behind a request for encryption.
+    EarlyData,
+    /// `replication` was asked for.
+    Replication,
+    /// A message type PostgreSQL does not know, or not there.
+    InvalidMessageType {
+        /// The type byte.
+        tag: u8,
+    },
+    /// A length that cannot be, or is beyond PostgreSQL's own limit.
+    InvalidMessageLength,
+    /// A message whose body is not what its type says.
+    InvalidMessage,
+    /// The server cannot be reached, and a login needs it.
+    ServerUnreachable {
+        /// What the last dial said.
+        error: Arc<str>,
+    },
+    /// The backend went away under a session, with nothing that may have been committed.
+    BackendLost,
+    /// The backend went away before it said whether a commit was done.
+    OutcomeUnknown,
+    /// A cancel request reached a session that waited for a backend.
+    CancelledInQueue,
+    /// Bursar stops.
+    Shutdown,
+    /// KILL_CLIENT or KILL.
+    Killed,
+    /// The console does not understand the command.
+    ConsoleSyntax,
+    /// The console understands but does not do it.
+    ConsoleUnsupported,
+    /// The console is not for this user.
+    ConsoleDenied {
+        /// The name sent.
+        user: Arc<str>,
+    },
+    /// A console command failed.
+    ConsoleFailed {
+        /// Why.
+        reason: Arc<str>,
+    },
+}
+
+const TOO_MANY_SESSIONS: &str = "bursar: request opened too many sessions";
+const NESTS_TOO_DEEP: &str = "bursar: request nests more sessions than its budget";
+const REUSE: &str = "Reuse one session for the request or batch the statement. Not retryable.";
+const UNNEST: &str = "Finish a session before opening another one inside it. Not retryable.";
+const SHORTER: &str = "Split the work into shorter transactions.";
+const NO_NETWORK: &str = "Do not hold a transaction open across network calls.";
+
+/// A checkout that was refused. The connection stays, unless Bursar stops or it is a login.
+#[must_use]
+pub fn refusal(refusal: &Refusal) -> Report {
+    let code = refusal.sqlstate();
+    let error = |message, detail, hint| report(Severity::Error, code, message, detail, hint);
+    match refusal {
+        Refusal::WaitedTooLong { waited, dial_error, standing } => {
+            let mut detail = format!("waited {} ms; {}", waited.as_millis(), numbers(standing));
+            let hint = match dial_error {
+                Some(error) => {
+                    let _ = write!(detail, " No backend could be opened: {error}");
+                    "Retry after 250 ms. The server cannot be reached or refuses connections.".into()
+                }
+                None => retry(standing),
+            };
+            error("bursar: no backend became available in time", detail, hint)
+        }
+        Refusal::QueueFull { limit, standing } => {
+            let detail = format!("{limit} clients wait for this pool (queue={limit}); {}", numbers(standing));
+            error("bursar: too many clients wait for a backend", detail, retry(standing))
+        }
+        Refusal::TenantQueueFull { limit, standing } => {
+            let detail = format!(
+                "{} clients of this tenant wait (queue={limit}); {}",
+                standing.tenant_waits,
+                numbers(standing)
+            );
+            error("bursar: too many clients of this tenant wait for a backend", detail, retry(standing))
+        }
+        Refusal::TooManyLeases { ordinal, limit, own, standing } => {
+            let budget = if *own { "bursar.max_leases" } else { "max_leases" };
+            let detail = format!("{} opened session {ordinal}, budget {budget}={limit}.", request(standing));
+            error(TOO_MANY_SESSIONS, detail, REUSE.into())
+        }
+        Refusal::NestsTooDeep { standing } => {
+            let detail = format!(
+                "{} holds {}, all idle in transaction, and asked for {} (max_concurrent={}).",
+                request(standing),
+                count(standing.request_holds as usize, "session"),
+                nth(standing.request_holds + 1),
+                standing.request_limit
+            );
+            error(NESTS_TOO_DEEP, detail, UNNEST.into())
+        }
+        Refusal::TooManySessions { tenant, sessions, limit } => report(
+            Severity::Fatal,
+            code,
+            "bursar: too many sessions of this tenant",
+            format!("tenant {tenant} has {} (max_sessions={limit}).", count(*sessions as usize, "session")),
+            "Close idle connections, or make the application's pools smaller.".into(),
+        ),
+        Refusal::Closing => fault(&Fault::Shutdown),
+    }
+}
+
+/// The same during a login, after which the connection cannot stay.
+#[must_use]
+pub fn refusal_at_login(why: &Refusal) -> Report {
+    match why {
+        Refusal::WaitedTooLong { dial_error: Some(error), .. } => {
+            fault(&Fault::ServerUnreachable { error: error.clone() })
+        }
+        _ => Report { severity: Severity::Fatal, ..refusal(why) },
+    }
+}
+
+/// A transaction that Bursar ends (B10, B11), and with it, for now, its session.
+#[must_use]
+pub fn overstay(why: &Overstay) -> Report {
+    let fatal = |code, message, detail, hint| {
+        report(Severity::Fatal, code, message, detail, format!("Nothing was committed. {hint}"))
+    };
+    match *why {
+        Overstay::Age { age, limit, waiting } => fatal(
+            "25P04",
+            "bursar: transaction rolled back after running too long",
+            format!("transaction age {} (budget {}) while {}.", spent(age), span(limit), waited(waiting)),
+            SHORTER,
+        ),
+        Overstay::Idle { idle, limit, age, waiting } => fatal(
+            "25P03",
+            "bursar: transaction rolled back after being idle too long",
+            format!(
+                "idle {} (budget {}) while {}; transaction age {}.",
+                spent(idle),
+                span(limit),
+                waited(waiting),
+                spent(age)
+            ),
+            NO_NETWORK,
+        ),
+    }
+}
+
+/// A budget in mode warn: a notice, and nothing changes.
+#[must_use]
+pub fn warning(warning: &Warning) -> Report {
+    let (message, detail, hint) = match *warning {
+        Warning::NestsTooDeep { holds, limit } => {
+            let holds = count(holds as usize, "session");
+            (NESTS_TOO_DEEP, format!("request holds {holds} (max_concurrent={limit})."), UNNEST)
+        }
+        Warning::TooManyLeases { ordinal, limit } => (
+            TOO_MANY_SESSIONS,
+            format!("request opened session {ordinal}, budget max_leases={limit}."),
+            REUSE,
+        ),
+        Warning::TenantOverCap { holds, limit } => (
+            "bursar: tenant uses more backends than its share",
+            format!("tenant uses {holds} of {limit} backends."),
+            "More will wait once the budget is enforced.",
+        ),
+        Warning::Age { age, limit } => (
+            "bursar: transaction is running too long",
+            format!("transaction age {} (budget {}).", spent(age), span(limit)),
+            SHORTER,
+        ),
+        Warning::Idle { idle, limit } => (
+            "bursar: transaction is idle too long",
+            format!("idle {} (budget {}).", spent(idle), span(limit)),
+            NO_NETWORK,
+        ),
+    };
+    report(Severity::Warning, "01000", message, detail, hint.into())
+}
+
+/// Everything else.
+#[must_use]
+pub fn fault(fault: &Fault) -> Report {
+    let fatal = |code, message: &'static str| Report::new(Severity::Fatal, code, message);
+    let named = |code, message: String| Report::new(Severity::Fatal, code, message);
+    let error = |code, message: &'static str| Report::new(Severity::Error, code, message);
+    match fault {
+        Fault::TooManyClients { limit } => report(
+            Severity::Fatal,
+            "53300",
+            "bursar: too many clients already",
+            format!("max_clients={limit}."),
+            "Close idle connections, or raise listen.max_clients.".into(),
+        ),
+        Fault::LoginTimeout => fatal("57014", "canceling authentication due to timeout"),
+        Fault::WrongPassword { user } => {
+            named("28P01", format!("password authentication failed for user \"{user}\""))
+        }
+        Fault::NoSuchDatabase { database } => {
+            named("3D000", format!("database \"{database}\" does not exist"))
+        }
+        Fault::BadStartup => fatal("08P01", "invalid startup packet"),
+        Fault::NoUser => fatal("28000", "no PostgreSQL user name specified in startup packet"),
+        Fault::UnsupportedProtocol { major, minor } => named(
+            "0A000",
+            format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2"),
+        ),
+        Fault::EarlyData => fatal("08P01", "received unencrypted data after SSL request"),
+        Fault::Replication => fatal("0A000", "bursar: replication connections are not supported"),
+        Fault::InvalidMessageType { tag } => named("08P01", format!("invalid frontend message type {tag}")),
+        Fault::InvalidMessageLength => fatal("08P01", "invalid message length"),
+        Fault::InvalidMessage => fatal("08P01", "invalid message format"),
+        Fault::ServerUnreachable { error } => report(
+            Severity::Fatal,
+            "57P03",
+            "bursar: the server cannot be reached",
+            format!("{error}"),
+            "Connect again after a pause.".into(),
+        ),
+        Fault::BackendLost => hinted(
+            fatal("08006", "bursar: the backend connection was lost"),
+            "Nothing was committed that was not acknowledged. Connect again and retry the transaction.",
+        ),
+        Fault::OutcomeUnknown => hinted(
+            fatal("08007", "bursar: the backend connection was lost, transaction outcome unknown"),
+            "The transaction may have been committed. Look before you retry.",
+        ),
+        Fault::CancelledInQueue => error("57014", "canceling statement due to user request"),
+        Fault::Shutdown | Fault::Killed => {
+            fatal("57P01", "terminating connection due to administrator command")
+        }
+        Fault::ConsoleSyntax => {
+            hinted(error("42601", "bursar: the console does not know this command"), "Try SHOW HELP.")
+        }
+        Fault::ConsoleUnsupported => {
+            hinted(error("0A000", "bursar: the console does not support this"), "Try SHOW HELP.")
+        }
+        Fault::ConsoleDenied { user } => hinted(
+            named("42501", format!("permission denied for database \"bursar\" to user \"{user}\"")),
+            "Name the user in admin.users.",
+        ),
+        Fault::ConsoleFailed { reason } => {
+            Report { detail: Some(reason.to_string()), ..error("55000", "bursar: the command failed") }
+        }
+    }
+}
+
+fn report(
+    severity: Severity,
+    code: &'static str,
+    message: &'static str,
+    detail: String,
+    hint: String,
+) -> Report {
+    Report { detail: Some(detail), hint: Some(hint), ..Report::new(severity, code, message) }
+}
+
+fn hinted(report: Report, hint: &'static str) -> Report {
+    Report { hint: Some(hint.into()), ..report }
+}
+
+/// The standing of a scope, widest last (budgets.md §2.5).
+fn numbers(standing: &Standing) -> String {
+    let mut text = String::new();
+    if let Some(request) = &standing.request {
+        let (holds, limit) = (standing.request_holds, standing.request_limit);
+        let _ = write!(text, "request {request} holds {holds} of {limit} leases; ");
+    }
+    let _ = write!(
+        text,
+        "tenant {} uses {} of {} backends, {} waiting; pool {}/{}, {} of them idle in transaction.",
+        standing.tenant,
+        standing.tenant_holds,
+        standing.tenant_limit,
+        standing.tenant_waits,
+        standing.pool_holds,
+        standing.pool_size,
+        standing.pool_idle_in_tx
+    );
+    text
+}
+
+fn retry(standing: &Standing) -> String {
+    let mut text = String::from("Retry after 250 ms.");
+    if let Some(Holder { route, tenant, held, idle }) = &standing.longest {
+        let _ = match route {
+            Some(route) => write!(text, " Longest holder: route \"{route}\", "),
+            None => write!(text, " Longest holder: tenant {tenant}, "),
+        };
+        let _ = match idle {
+            Some(idle) => write!(text, "idle in transaction {} (SHOW LEASES).", spent(*idle)),
+            None => write!(text, "held for {} (SHOW LEASES).", spent(*held)),
+        };
+    }
+    text
+}
+
+fn request(standing: &Standing) -> String {
+    match &standing.request {
+        Some(request) => format!("request {request}"),
+        None => "an untagged request".into(),
+    }
+}
+
+fn waited(clients: usize) -> String {
+    match clients {
+        0 => "nobody waited".into(),
+        many => format!("{} waited", count(many, "client")),
+    }
+}
+
+fn count(many: usize, what: &str) -> String {
+    let plural = if many == 1 { "" } else { "s" };
+    format!("{many} {what}{plural}")
+}
+
+/// `a 4th`, `an 8th`.
+fn nth(number: u32) -> String {
+    let article = match number {
+        8 | 11 | 18 | 80..=89 => "an",
+        _ => "a",
+    };
+    let suffix = match (number % 10, number % 100) {
+        (_, 11..=13) => "th",
+        (1, _) => "st",
+        (2, _) => "nd",
+        (3, _) => "rd",
+        _ => "th",
+    };
+    format!("{article} {number}{suffix}")
+}
+
+/// What was measured: tenths of a second.
+fn spent(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
+
+/// What was configured: as short as it is exact.
+fn span(duration: Duration) -> String {
+    match duration.subsec_millis() {
+        0 => format!("{} s", duration.as_secs()),
+        _ => format!("{} ms", duration.as_millis()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+//! What is wrong with a start-up packet, a setting or a tag.
+
+use super::hinted;
+use crate::state::SettingsError;
+use crate::tag::{Key, TagError};
+use crate::wire::error::{Report, Severity};
+use crate::wire::startup::StartupError;
+
+/// A start-up packet that is refused; in PostgreSQL's words where it has some.
+#[must_use]
+pub fn startup(error: &StartupError) -> Report {
+    let code = match error {
+        StartupError::Length | StartupError::Request | StartupError::Layout => "08P01",
+        StartupError::Protocol { .. } => "0A000",
+        StartupError::NoUser => "28000",
+        StartupError::Encoding(_) => "22021",
+        StartupError::Replication(_) => "22023",
+        StartupError::Switch(_) | StartupError::SwitchValue(_) => "42601",
+    };
+    Report::new(Severity::Fatal, code, error.to_string())
+}
+
+/// A start-up parameter that cannot be one.
+#[must_use]
+pub fn bad_setting(error: &SettingsError) -> Report {
+    match error {
+        SettingsError::Name(name) => {
+            let text = format!("unrecognized configuration parameter \"{name}\"");
+            Report::new(Severity::Fatal, "42704", text)
+        }
+        SettingsError::TooMany => hinted(
+            Report::new(Severity::Fatal, "53400", "bursar: too many different sets of start-up parameters"),
+            "Send what differs from connection to connection by SET, or as a tag.",
+        ),
+    }
+}
+
+/// `bursar.NAME` where there is no such tag. FATAL at login ([`Report::fatal`]).
+#[must_use]
+pub fn unknown_tag(name: &str) -> Report {
+    let nearest =
+        Key::nearest(name).map_or_else(String::new, |key| format!(" Did you mean bursar.{}?", key.name()));
+    Report {
+        detail: Some(format!("bursar.{name} is not a tag.{nearest}")),
+        hint: Some(format!("Tags are {}.", Key::ALL.map(|key| format!("bursar.{}", key.name())).join(", "))),
+        ..Report::new(Severity::Error, "42704", "bursar: unknown tag")
+    }
+}
+
+/// A value that a tag cannot have. FATAL at login ([`Report::fatal`]).
+#[must_use]
+pub fn bad_tag(error: &TagError) -> Report {
+    let report = Report::new(Severity::Error, "22023", "bursar: invalid value for a tag");
+    Report { detail: Some(error.to_string()), ..report }
+}

@@ -1,0 +1,207 @@
+//! The words of budgets.md §2.5, and the table for readers.
+
+use super::*;
+use crate::state::SettingsError;
+use crate::tag::{Key, TagError};
+use crate::wire::startup::StartupError;
+use std::collections::BTreeSet;
+
+fn standing() -> Box<Standing> {
+    Box::new(Standing {
+        request: Some("5f0c".into()),
+        request_holds: 1,
+        request_limit: 3,
+        tenant: "acme".into(),
+        tenant_holds: 8,
+        tenant_limit: 8,
+        tenant_waits: 41,
+        pool_holds: 17,
+        pool_size: 17,
+        pool_idle_in_tx: 9,
+        longest: Some(Holder {
+            route: Some("/api/orders".into()),
+            tenant: "acme".into(),
+            held: Duration::from_secs(12),
+            idle: Some(Duration::from_millis(11_200)),
+        }),
+    })
+}
+
+fn texts(report: &Report) -> (&str, &str, &str) {
+    let text = |field: &'static str, of: &Option<String>| {
+        assert!(of.is_some(), "{} without {field}", report.message);
+    };
+    text("DETAIL", &report.detail);
+    text("HINT", &report.hint);
+    (
+        &report.message,
+        report.detail.as_deref().unwrap_or_default(),
+        report.hint.as_deref().unwrap_or_default(),
+    )
+}
+
+#[test]
+fn a_wait_in_vain_is_told_word_for_word() {
+    let waited = Duration::from_millis(3000);
+    let report = refusal(&Refusal::WaitedTooLong { waited, dial_error: None, standing: standing() });
+    assert_eq!(
+        texts(&report),
+        (
+            "bursar: no backend became available in time",
+            "waited 3000 ms; request 5f0c holds 1 of 3 leases; tenant acme uses 8 of 8 backends, \
+             41 waiting; pool 17/17, 9 of them idle in transaction.",
+            "Retry after 250 ms. Longest holder: route \"/api/orders\", idle in transaction 11.2 s \
+             (SHOW LEASES).",
+        )
+    );
+}
+
+#[test]
+fn the_tenth_session_is_told_word_for_word() {
+    let report = refusal(&Refusal::TooManyLeases { ordinal: 10, limit: 9, own: true, standing: standing() });
+    assert_eq!(
+        texts(&report),
+        (
+            "bursar: request opened too many sessions",
+            "request 5f0c opened session 10, budget bursar.max_leases=9.",
+            "Reuse one session for the request or batch the statement. Not retryable.",
+        )
+    );
+}
+
+#[test]
+fn nesting_too_deep_is_told_word_for_word() {
+    let standing = Box::new(Standing { request_holds: 3, ..*standing() });
+    let report = refusal(&Refusal::NestsTooDeep { standing });
+    assert_eq!(
+        texts(&report).1,
+        "request 5f0c holds 3 sessions, all idle in transaction, and asked for a 4th (max_concurrent=3)."
+    );
+    assert_eq!(
+        (nth(1), nth(2), nth(3), nth(8)),
+        ("a 1st".into(), "a 2nd".into(), "a 3rd".into(), "an 8th".into())
+    );
+    assert_eq!((nth(11), nth(12), nth(113)), ("an 11th".into(), "a 12th".into(), "a 113th".into()));
+}
+
+#[test]
+fn an_idle_transaction_is_told_word_for_word() {
+    let seconds = Duration::from_secs;
+    let age = Duration::from_millis(31_400);
+    let why = Overstay::Idle { idle: seconds(10), limit: seconds(10), age, waiting: 12 };
+    assert_eq!(
+        texts(&overstay(&why)),
+        (
+            "bursar: transaction rolled back after being idle too long",
+            "idle 10.0 s (budget 10 s) while 12 clients waited; transaction age 31.4 s.",
+            "Nothing was committed. Do not hold a transaction open across network calls.",
+        )
+    );
+}
+
+#[test]
+fn a_login_that_cannot_go_on_closes() {
+    let waited = Duration::from_secs(3);
+    let dial_error = Some("connection refused".into());
+    let report = refusal_at_login(&Refusal::WaitedTooLong { waited, dial_error, standing: standing() });
+    assert_eq!((report.severity, report.code), (Severity::Fatal, "57P03"));
+    let report = refusal_at_login(&Refusal::QueueFull { limit: 1, standing: standing() });
+    assert_eq!((report.severity, report.code), (Severity::Fatal, "53300"));
+}
+
+/// One of everything, with the placeholders `docs/errors.md` uses.
+fn everything() -> Vec<Report> {
+    let time = Duration::from_secs(1);
+    let name = || Arc::<str>::from("x");
+    let refusals = [
+        Refusal::WaitedTooLong { waited: time, dial_error: None, standing: standing() },
+        Refusal::QueueFull { limit: 1, standing: standing() },
+        Refusal::TenantQueueFull { limit: 1, standing: standing() },
+        Refusal::TooManyLeases { ordinal: 2, limit: 1, own: false, standing: standing() },
+        Refusal::NestsTooDeep { standing: standing() },
+        Refusal::TooManySessions { tenant: name(), sessions: 1, limit: 1 },
+        Refusal::Closing,
+    ];
+    let overstays = [
+        Overstay::Age { age: time, limit: time, waiting: 0 },
+        Overstay::Idle { idle: time, limit: time, age: time, waiting: 0 },
+    ];
+    let warnings = [
+        Warning::NestsTooDeep { holds: 2, limit: 1 },
+        Warning::TooManyLeases { ordinal: 2, limit: 1 },
+        Warning::TenantOverCap { holds: 2, limit: 1 },
+        Warning::Age { age: time, limit: time },
+        Warning::Idle { idle: time, limit: time },
+    ];
+    let faults = [
+        Fault::TooManyClients { limit: 1 },
+        Fault::LoginTimeout,
+        Fault::WrongPassword { user: name() },
+        Fault::NoSuchDatabase { database: name() },
+        Fault::BadStartup,
+        Fault::NoUser,
+        Fault::UnsupportedProtocol { major: 2, minor: 0 },
+        Fault::EarlyData,
+        Fault::Replication,
+        Fault::InvalidMessageType { tag: 0 },
+        Fault::InvalidMessageLength,
+        Fault::InvalidMessage,
+        Fault::ServerUnreachable { error: name() },
+        Fault::BackendLost,
+        Fault::OutcomeUnknown,
+        Fault::CancelledInQueue,
+        Fault::Shutdown,
+        Fault::Killed,
+        Fault::ConsoleSyntax,
+        Fault::ConsoleUnsupported,
+        Fault::ConsoleDenied { user: name() },
+        Fault::ConsoleFailed { reason: name() },
+    ];
+    let all = refusals.iter().map(refusal).chain(overstays.iter().map(overstay));
+    let all = all.chain(warnings.iter().map(warning)).chain(faults.iter().map(fault));
+    let startups = [
+        StartupError::Layout,
+        StartupError::NoUser,
+        StartupError::Encoding("x".into()),
+        StartupError::Replication("x".into()),
+        StartupError::Switch("x".into()),
+        StartupError::SwitchValue("x".into()),
+    ];
+    let tags = [unknown_tag("x"), bad_tag(&TagError::Unprintable { key: Key::Tenant })];
+    let settings = [SettingsError::Name("x".into()), SettingsError::TooMany];
+    all.chain(startups.iter().map(startup)).chain(tags).chain(settings.iter().map(bad_setting)).collect()
+}
+
+#[test]
+fn the_table_for_readers_says_the_same() {
+    let page = include_str!("../../../docs/errors.md");
+    let rows = page.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.strip_prefix("| ")?.split(" | ").map(str::trim).collect();
+        let [_, severity, code, message, ..] = cells[..] else { return None };
+        let code = code.strip_prefix('`')?.strip_suffix('`')?;
+        Some((severity.to_owned(), code.to_owned(), message.trim_matches('`').to_owned()))
+    });
+    let told: BTreeSet<_> = rows.collect();
+    let done: BTreeSet<_> = everything()
+        .into_iter()
+        .map(|report| {
+            let severity = format!("{:?}", report.severity).to_uppercase();
+            (severity, report.code.to_owned(), report.message.into_owned())
+        })
+        .collect();
+    let only_told: Vec<_> = told.difference(&done).collect();
+    let only_done: Vec<_> = done.difference(&told).collect();
+    assert!(only_told.is_empty() && only_done.is_empty(), "page: {only_told:?}, code: {only_done:?}");
+    assert_eq!(done.len(), 43, "every row is another one");
+}
+
+#[test]
+fn budgets_name_numbers_and_the_way_out_and_keep_them_out_of_the_message() {
+    for report in everything() {
+        if report.message.starts_with("bursar:") && report.code != "0A000" {
+            assert!(report.message.chars().all(|c| !c.is_ascii_digit()), "{}", report.message);
+            assert!(report.detail.is_some() || report.hint.is_some(), "{}", report.message);
+        }
+        assert_eq!(report.code.len(), 5);
+    }
+}

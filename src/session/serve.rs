@@ -1,0 +1,386 @@
+//! The only loop: what happens after each event of the relay.
+
+use super::private;
+use super::relay::Event;
+use super::reply::{self, Fault};
+use super::tracker::{Injected, OpKind};
+use super::{Linked, Session, Socket};
+use crate::book::{Claim, Outcome, Refusal, Warning};
+use crate::clock;
+use crate::config::PoolMode;
+use crate::pool::Start;
+use crate::pool::cell::Order;
+use crate::pool::lease::Lease;
+use crate::pool::wait::{Granted, Waiting};
+use crate::tag::{Identity, Tag};
+use crate::wire::backend::TxStatus;
+use crate::wire::error::Report;
+use crate::wire::walk::{HEADER, Header};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
+
+/// How long a client may take to read the last words before its socket is closed.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Why a session ends.
+pub(super) enum End {
+    /// The client left; what it sent is finished or rolled back, and results still reach it.
+    Left,
+    /// The client's socket is broken.
+    Lost,
+    /// Close without a word.
+    Silence,
+    /// Told why, FATAL, behind replies to complete work that come within the grace period.
+    Told(Report),
+    /// Told why, FATAL, at once: its time is up. Whatever its backend does is cut short.
+    Overstayed(Report),
+    /// The backend is gone, and what it said last has been passed on.
+    BackendGone,
+}
+
+/// How a wait for a lease ends.
+enum Waited {
+    Granted(Granted),
+    Ordered,
+    Gone,
+}
+
+impl<S: Socket> Session<S> {
+    /// Serves the client until it leaves or is told to. Not cancel safe: dropped, the client's
+    /// socket and its backend are closed.
+    ///
+    /// What is rare is boxed: the future of an idle session should be small.
+    pub async fn serve(&mut self) {
+        self.listen_for_orders().await;
+        let end = loop {
+            let event = poll_fn(|cx| self.poll_event(cx)).await;
+            if let Err(end) = self.act(event).await {
+                break end;
+            }
+        };
+        Box::pin(self.close(end)).await;
+    }
+
+    async fn act(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::NeedBackend => self.begin_lease().await,
+            Event::Release => self.end_lease().await,
+            Event::Ordered => Box::pin(self.obey()).await,
+            Event::ClientLeft => Err(End::Left),
+            Event::ClientLost => Err(End::Lost),
+            Event::Silence => Err(End::Silence),
+            Event::Fault(report) => Err(End::Told(report)),
+            Event::BackendGone => Err(self.backend_gone()),
+            Event::Desync => {
+                tracing::error!(
+                    pool = %self.pool.database, session = self.cell.id.0,
+                    "the server's replies do not match what was sent; the backend is closed"
+                );
+                Err(self.backend_gone())
+            }
+        }
+    }
+
+    /// An order wakes this task from now on, once.
+    async fn listen_for_orders(&self) {
+        poll_fn(|cx| {
+            self.cell.register(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    async fn begin_lease(&mut self) -> Result<(), End> {
+        let now = self.now;
+        self.renew_config();
+        let tag = self.resolve(now);
+        let claim = Claim { session: self.cell.id, pool: self.pool.id, tag, login: false };
+        match self.pools.checkout(&self.pool, &claim, now) {
+            Start::Ready(lease, warnings) => self.adopt(lease, &warnings, &claim.tag, now),
+            Start::Refused(refusal) => return self.refuse(&refusal),
+            Start::Wait(waiting) => {
+                self.cell.set_waiting(true, &claim.tag, now);
+                let granted = Box::pin(self.wait(waiting)).await?;
+                self.now = clock::now();
+                let now = self.now;
+                match granted {
+                    Some(Granted::Lease(lease, warnings)) => self.adopt(lease, &warnings, &claim.tag, now),
+                    Some(Granted::Refused(refusal)) => {
+                        self.cell.set_waiting(false, &claim.tag, now);
+                        return self.refuse(&refusal);
+                    }
+                    None => self.cell.set_waiting(false, &claim.tag, now),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A new configuration counts from the next transaction on.
+    fn renew_config(&mut self) {
+        if !self.pools.is_current(&self.config) {
+            self.config = self.pools.config();
+            self.reset = self.pool.rules().reset;
+            self.tags.invalidate();
+        }
+    }
+
+    /// Waits for a lease, answering orders and watching for the client to go. `None` = cancelled.
+    async fn wait(&mut self, mut waiting: Waiting) -> Result<Option<Granted>, End> {
+        loop {
+            let waited = poll_fn(|cx| {
+                if self.cell.has_orders() {
+                    return Poll::Ready(Waited::Ordered);
+                }
+                if let Poll::Ready(granted) = Pin::new(&mut waiting).poll(cx) {
+                    return Poll::Ready(Waited::Granted(granted));
+                }
+                if let Poll::Ready(Err(_)) = self.down.lane.poll_flush(cx, &mut self.client) {
+                    return Poll::Ready(Waited::Gone);
+                }
+                loop {
+                    match self.up.lane.poll_fill(cx, &mut self.client) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Err(_)) => return Poll::Ready(Waited::Gone),
+                        Poll::Ready(Ok(0)) if self.up.lane.is_closed() && !self.said_goodbye() => {
+                            return Poll::Ready(Waited::Gone);
+                        }
+                        Poll::Ready(Ok(0)) => return Poll::Pending,
+                        Poll::Ready(Ok(_)) => {}
+                    }
+                }
+            })
+            .await;
+            match waited {
+                Waited::Granted(granted) => return Ok(Some(granted)),
+                Waited::Gone => return Err(End::Lost),
+                Waited::Ordered => {
+                    self.listen_for_orders().await;
+                    for order in self.cell.take_orders() {
+                        match order {
+                            Order::CancelWait => {
+                                self.reject(&reply::fault(&Fault::CancelledInQueue));
+                                return Ok(None);
+                            }
+                            Order::Kill | Order::Drain => {
+                                return Err(End::Told(reply::fault(&Fault::Shutdown)));
+                            }
+                            Order::End(..) | Order::Warn(..) | Order::CancelDone => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether what the client has sent ends with Terminate: a client that says goodbye behind
+    /// complete work wants the work done, one that vanishes from the queue does not.
+    fn said_goodbye(&self) -> bool {
+        let mut bytes = self.up.lane.unwalked();
+        while let Some(head) = Header::read(bytes) {
+            if head.kind == b'X' {
+                return true;
+            }
+            let Some(rest) = head.total().and_then(|total| bytes.get(total..)) else { return false };
+            bytes = rest;
+        }
+        false
+    }
+
+    /// A lease begins: the backend is made fit in the same write as the client's first message.
+    pub(super) fn adopt(&mut self, mut lease: Lease, warnings: &[Warning], tag: &Arc<Tag>, now: Instant) {
+        self.linked = Linked::default();
+        self.flush_here();
+        self.statements.moved();
+        let id = lease.id();
+        self.cell.link(id, lease.backend(), tag, now);
+        let backend = lease.backend();
+        if backend.settings != self.settings {
+            let text = self.pools.settings().difference(backend.settings, self.settings);
+            backend.settings = self.settings;
+            if !text.is_empty() {
+                self.up.lane.make(|out| private::query(out, &text));
+                self.tracker.inject(OpKind::Query, Injected::Segment);
+                self.set_injected(true);
+            }
+        }
+        self.lease = Some(lease);
+        for warning in warnings {
+            self.warn(warning);
+        }
+    }
+
+    /// In session mode the lease of the login is the session's own until it ends.
+    pub(super) fn begin_session_mode(&mut self, lease: Lease) {
+        let now = clock::now();
+        let tag = self.resolve(now);
+        self.adopt(lease, &[], &tag, now);
+        self.cell.ready(false, self.pin(), now);
+    }
+
+    /// Tells the client of a budget it exceeds: once a dimension and request (budgets.md §2.4), and
+    /// only who tags its requests, since nobody else could know what is meant. Not while a message
+    /// is half way through.
+    fn warn(&mut self, warning: &Warning) {
+        let request = self.cell.request();
+        if request.is_none() || self.down.rest > 0 {
+            return;
+        }
+        if self.warned.0 != request {
+            self.warned = (request, Vec::new());
+        }
+        let kind = std::mem::discriminant(warning);
+        if !self.warned.1.contains(&kind) {
+            self.warned.1.push(kind);
+            self.down.lane.make(|out| reply::warning(warning).encode(out));
+        }
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) -> Result<(), End> {
+        let report = reply::refusal(refusal);
+        if report.severity == crate::wire::error::Severity::Fatal {
+            return Err(End::Told(report));
+        }
+        self.reject(&report);
+        Ok(())
+    }
+
+    /// Answers the message that asked for a backend with an error, as PostgreSQL would: a Query is
+    /// over, a pipeline is skipped up to its Sync.
+    fn reject(&mut self, report: &Report) {
+        self.flush_here();
+        self.down.lane.make(|out| report.encode(out));
+        let Some(head) = Header::read(self.up.lane.unwalked()) else { return };
+        if matches!(head.kind, b'Q' | b'F') {
+            self.up.take(head.total().unwrap_or(HEADER), false);
+            self.down.lane.make(|out| crate::wire::backend::ready_for_query(out, TxStatus::Idle));
+        } else {
+            self.tracker.skip_to_sync();
+        }
+        self.tags.end_statement(false);
+    }
+
+    async fn end_lease(&mut self) -> Result<(), End> {
+        if self.linked.injected_error.is_some() {
+            self.abandon(false);
+            return Err(End::Told(reply::fault(&Fault::BackendLost)));
+        }
+        self.give_back(false).await;
+        self.tags.used(self.now);
+        if self.draining { Err(End::Told(reply::fault(&Fault::Shutdown))) } else { Ok(()) }
+    }
+
+    async fn obey(&mut self) -> Result<(), End> {
+        self.listen_for_orders().await;
+        for order in self.cell.take_orders() {
+            match order {
+                Order::End(lease, why) if self.holds(lease) => {
+                    if let Some(lease) = &mut self.lease {
+                        lease.outcome = Some(Outcome::Reclaimed);
+                    }
+                    return Err(End::Overstayed(reply::overstay(&why)));
+                }
+                Order::Warn(lease, warning) if self.holds(lease) => self.warn(&warning),
+                Order::Kill => return Err(End::Told(reply::fault(&Fault::Shutdown))),
+                Order::Drain if !self.tracker.is_busy() && self.tracker.status() == TxStatus::Idle => {
+                    return Err(End::Told(reply::fault(&Fault::Shutdown)));
+                }
+                // After the transaction, then.
+                Order::Drain => self.draining = true,
+                Order::End(..) | Order::Warn(..) | Order::CancelWait | Order::CancelDone => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn holds(&self, id: crate::book::LeaseId) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.id() == id)
+    }
+
+    /// The backend closed. What it said is passed on; where it said nothing, we say it.
+    fn backend_gone(&mut self) -> End {
+        let in_transaction = self.tracker.status() != TxStatus::Idle || self.tracker.is_busy();
+        let torn = self.down.rest > 0 && self.down.keep;
+        let dying = self.linked.dying;
+        self.abandon(false);
+        if dying || torn {
+            End::BackendGone
+        } else {
+            End::Told(reply::fault(if in_transaction { &Fault::OutcomeUnknown } else { &Fault::BackendLost }))
+        }
+    }
+
+    async fn close(&mut self, end: End) {
+        match end {
+            End::Left | End::Silence => self.wind_up(true, self.pool.rules().client_gone_grace).await,
+            End::Lost => self.wind_up(false, self.pool.rules().client_gone_grace).await,
+            End::BackendGone => {}
+            End::Told(report) => {
+                if self.is_behind_replies() {
+                    self.drain_for_client().await;
+                }
+                self.last_words(&report).await;
+                return;
+            }
+            End::Overstayed(report) => {
+                self.last_words(&report).await;
+                return;
+            }
+        }
+        self.farewell().await;
+    }
+
+    /// Says why the session ends, and ends what it left.
+    async fn last_words(&mut self, report: &Report) {
+        if self.down.rest == 0 || !self.down.keep {
+            self.down.lane.make(|out| report.encode(out));
+        }
+        self.farewell().await;
+        // The client is told; nothing it left running is worth waiting for.
+        self.wind_up(false, Duration::ZERO).await;
+    }
+
+    /// Whether replies to complete work are still on their way, which the client gets first.
+    fn is_behind_replies(&self) -> bool {
+        self.lease.is_some()
+            && self.tracker.is_busy()
+            && !self.tracker.is_unsynced()
+            && !self.tracker.is_copying_in()
+    }
+
+    async fn farewell(&mut self) {
+        let goodbye = async {
+            poll_fn(|cx| self.down.lane.poll_flush(cx, &mut self.client)).await?;
+            self.client.shutdown().await
+        };
+        // A client that does not read has no use for the rest.
+        let _ = tokio::time::timeout(FAREWELL, goodbye).await;
+    }
+
+    /// What a session-mode client left is scrubbed whatever was seen of it.
+    pub(super) fn scrubs_always(&self) -> bool {
+        self.reset == crate::config::Reset::Always || self.mode == PoolMode::Session
+    }
+}
+
+impl<S> Session<S> {
+    /// Whose work the session does now.
+    pub(super) fn resolve(&mut self, now: Instant) -> Arc<Tag> {
+        let identity = Identity {
+            user: &self.cell.user,
+            database: &self.cell.database,
+            application_name: &self.cell.application,
+            user_suffix: self.suffix.as_deref(),
+        };
+        let stale = self.tags.stale();
+        let tag = self.tags.resolve(&self.config.tag, &identity, now).clone();
+        if self.tags.stale() > stale {
+            self.pools.metrics.stale_tags.inc();
+        }
+        tag
+    }
+}

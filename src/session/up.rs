@@ -1,0 +1,488 @@
+//! From the client to the backend: what to do with each client message.
+
+use super::reply::{self, Fault};
+use super::statements::Before;
+use super::tracker::{Injected, OpKind, Take};
+use super::{Session, locals};
+use crate::net::lane::Lane;
+use crate::tag::Scope;
+use crate::wire::backend::{bare, command_complete, message, ready_for_query, text_columns, text_row};
+use crate::wire::error::Report;
+use crate::wire::frontend::{Kind, Parse, bind_names, execute_portal, target};
+use crate::wire::sql::comment;
+use crate::wire::sql::local::{self, Local};
+use crate::wire::sql::scan::{Scan, Traces, scan};
+use crate::wire::walk::{HEADER, Header, cstr};
+use bytes::{BufMut, BytesMut};
+
+/// Close of the unnamed statement.
+const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";
+
+/// Flush.
+const FLUSH: &[u8] = b"H\0\0\0\x04";
+
+/// Why the walk over the client's bytes stopped.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The next message is not complete.
+    More,
+    /// The next message waits for replies of the server.
+    Hold,
+    /// The next message needs a backend.
+    NeedBackend,
+    /// Terminate.
+    Terminate,
+    /// Close without a word, as PostgreSQL does when a length field makes no sense.
+    Silence,
+    /// The client broke the protocol.
+    Fault(Report),
+}
+
+/// What becomes of one message.
+enum Next {
+    /// It is dealt with; go on.
+    Done,
+    /// Stop before it.
+    Stop(Stop),
+}
+
+impl<S> Session<S> {
+    /// Walks what the client has sent as far as can be decided now, staging what passes.
+    pub(super) fn walk_up(&mut self) -> Stop {
+        loop {
+            if self.up.rest > 0 && !self.up.stream() {
+                return Stop::More;
+            }
+            let bytes = self.up.lane.unwalked();
+            let Some(head) = Header::read(bytes) else { return Stop::More };
+            let Some(kind) = Kind::of(head.kind) else {
+                return Stop::Fault(reply::fault(&Fault::InvalidMessageType { tag: head.kind }));
+            };
+            let Some(total) = head.total().filter(|_| head.len <= kind.limit()) else { return Stop::Silence };
+            if !is_enough(kind, total, bytes) {
+                return Stop::More;
+            }
+            if kind != Kind::Terminate && self.tracker.would_hold() {
+                return Stop::Hold;
+            }
+            if self.tracker.is_skipping() && !matches!(kind, Kind::Sync | Kind::Terminate) {
+                self.up.take(total, false);
+                continue;
+            }
+            let next = match kind {
+                Kind::Terminate => self.terminate(total),
+                Kind::Query => self.query(total),
+                Kind::Parse => self.parse(total),
+                Kind::Bind => self.bind(total),
+                Kind::Describe | Kind::Close => self.describe_or_close(kind, total),
+                Kind::Execute => self.execute(total),
+                Kind::Sync => self.sync(total),
+                Kind::CopyData | Kind::CopyDone | Kind::CopyFail if self.lease.is_none() => {
+                    // Nobody is copying; PostgreSQL ignores these at idle.
+                    self.up.take(total, false);
+                    Next::Done
+                }
+                // A Flush with a body is an error, with which PostgreSQL answers it.
+                Kind::Flush if total != HEADER => self.forward(Kind::Close, total, Op::default()),
+                Kind::Flush if self.lease.is_none() => {
+                    self.flush_here();
+                    self.up.take(total, false);
+                    Next::Done
+                }
+                _ => self.forward(kind, total, Op::default()),
+            };
+            if let Next::Stop(stop) = next {
+                return stop;
+            }
+        }
+    }
+
+    /// Terminate ends the session, but in the middle of a COPY IN it is a protocol violation, about
+    /// which the server has two last words to say.
+    fn terminate(&mut self, total: usize) -> Next {
+        if self.tracker.is_copying_in() {
+            self.up.take(total, true);
+            self.linked.doomed = true;
+            return Next::Stop(Stop::Hold);
+        }
+        Next::Stop(Stop::Terminate)
+    }
+
+    /// Sends a message on as it is.
+    fn forward(&mut self, kind: Kind, total: usize, op: Op) -> Next {
+        if self.lease.is_none() {
+            return Next::Stop(Stop::NeedBackend);
+        }
+        match self.tracker.client(kind, op.statement, op.noted, op.local_settings) {
+            Take::Hold => return Next::Stop(Stop::Hold),
+            Take::Drop => self.up.take(total, false),
+            Take::Forward => self.up.take(total, true),
+        }
+        Next::Done
+    }
+
+    fn query(&mut self, total: usize) -> Next {
+        let (text, whole) = query_text(self.up.lane.unwalked(), total);
+        if whole && let Some(statements) = local::parse(text) {
+            return self.answer_query(&statements, total);
+        }
+        let cut = if whole { self.read_comment(total, HEADER) } else { None };
+        if self.lease.is_none() {
+            return Next::Stop(Stop::NeedBackend);
+        }
+        let (text, _) = query_text(self.up.lane.unwalked(), total);
+        let scanned = if whole { scan(text) } else { too_long() };
+        let noted = self.statements.query();
+        self.tracker.client(Kind::Query, false, noted, scanned.only_local_sets);
+        self.cell.statement(text, self.now);
+        self.linked.traces = self.linked.traces.with(scanned.traces);
+        if !self.locals.is_empty() {
+            self.locals.forget_statement(b"");
+        }
+        self.pass(total, cut);
+        Next::Done
+    }
+
+    /// Passes a message, without a comment of ours if it has one.
+    fn pass(&mut self, total: usize, cut: Option<std::ops::Range<usize>>) {
+        let Some(cut) = cut else { return self.up.take(total, true) };
+        let kind = self.up.lane.unwalked()[0];
+        let shorter = BytesMut::from_iter(
+            self.up.lane.unwalked()[HEADER..cut.start].iter().chain(&self.up.lane.unwalked()[cut.end..total]),
+        );
+        self.up.lane.make(|out| message(out, kind, |out| out.extend_from_slice(&shorter)));
+        self.up.take(total, false);
+    }
+
+    /// Takes the tags of a statement's comment and says which bytes of the message to leave out.
+    /// `at` is where the text begins.
+    fn read_comment(&mut self, total: usize, at: usize) -> Option<std::ops::Range<usize>> {
+        let (text, _) = cstr(&self.up.lane.unwalked()[at..total])?;
+        let found = comment::find(text)?;
+        self.tags.comment(found.pairs.iter().map(|pair| (pair.key, &*pair.value)));
+        self.config.tag.strip_comments.then(|| at + found.cut.start..at + found.cut.end)
+    }
+
+    fn parse(&mut self, total: usize) -> Next {
+        let body = &self.up.lane.unwalked()[HEADER..];
+        let whole = body.len() >= total - HEADER;
+        let body = &body[..body.len().min(total - HEADER)];
+        let Some((name, rest)) = cstr(body) else { return self.forward(Kind::Parse, total, Op::default()) };
+        let name_len = name.len();
+        if whole
+            && let Some(parse) = Parse::read(body)
+            && let Some(text) = local::parse(parse.text)
+            // PostgreSQL says best why several statements cannot be prepared as one.
+            && let [local] = text.as_slice()
+        {
+            if let Local::Unknown { name, .. } = local {
+                self.refuse_here(OpKind::Parse, total, BytesMut::new(), &reply::unknown_tag(name));
+            } else {
+                self.locals.parse(name, text);
+                self.make_up(OpKind::Parse, total, |_, out| bare(out, b'1'));
+            }
+            return Next::Done;
+        }
+        let scanned = if whole { scan(cstr(rest).map_or(rest, |(text, _)| text)) } else { too_long() };
+        let cut = if whole { self.read_comment(total, HEADER + name_len + 1) } else { None };
+        if self.lease.is_none() {
+            return Next::Stop(Stop::NeedBackend);
+        }
+        self.tracker.client(Kind::Parse, false, true, false);
+        let staged = &self.up.lane.unwalked()[HEADER..];
+        let name = &staged[..name_len];
+        if let Some((text, _)) = cstr(&staged[name_len + 1..]) {
+            self.cell.statement(text, self.now);
+            self.linked.text_noted = true;
+        }
+        self.linked.traces = self.linked.traces.with(scanned.traces);
+        if name.is_empty() {
+            self.linked.unnamed_local = scanned.only_local_sets;
+        }
+        if !self.locals.is_empty() {
+            self.locals.forget_statement(name);
+        }
+        let kept = whole.then(|| without(&self.up.lane.unwalked()[..total], cut.clone()));
+        let name = &self.up.lane.unwalked()[HEADER..HEADER + name_len];
+        self.statements.parse(name, kept.as_deref());
+        self.pass(total, cut);
+        Next::Done
+    }
+
+    fn bind(&mut self, total: usize) -> Next {
+        let body = &self.up.lane.unwalked()[HEADER..];
+        let Some((portal, statement)) = bind_names(&body[..body.len().min(total - HEADER)]) else {
+            return self.forward(Kind::Bind, total, Op::default());
+        };
+        if !self.locals.is_empty() && self.locals.bind(portal, statement) {
+            self.make_up(OpKind::Bind, total, |_, out| bare(out, b'2'));
+            return Next::Done;
+        }
+        let unnamed = statement.is_empty();
+        self.forward_use(Kind::Bind, total, unnamed, Op::default())
+    }
+
+    /// Sends a message that uses a statement, and what must precede a use of the unnamed one.
+    fn forward_use(&mut self, kind: Kind, total: usize, unnamed: bool, op: Op) -> Next {
+        if self.lease.is_none() {
+            return Next::Stop(Stop::NeedBackend);
+        }
+        if unnamed {
+            match self.statements.use_unnamed() {
+                Before::Nothing => {}
+                Before::Replies => return Next::Stop(Stop::Hold),
+                Before::Parse(message) => {
+                    self.up.lane.put(message);
+                    self.tracker.inject(OpKind::Parse, Injected::InPlace);
+                }
+                Before::Close => {
+                    self.up.lane.put(CLOSE_UNNAMED);
+                    self.tracker.inject(OpKind::Close, Injected::InPlace);
+                }
+            }
+        }
+        self.forward(kind, total, op)
+    }
+
+    fn describe_or_close(&mut self, kind: Kind, total: usize) -> Next {
+        let Some((what, name)) = target(&self.up.lane.unwalked()[HEADER..total]) else {
+            return self.forward(kind, total, Op::default());
+        };
+        let statement = what == b'S';
+        if !statement && what != b'P' || total != HEADER + 2 + name.len() {
+            return self.forward(kind, total, Op::default());
+        }
+        if kind == Kind::Close {
+            let here =
+                if statement { self.locals.forget_statement(name) } else { self.locals.forget_portal(name) };
+            if here || self.lease.is_none() {
+                // A session without a backend has no statement but the unnamed one, and no portal.
+                if statement && !here {
+                    self.statements.close(name);
+                    self.statements.acknowledged();
+                }
+                self.make_up(OpKind::Close, total, |_, out| bare(out, b'3'));
+                return Next::Done;
+            }
+            if statement {
+                self.statements.close(name);
+            }
+            return self.forward(kind, total, Op { noted: statement, ..Op::default() });
+        }
+        if !self.locals.is_empty() {
+            let text = if statement { self.locals.statement(name) } else { self.locals.portal(name) };
+            if let Some(text) = text.cloned() {
+                let op = if statement { OpKind::DescribeStatement } else { OpKind::DescribePortal };
+                self.make_up(op, total, |_, out| describe(&text, statement, out));
+                return Next::Done;
+            }
+        }
+        let unnamed = statement && name.is_empty();
+        self.forward_use(kind, total, unnamed, Op { statement, ..Op::default() })
+    }
+
+    fn execute(&mut self, total: usize) -> Next {
+        let portal = execute_portal(&self.up.lane.unwalked()[HEADER..total]).unwrap_or_default();
+        if !self.locals.is_empty()
+            && let Some(text) = self.locals.portal(portal).cloned()
+        {
+            let mut done = BytesMut::new();
+            match text.iter().try_for_each(|local| self.perform(local, false, &mut done)) {
+                Ok(()) => self.make_up(OpKind::Execute, total, |_, out| out.unsplit(done)),
+                Err(report) => self.refuse_here(OpKind::Execute, total, done, &report),
+            }
+            return Next::Done;
+        }
+        let local_settings = portal.is_empty() && self.linked.unnamed_local;
+        if self.lease.is_some() && !std::mem::replace(&mut self.linked.text_noted, true) {
+            self.cell.statement(b"(prepared earlier)", self.now);
+        }
+        self.forward(Kind::Execute, total, Op { local_settings, ..Op::default() })
+    }
+
+    fn sync(&mut self, total: usize) -> Next {
+        if self.lease.is_none() && total == HEADER {
+            self.tracker.sync_here();
+            self.flush_here();
+            self.tags.end_statement(false);
+            let status = self.tracker.status();
+            self.down.lane.make(|out| ready_for_query(out, status));
+            self.up.take(total, false);
+            return Next::Done;
+        }
+        self.linked.text_noted = false;
+        self.statements.sync();
+        self.forward(Kind::Sync, total, Op::default())
+    }
+
+    /// Answers a message here, in its place among the replies still outstanding.
+    fn make_up(&mut self, op: OpKind, total: usize, write: impl FnOnce(&mut Self, &mut BytesMut)) {
+        let mut bytes = BytesMut::new();
+        write(self, &mut bytes);
+        if self.lease.is_none() && op.is_extended() {
+            self.tracker.answer(op, bytes.freeze(), false, &mut self.unflushed);
+        } else {
+            self.flush_here();
+            let (tracker, lane) = (&mut self.tracker, &mut self.down.lane);
+            lane.make(|out| tracker.answer(op, bytes.freeze(), op == OpKind::Query, out));
+        }
+        self.up.take(total, false);
+    }
+
+    /// Answers an extended message with an error, behind what it was `done` before: the client's
+    /// messages are skipped up to its Sync, and an error, unlike other replies, waits for nothing.
+    fn refuse_here(&mut self, op: OpKind, total: usize, mut done: BytesMut, why: &Report) {
+        why.encode(&mut done);
+        if self.lease.is_some() {
+            // What it waits behind must not lie in the server's buffer until then.
+            self.up.lane.put(FLUSH);
+        }
+        self.make_up(op, total, |_, out| out.unsplit(done));
+        self.flush_here();
+        self.tracker.skip_to_sync();
+    }
+
+    /// Sends the replies made here that waited for a Flush, a Sync, or an error.
+    pub(super) fn flush_here(&mut self) {
+        if !self.unflushed.is_empty() {
+            self.down.lane.put(&self.unflushed);
+            self.unflushed.clear();
+        }
+    }
+
+    fn answer_query(&mut self, statements: &locals::Text, total: usize) -> Next {
+        self.make_up(OpKind::Query, total, |session, out| {
+            for local in statements {
+                if let Err(report) = session.perform(local, true, out) {
+                    report.encode(out);
+                    break;
+                }
+            }
+        });
+        Next::Done
+    }
+
+    /// Does one statement that is answered here, and writes its reply. `described`: a reply with
+    /// rows begins with their description, as in the simple protocol.
+    fn perform(&mut self, local: &Local, described: bool, out: &mut BytesMut) -> Result<(), Report> {
+        match local {
+            Local::Set { key, value, local } => {
+                self.set_tag(*key, value.as_deref(), *local)?;
+                command_complete(out, "SET");
+            }
+            Local::SetConfig { key, value, local } => {
+                self.set_tag(*key, value.as_deref(), *local)?;
+                if described {
+                    text_columns(out, ["set_config"].into_iter());
+                }
+                text_row(out, [value.as_deref()].into_iter());
+                command_complete(out, "SELECT 1");
+            }
+            Local::Reset { key } => {
+                self.set_tag(*key, None, false)?;
+                command_complete(out, "RESET");
+            }
+            Local::Show { key } => {
+                if described {
+                    text_columns(out, [&*format!("bursar.{}", key.name())].into_iter());
+                }
+                text_row(out, [Some(self.tags.show(*key))].into_iter());
+                command_complete(out, "SHOW");
+            }
+            Local::Unknown { name, .. } => return Err(reply::unknown_tag(name)),
+        }
+        Ok(())
+    }
+
+    fn set_tag(&mut self, key: crate::tag::Key, value: Option<&str>, local: bool) -> Result<(), Report> {
+        if local && self.lease.is_none() {
+            return Ok(()); // SET LOCAL outside a transaction has no effect
+        }
+        let scope = if local { Scope::Local } else { Scope::Session };
+        let set = self.tags.set(scope, key, value, self.now);
+        set.map_err(|error| reply::bad_tag(&error))?;
+        if let Some(ended) = self.tags.take_ended() {
+            self.pools.request_ended(&ended);
+        }
+        if self.lease.is_none() {
+            let tag = self.resolve(self.now);
+            self.cell.tagged(&tag);
+        }
+        Ok(())
+    }
+}
+
+/// What the tracker keeps with a message.
+#[derive(Default)]
+struct Op {
+    statement: bool,
+    noted: bool,
+    local_settings: bool,
+}
+
+/// Whether enough of a message is there to decide it: all of it where its text or a name at its end
+/// matters, as long as it can be held; a Bind's two names; of everything else the header.
+fn is_enough(kind: Kind, total: usize, bytes: &[u8]) -> bool {
+    let there = bytes.len();
+    match kind {
+        Kind::Query | Kind::Parse => there >= total.min(Lane::HELD),
+        Kind::Bind => there >= total.min(Lane::HELD) || bind_names(&bytes[HEADER..]).is_some(),
+        Kind::Describe | Kind::Close | Kind::Execute => there >= total,
+        _ => true,
+    }
+}
+
+/// The text of a Query, or as much of it as is there, and whether that is all.
+fn query_text(bytes: &[u8], total: usize) -> (&[u8], bool) {
+    let there = &bytes[HEADER..total.min(bytes.len())];
+    (there.strip_suffix(&[0]).unwrap_or(there), bytes.len() >= total)
+}
+
+/// A text too long to scan may do anything.
+fn too_long() -> Scan {
+    Scan { traces: Traces::SUSPECT.with(Traces::SETTING), only_local_sets: false }
+}
+
+/// A message without the bytes to be cut from it, its length corrected.
+fn without(message: &[u8], cut: Option<std::ops::Range<usize>>) -> std::borrow::Cow<'_, [u8]> {
+    let Some(cut) = cut else { return message.into() };
+    let mut shorter = Vec::with_capacity(message.len());
+    shorter.extend_from_slice(&message[..cut.start]);
+    shorter.extend_from_slice(&message[cut.end..]);
+    let len = (shorter.len() - 1) as i32;
+    shorter[1..HEADER].copy_from_slice(&len.to_be_bytes());
+    shorter.into()
+}
+
+/// The answer to a Describe of a text answered here.
+fn describe(text: &locals::Text, statement: bool, out: &mut BytesMut) {
+    if statement {
+        message(out, b't', |out| out.put_i16(0));
+    }
+    match text.first() {
+        Some(Local::Show { key }) => text_columns(out, [&*format!("bursar.{}", key.name())].into_iter()),
+        Some(Local::SetConfig { .. }) => text_columns(out, ["set_config"].into_iter()),
+        _ => bare(out, b'n'),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_message_has_the_right_length() {
+        let message = b"Q\0\0\0\x13select 1 /*a*/\0";
+        let cut = without(message, Some(13..19));
+        assert_eq!(&cut[..], b"Q\0\0\0\x0dselect 1\0");
+        assert_eq!(&without(message, None)[..], message);
+    }
+
+    #[test]
+    fn bulk_is_decided_by_its_header() {
+        assert!(is_enough(Kind::CopyData, 1 << 20, b"d\0\x10\0\0"));
+        assert!(!is_enough(Kind::Query, 100, b"Q\0\0\0\x63select"));
+        assert!(is_enough(Kind::Bind, 1 << 20, b"B\0\x10\0\0\0\0\0"));
+        assert!(!is_enough(Kind::Bind, 1 << 20, b"B\0\x10\0\0p"));
+    }
+}

@@ -1,0 +1,206 @@
+//! What is left to do when the client has gone and a lease is still held (wire.md A6).
+//!
+//! The reference is what PostgreSQL does for a direct client: complete messages already sent are
+//! executed, their results go to a socket that may be half closed, and what is not finished (a
+//! transaction, a pipeline without Sync, a COPY) is rolled back. A Sync is never sent to clean up:
+//! it would commit.
+
+use super::relay::Event;
+use super::{Session, Socket, private};
+use crate::clock;
+use crate::metrics::Reset;
+use crate::wire::backend::TxStatus;
+use crate::wire::sql::scan::Traces;
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+/// How long a cancelled statement may take to end before its backend is closed.
+const AFTER_CANCEL: Duration = Duration::from_secs(2);
+
+/// Execute of a portal that nobody has, then Sync: an error that rolls back what the pipeline did,
+/// and a ReadyForQuery.
+const ABORT: &[u8] = b"E\0\0\0\x10\x01bursar\0\0\0\0\0S\0\0\0\x04";
+
+/// CopyFail, with Sync where the COPY is an extended one (a Sync after CopyFail is not swallowed).
+const COPY_FAIL: &[u8] = b"f\0\0\0\x10client gone\0";
+
+impl<S: Socket> Session<S> {
+    /// Finishes or rolls back what the client left, and gives the backend back, or closes it.
+    ///
+    /// `grace` is how long a running statement may take to finish before it is cancelled.
+    pub(super) async fn wind_up(&mut self, client_reads: bool, grace: Duration) {
+        if self.lease.is_none() {
+            return;
+        }
+        let left = self.tracker.is_busy() || self.tracker.status() != TxStatus::Idle;
+        let finished = self.abort_unfinished() && self.drain(client_reads, grace).await;
+        if !finished || self.linked.dying {
+            self.abandon(left);
+            return;
+        }
+        self.give_back(left).await;
+    }
+
+    /// Tells the server that what is not finished will not be. Returns whether the backend can be
+    /// brought to an end at all: not in the middle of a message.
+    fn abort_unfinished(&mut self) -> bool {
+        use super::tracker::{Injected, OpKind};
+        use crate::wire::frontend::Kind;
+        if self.up.rest > 0 && self.up.keep {
+            return false;
+        }
+        self.up.rest = 0;
+        if self.tracker.is_copying_in() {
+            self.tracker.client(Kind::CopyFail, false, false, false);
+            self.up.lane.put(COPY_FAIL);
+        }
+        if self.tracker.is_unsynced() {
+            // Also where the client skips because of an error of Bursar's, of which the server knows
+            // nothing.
+            self.tracker.inject(OpKind::Execute, Injected::InPlace);
+            self.tracker.client(Kind::Sync, false, false, false);
+            self.up.lane.put(ABORT);
+        } else if self.tracker.is_skipping() {
+            // The server waits for a Sync, and has nothing left that it could commit.
+            self.tracker.client(Kind::Sync, false, false, false);
+            self.up.lane.put(b"S\0\0\0\x04");
+        }
+        true
+    }
+
+    /// Waits for outstanding replies: for the grace period, then with a cancel request. Returns
+    /// whether nothing is outstanding any more.
+    async fn drain(&mut self, mut client_reads: bool, grace: Duration) -> bool {
+        for patience in [grace, AFTER_CANCEL] {
+            let drained = tokio::time::timeout(patience, self.drain_quietly(&mut client_reads)).await;
+            if let Ok(drained) = drained {
+                return drained;
+            }
+            let Some(lease) = &mut self.lease else { return false };
+            let handle = lease.backend().cancel.clone();
+            // The lease is still ours, so whatever the signal hits is.
+            if let Err(error) = handle.send(AFTER_CANCEL, || true).await {
+                tracing::debug!(%error, "cannot cancel what a client left running");
+            }
+        }
+        false
+    }
+
+    /// Passes replies to complete work on to the client, for as long as the grace period.
+    pub(super) async fn drain_for_client(&mut self) {
+        let grace = self.pool.rules().client_gone_grace;
+        let _ = tokio::time::timeout(grace, self.drain_quietly(&mut true)).await;
+    }
+
+    async fn drain_quietly(&mut self, client_reads: &mut bool) -> bool {
+        poll_fn(|cx| {
+            loop {
+                if !*client_reads {
+                    self.down.lane.discard();
+                }
+                // Nothing more comes from the client, but the backend may be owed bytes.
+                let Some(lease) = &mut self.lease else { return Poll::Ready(false) };
+                if let Poll::Ready(Err(_)) = self.up.lane.poll_flush(cx, &mut lease.backend().stream) {
+                    return Poll::Ready(false);
+                }
+                match self.poll_down(cx) {
+                    Poll::Ready(Event::ClientLost) => *client_reads = false,
+                    Poll::Ready(Event::BackendGone | Event::Desync) => return Poll::Ready(false),
+                    Poll::Ready(_) => {}
+                    Poll::Pending => {
+                        let done = !self.tracker.is_busy() && self.up.lane.staged() == 0;
+                        return if done { Poll::Ready(true) } else { Poll::Pending };
+                    }
+                }
+                if !self.tracker.is_busy() && self.up.lane.staged() == 0 {
+                    return Poll::Ready(true);
+                }
+            }
+        })
+        .await
+    }
+
+    /// The lease ends with its backend idle: cleaned of whatever the session left on it.
+    pub(super) async fn give_back(&mut self, client_gone: bool) {
+        let Some(mut lease) = self.lease.take() else { return };
+        let in_transaction = self.tracker.status() != TxStatus::Idle;
+        let traces = self.leftovers();
+        if in_transaction || !traces.is_none() {
+            self.cell.finished(self.now);
+            let scrub = private::scrub(lease.backend(), &self.pools.buffers, in_transaction, traces);
+            let scrubbed = Box::pin(scrub).await;
+            if let Err(trouble) = scrubbed {
+                tracing::debug!(%trouble, "a backend cannot be scrubbed and is closed");
+                self.pools.metrics.resets.inc(Reset::Closed);
+                self.close_lease(lease, client_gone);
+                return;
+            }
+            self.pools.metrics.resets.inc(Reset::Scrubbed);
+            self.now = clock::now();
+        }
+        let worked = loop {
+            if let Some(worked) = self.cell.unlink(lease.backend(), self.now) {
+                break worked;
+            }
+            // A cancel request is on its way: the backend is not free before it has arrived.
+            self.cancel_delivered().await;
+        };
+        lease.usage.active = worked.active;
+        lease.usage.statements = worked.statements;
+        if client_gone {
+            lease.outcome.get_or_insert(crate::book::Outcome::ClientGone);
+        }
+        lease.finish(self.now);
+    }
+
+    /// What is to be scrubbed before another session may have the backend.
+    fn leftovers(&self) -> Traces {
+        let mut traces = self.linked.traces;
+        if self.statements.pins() {
+            traces = traces.with(Traces::STATEMENT);
+        }
+        if self.scrubs_always() || self.linked.discarded {
+            traces = traces.with(Traces::SUSPECT);
+        }
+        traces
+    }
+
+    async fn cancel_delivered(&self) {
+        poll_fn(|cx| {
+            self.cell.register(cx.waker());
+            if self.cell.has_cancels() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
+    /// The lease ends with its backend closed.
+    pub(super) fn abandon(&mut self, client_gone: bool) {
+        if let Some(lease) = self.lease.take() {
+            self.close_lease(lease, client_gone);
+        }
+    }
+
+    fn close_lease(&self, mut lease: crate::pool::lease::Lease, client_gone: bool) {
+        let worked = self.cell.abandon(clock::now());
+        lease.usage.active = worked.active;
+        lease.usage.statements = worked.statements;
+        if client_gone {
+            lease.outcome.get_or_insert(crate::book::Outcome::ClientGone);
+        }
+        drop(lease);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::walk::Header;
+
+    #[test]
+    fn canned_messages_have_the_right_lengths() {
+        let head = Header::read(ABORT).unwrap();
+        assert_eq!(ABORT[head.total().unwrap()], b'S');
+        assert_eq!(Header::read(COPY_FAIL).unwrap().total(), Some(COPY_FAIL.len()));
+    }
+}
