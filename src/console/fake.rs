@@ -1,0 +1,272 @@
+//! A planted [`Source`] for the tests of both faces: one moment of a small busy process.
+
+use super::source::{Command, Running, Source};
+use crate::book::view::{LeaseView, PoolView, RequestView, TenantView, WaiterView};
+use crate::book::{Activity, Doing, LeakClass, LeakEvent, LeaseId, Outcome, PoolId, SessionId, Usage, View};
+use crate::config::Config;
+use crate::metrics::{Connect, Login, Metrics};
+use crate::pool::view::{BackendRow, LeaseDetail, StatementTrace};
+use crate::session::registry::ClientRow;
+use crate::tag::Tag;
+use crate::wire::error::{Report, Severity};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Fixed readings and a record of the commands run.
+pub(crate) struct Fake {
+    pub(crate) now: Instant,
+    pub(crate) view: View,
+    pub(crate) metrics: Metrics,
+    pub(crate) draining: bool,
+    pub(crate) commands: Mutex<Vec<Command>>,
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn tag(tenant: &str, request: Option<&str>) -> Arc<Tag> {
+    Arc::new(Tag {
+        tenant: tenant.into(),
+        request: request.map(Into::into),
+        user_id: request.map(|_| "u-19".into()),
+        route: request.map(|_| "/api/orders".into()),
+        ..Tag::default()
+    })
+}
+
+impl Fake {
+    /// Two pools; `acme` holds a lease idle in transaction and waits for another, `quiet` runs.
+    pub(crate) fn planted() -> Fake {
+        // Far enough from the clock's origin to subtract from.
+        let now = Instant::now() + Duration::from_secs(100_000);
+        let metrics = Metrics::default();
+        metrics.dialled(Connect::Ok, ms(3));
+        metrics.logins.inc(Login::Ok);
+        let view = View {
+            pools: vec![pool(0, "web", 2), pool(1, "report", 1)],
+            tenants: vec![tenant("acme", 1), tenant("quiet", 0)],
+            requests: vec![request("req-1", now), request("req-2", now)],
+            leases: leases(now),
+            waiters: vec![WaiterView {
+                session: SessionId(3),
+                pool: PoolId(0),
+                tag: tag("acme", Some("req-1")),
+                since: now - ms(1_500),
+                deadline: now + ms(1_500),
+                reason: "pool_full",
+            }],
+            leaks: vec![
+                leak(1, LeakClass::LongTx, Outcome::Returned),
+                leak(2, LeakClass::IdleInTx, Outcome::Open),
+            ],
+            budgets: vec![("B1", "would", 4), ("B1", "reject", 2), ("B9", "ok", 1_500)],
+            rejections: vec![(PoolId(0), "54000", 2)],
+            leak_totals: vec![("long_tx", "report", "returned", 1), ("idle_in_tx", "report", "open", 1)],
+            pins: vec![("listen", 1)],
+            leases_peak: 3,
+        };
+        Fake { now, view, metrics, draining: false, commands: Mutex::default() }
+    }
+}
+
+fn pool(id: u32, user: &str, share: u64) -> PoolView {
+    let mut wait = vec![0; 17];
+    (wait[0], wait[16]) = (499 * share, share);
+    PoolView {
+        id: PoolId(id),
+        database: "app".into(),
+        user: user.into(),
+        size: 3,
+        leased: if id == 0 { 2 } else { 0 },
+        idle: if id == 0 { 1 } else { 0 },
+        dialling: if id == 0 { 1 } else { 0 },
+        leaving: 0,
+        waiting: if id == 0 { 1 } else { 0 },
+        oldest_wait: if id == 0 { ms(1_500) } else { Duration::ZERO },
+        paused: false,
+        leases_total: 500 * share,
+        usage: Usage {
+            transactions: if id == 0 { 900 } else { 500 },
+            statements: 1_400 * share,
+            active: Duration::from_secs(14 * share),
+            bytes_in: 100_000 * share,
+            bytes_out: 2_000_000 * share,
+        },
+        held: Duration::from_secs(35 * id as u64 + if id == 0 { 35 } else { 0 }),
+        waited: Duration::from_secs(share),
+        timeouts: share,
+        untagged: 7,
+        hold: wait.clone(),
+        wait,
+        leases_peak: 3,
+    }
+}
+
+fn tenant(name: &str, waiting: u32) -> TenantView {
+    TenantView {
+        tenant: name.into(),
+        pool: PoolId(0),
+        cap: 2,
+        leased: 1,
+        waiting,
+        oldest_wait: ms(1_500 * u64::from(waiting)),
+        leases_total: 600,
+        held: Duration::from_secs(40),
+        active: Duration::from_secs(10),
+        waited: Duration::from_secs(2),
+        rejections: 2 * u64::from(waiting),
+        sessions: 1,
+    }
+}
+
+fn request(id: &str, now: Instant) -> RequestView {
+    let first = id == "req-1";
+    RequestView {
+        id: id.into(),
+        tag: tag("acme", Some(id)),
+        since: now - ms(31_000),
+        leases_now: u32::from(first),
+        leases_peak: 3,
+        leases_total: if first { 26 } else { 4 },
+        waiting: u32::from(first),
+        waited: ms(1_700),
+        active: ms(38),
+        held: ms(31_412),
+        statements: 52,
+        rejections: 2,
+        ended: !first,
+    }
+}
+
+fn leases(now: Instant) -> Vec<LeaseView> {
+    let lease = |id, session, tag, ago| LeaseView {
+        id: LeaseId(id),
+        session: SessionId(session),
+        pool: PoolId(0),
+        tag,
+        since: now - ago,
+    };
+    vec![lease(7, 1, tag("acme", Some("req-1")), ms(31_000)), lease(8, 2, tag("quiet", None), ms(250))]
+}
+
+fn leak(id: u64, class: LeakClass, outcome: Outcome) -> LeakEvent {
+    let open = outcome == Outcome::Open;
+    LeakEvent {
+        id,
+        lease: LeaseId(if open { 7 } else { 2 }),
+        session: SessionId(1),
+        pool: PoolId(0),
+        class,
+        outcome,
+        action: "report",
+        threshold: ms(10_000),
+        reported: Instant::now(),
+        held: ms(10_100),
+        idle: ms(10_000),
+        tx_age: ms(10_050),
+        tag: tag("acme", open.then_some("req-1")),
+        request_leases: 26,
+        waiters: usize::from(open),
+        oldest_wait: ms(300),
+    }
+}
+
+impl Source for Fake {
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn started(&self) -> Instant {
+        self.now - Duration::from_secs(100)
+    }
+
+    fn config(&self) -> Arc<Config> {
+        Arc::new(Config::default())
+    }
+
+    fn view(&self) -> View {
+        self.view.clone()
+    }
+
+    fn request(&self, id: &str) -> Option<RequestView> {
+        self.view.requests.iter().find(|request| *request.id == *id).cloned()
+    }
+
+    fn backends(&self) -> Vec<BackendRow> {
+        let row = |pid, lease: Option<u64>| BackendRow {
+            pool: PoolId(0),
+            database: "app".into(),
+            user: "web".into(),
+            pid,
+            address: "127.0.0.1:5432".into(),
+            connected: self.now - ms(60_000),
+            lease: lease.map(LeaseId),
+        };
+        vec![row(4711, Some(7)), row(4712, Some(8)), row(4713, None)]
+    }
+
+    fn leases(&self) -> Vec<LeaseDetail> {
+        let detail = |lease, session, backend_pid, state, ago| LeaseDetail {
+            lease: LeaseId(lease),
+            session: SessionId(session),
+            backend_pid,
+            activity: Activity { state, since: self.now - ago, tx_start: None, pin: "" },
+            active: ms(38),
+            application: "sales-web".into(),
+            client: "10.2.3.4:51122".into(),
+            statements: vec![],
+        };
+        let mut first = detail(7, 1, 4711, Doing::IdleInTx, ms(30_000));
+        first.activity.tx_start = Some(self.now - ms(30_900));
+        first.statements.push(StatementTrace {
+            fingerprint: "00000000000077ab".into(),
+            ago: ms(30_000),
+            text: None,
+        });
+        vec![first, detail(8, 2, 4712, Doing::Active, ms(200))]
+    }
+
+    fn clients(&self) -> Vec<ClientRow> {
+        let row = |id, state, lease: Option<u64>, backend_pid| ClientRow {
+            id: SessionId(id),
+            database: "app".into(),
+            user: if id == 2 { "web.quiet" } else { "web" }.into(),
+            application: "sales-web".into(),
+            client: "10.2.3.4:51122".into(),
+            state,
+            connected: self.now - ms(90_000),
+            tag: tag("acme", Some("req-1")),
+            lease: lease.map(LeaseId),
+            backend_pid,
+        };
+        vec![row(1, "idle_in_tx", Some(7), 4711), row(2, "active", Some(8), 4712), row(3, "waiting", None, 0)]
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    fn draining(&self) -> bool {
+        self.draining
+    }
+
+    fn alive(&self) -> bool {
+        true
+    }
+
+    fn command(&self, command: Command) -> Running<'_> {
+        Box::pin(async move {
+            self.commands.lock().push(command.clone());
+            match command {
+                Command::Pause(Some(_)) => Ok("PAUSE".to_owned()),
+                Command::WaitClose(_) => std::future::pending().await,
+                Command::KillClient(_) => {
+                    Err(Report::new(Severity::Error, "22023", "no such client session"))
+                }
+                _ => Ok("DONE".to_owned()),
+            }
+        })
+    }
+}

@@ -1,0 +1,95 @@
+//! What the faces may see and do. The house implements it over pools, registry and configuration;
+//! tests implement it over planted rows.
+
+use crate::book::View;
+use crate::book::view::RequestView;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::pool::view::{BackendRow, LeaseDetail};
+use crate::session::registry::ClientRow;
+use crate::wire::error::Report;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A command that runs: CommandComplete's tag, or what to tell the administrator.
+pub type Running<'a> = Pin<Box<dyn Future<Output = Result<String, Report>> + Send + 'a>>;
+
+/// The state of this process at one moment, and the levers of the console.
+///
+/// Every reading is a copy: nothing is held locked while a face renders it.
+pub trait Source: Send + Sync + 'static {
+    /// The present moment.
+    fn now(&self) -> Instant;
+    /// When the process started.
+    fn started(&self) -> Instant;
+    /// The configuration as used.
+    fn config(&self) -> Arc<Config>;
+    /// Pools, tenants, requests, leases, waiters, leaks and budgets.
+    fn view(&self) -> View;
+    /// One request, current or lately ended; `None` if its id was never seen or is forgotten.
+    fn request(&self, id: &str) -> Option<RequestView>;
+    /// Every backend.
+    fn backends(&self) -> Vec<BackendRow>;
+    /// Live detail of the leases held.
+    fn leases(&self) -> Vec<LeaseDetail>;
+    /// Every client session.
+    fn clients(&self) -> Vec<ClientRow>;
+    /// Counters of the process.
+    fn metrics(&self) -> &Metrics;
+    /// Whether the process is leaving.
+    fn draining(&self) -> bool;
+    /// Whether the threads that serve sessions answer.
+    fn alive(&self) -> bool;
+    /// Runs a command; ready when it is done (PAUSE: when the last lease is back). Dropping the
+    /// future gives up waiting, not the command.
+    fn command(&self, command: Command) -> Running<'_>;
+}
+
+/// What the console can be told to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// `PAUSE [db]`: no new leases; done when none is held.
+    Pause(Option<String>),
+    /// `RESUME [db]`
+    Resume(Option<String>),
+    /// `RELOAD`
+    Reload,
+    /// `KILL db`: end its sessions and close its backends.
+    Kill(String),
+    /// `KILL_CLIENT id`
+    KillClient(u64),
+    /// `KILL_REQUEST id`
+    KillRequest(String),
+    /// `KILL_TENANT name`
+    KillTenant(String),
+    /// `RECONNECT [db]`: replace every backend once it is free.
+    Reconnect(Option<String>),
+    /// `DISABLE db`: no new sessions.
+    Disable(String),
+    /// `ENABLE db`
+    Enable(String),
+    /// `WAIT_CLOSE [db]`: wait until the backends of the last RECONNECT are gone.
+    WaitClose(Option<String>),
+    /// `SHUTDOWN [WAIT_FOR_SERVERS | WAIT_FOR_CLIENTS]`
+    Shutdown(ShutdownMode),
+    /// `SET key = value`
+    Set {
+        /// The key.
+        key: String,
+        /// Its new value.
+        value: String,
+    },
+}
+
+/// How to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShutdownMode {
+    /// At once.
+    Immediate,
+    /// When no lease is held.
+    WaitForServers,
+    /// When no client is connected.
+    WaitForClients,
+}
