@@ -14,7 +14,7 @@
 //! | 3 doors | [`net`], [`backend`], [`pool`], [`auth`] |
 //! | 2 rules (pure) | [`book`], [`state`] |
 //! | 1 wire (pure) | [`wire`] |
-//! | 0 ground | [`tag`], [`config`], [`metrics`], [`clock`] |
+//! | 0 ground | [`tag`], [`config`], [`metrics`], [`clock`], [`log`] |
 //!
 //! # The walk of one query (transaction mode)
 //!
@@ -41,6 +41,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod log;
 pub mod metrics;
 pub mod tag;
 

@@ -1,1 +1,217 @@
-//! Accept.
+//! The process: listeners, one task a session, and the levers of the faces.
+//!
+//! [`run`] builds the house from a configuration, serves until told to leave, and says how it went.
+
+mod leave;
+mod levers;
+mod reloading;
+
+use crate::auth::Users;
+use crate::cli::Exit;
+use crate::config::{Config, Traced};
+use crate::console::{self, Source};
+use crate::drain::Drain;
+use crate::metrics::Metrics;
+use crate::net::listen::Listener;
+use crate::net::stream::Stream;
+use crate::pool::{Pools, janitor};
+use crate::reload::Reload;
+use crate::session::cancel;
+use crate::session::handshake::{Arrival, LoggedIn, Visitor, arrive};
+use crate::session::registry::Registry;
+use crate::wire::backend::{TxStatus, message, parameter_status, ready_for_query};
+use bytes::BytesMut;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+use tokio::io::AsyncWriteExt;
+use tokio_util::task::TaskTracker;
+
+/// Connections that have not logged in, at most, beyond the sessions that `listen.max_clients`
+/// allows: a flood of them must not take every descriptor.
+const MAX_ARRIVALS: usize = 1000;
+
+/// Everything a running process shares.
+pub struct House {
+    /// Pools, sessions' cells, configuration in force.
+    pub pools: Arc<Pools>,
+    /// Cancel keys.
+    pub registry: Arc<Registry>,
+    /// How far leaving has come.
+    pub drain: Drain,
+    /// How to read the configuration again.
+    pub reload: Reload,
+    /// When it started.
+    pub started: Instant,
+    /// Session tasks.
+    tasks: TaskTracker,
+    clients: AtomicUsize,
+}
+
+/// Why a process cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener could not be opened.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(String, io::Error),
+    /// A user's secret cannot be used.
+    #[error(transparent)]
+    User(#[from] crate::auth::UserError),
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signals(io::Error),
+}
+
+/// Runs until drained. Not cancel safe.
+///
+/// # Errors
+/// [`StartError`]; nothing was served then.
+pub async fn run(traced: Traced, reload: Reload) -> Result<Exit, StartError> {
+    let config = Arc::new(traced.config);
+    let metrics = Arc::new(Metrics::default());
+    let users = Users::new(&config)?;
+    let house = Arc::new(House {
+        pools: Pools::new(config.clone(), users, metrics),
+        registry: Arc::default(),
+        drain: Drain::default(),
+        reload,
+        started: crate::clock::now(),
+        tasks: TaskTracker::new(),
+        clients: AtomicUsize::new(0),
+    });
+    let signals = crate::drain::Signals::new().map_err(StartError::Signals)?;
+    let listeners = listen(&config)?;
+    let source: Arc<dyn Source> = Arc::new(levers::Levers::new(house.clone()));
+    if let Some(address) = config.admin.address {
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener.map_err(|error| StartError::Listen(address.to_string(), error))?;
+        let (source, stopped) = (source.clone(), house.drain.stopped());
+        tokio::spawn(async move {
+            if let Err(error) = crate::http::serve(listener, source, stopped).await {
+                tracing::error!(%error, "metrics cannot be registered; HTTP is off");
+            }
+        });
+    }
+    tokio::spawn(janitor::run(house.pools.clone()));
+    tokio::spawn(reloading::watch(house.clone()));
+    for listener in listeners {
+        tracing::info!(address = listener.address(), "listening");
+        tokio::spawn(accept(house.clone(), listener, source.clone()));
+    }
+    Ok(leave::until_left(&house, signals).await)
+}
+
+fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
+    let mut listeners = Vec::new();
+    for address in &config.listen.addresses {
+        let listener = Listener::tcp(*address);
+        listeners.push(listener.map_err(|error| StartError::Listen(address.to_string(), error))?);
+    }
+    if let Some(dir) = &config.listen.unix_dir {
+        let port = config.listen.addresses.first().map_or(6432, std::net::SocketAddr::port);
+        let listener = Listener::unix(dir, port);
+        listeners.push(listener.map_err(|error| StartError::Listen(dir.display().to_string(), error))?);
+    }
+    Ok(listeners)
+}
+
+async fn accept(house: Arc<House>, listener: Listener, source: Arc<dyn Source>) {
+    let closing = house.drain.closing();
+    loop {
+        let (stream, peer) = tokio::select! {
+            biased;
+            // Once closing, a connection that was accepted would only be refused.
+            () = closing.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        tokio::spawn(connection(house.clone(), stream, peer, source.clone()));
+    }
+}
+
+/// One more client, while it is there.
+struct Counted(Arc<House>);
+
+impl Counted {
+    /// `None` = there are as many as there may be (B18).
+    fn new(house: &Arc<House>, limit: usize) -> Option<Counted> {
+        let before = house.clients.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(house.clone());
+        (before < limit).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.clients.fetch_sub(1, Ordering::Relaxed);
+        if std::thread::panicking() {
+            self.0.pools.metrics.panics.inc();
+        }
+    }
+}
+
+async fn connection(house: Arc<House>, stream: Stream, peer: String, source: Arc<dyn Source>) {
+    let limit = house.pools.config().listen.max_clients;
+    let Some(counted) = Counted::new(&house, limit + MAX_ARRIVALS) else { return };
+    let visitor = Visitor {
+        pools: &house.pools,
+        registry: &house.registry,
+        local: stream.is_local(),
+        peer: &peer,
+        // A cancel request must get through even now.
+        full: house.clients.load(Ordering::Relaxed) > limit,
+    };
+    match arrive(stream, visitor).await {
+        None => {}
+        Some(Arrival::Cancel { pid, key }) => {
+            cancel::request(&house.registry, &house.pools.metrics, pid, &key).await;
+        }
+        Some(Arrival::Console(stream, greeting)) => {
+            serve_console(stream, greeting, source, house.drain.stopped()).await;
+        }
+        // The login's memory is freed with this task; a session keeps only what it needs.
+        Some(Arrival::Session(logged_in)) => {
+            house.tasks.spawn(serve(logged_in, counted));
+        }
+    }
+}
+
+async fn serve(mut logged_in: Box<LoggedIn<Stream>>, counted: Counted) {
+    logged_in.session.serve().await;
+    drop((logged_in, counted));
+}
+
+impl House {
+    /// Waits until no session is left. Cancel safe.
+    pub async fn empty(&self) {
+        // Sessions that are being accepted still come; closed for good only by who stops accepting.
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// The console, greeted and served until it is left.
+async fn serve_console(
+    mut stream: Stream,
+    mut greeting: BytesMut,
+    source: Arc<dyn Source>,
+    stopped: tokio_util::sync::CancellationToken,
+) {
+    greet_console(&mut greeting);
+    let served = async {
+        stream.write_all(&greeting).await?;
+        console::serve(stream, source, stopped).await
+    };
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a console connection broke");
+    }
+}
+
+/// What ends a login to the console. Nothing it runs can be cancelled, so its key is nobody's.
+fn greet_console(out: &mut BytesMut) {
+    for (name, value) in console::PARAMETERS {
+        parameter_status(out, name.as_bytes(), value.as_bytes());
+    }
+    message(out, b'K', |out| out.extend_from_slice(&[0; 8]));
+    ready_for_query(out, TxStatus::Idle);
+}
