@@ -1,0 +1,132 @@
+//! Who may come in, by every method towards clients and towards the server; and that a wrong
+//! password and an unknown user look alike.
+
+use crate::support::{Config, Db, Login, Proxy, Refused, Reply, Wire};
+
+const METHODS: [&str; 4] = ["trust", "plain", "md5", "scram-sha-256"];
+
+fn config(method: &str) -> Config {
+    let mut config = Config::of_size(2).with("auth", &format!("method = \"{method}\""));
+    for role in ["scram_user", "md5_user", "plain_user"] {
+        config = config.with(&format!("user.{role}"), &format!("password = \"{role}\""));
+    }
+    config.with("user.app", "password = \"secret\"")
+}
+
+fn refused(proxy: &Proxy, login: &Login) -> Reply {
+    match Wire::try_login(proxy.addr(), login) {
+        Err(Refused::Said(reply)) => reply,
+        Err(Refused::Io(error)) => panic!("{error}"),
+        Ok(_) => panic!("the login was accepted"),
+    }
+}
+
+#[test]
+fn every_method_of_clients_works_with_every_method_of_the_server() {
+    let db = Db::new();
+    for method in METHODS {
+        let proxy = Proxy::start(&db, config(method));
+        for role in ["scram_user", "md5_user", "plain_user"] {
+            let mut client = Wire::login(proxy.addr(), &Login::new(role, db.name()).password(role));
+            assert_eq!(client.query("select current_user").value(), role, "{method}");
+        }
+        let mut client = Wire::login(proxy.addr(), &proxy.as_app().password("secret"));
+        assert_eq!(client.query("select current_user").value(), "app", "{method}");
+        drop(client);
+        proxy.stop();
+    }
+}
+
+#[test]
+fn a_wrong_password_and_an_unknown_user_look_alike() {
+    let db = Db::new();
+    for method in METHODS.into_iter().filter(|method| *method != "trust") {
+        let proxy = Proxy::start(&db, config(method));
+        let attempts = [("app", Some("wrong")), ("app", Some("")), ("app", None), ("nobody", Some("secret"))];
+        let seen: Vec<String> = attempts
+            .iter()
+            .map(|(user, password)| {
+                let mut login = Login::new(user, db.name());
+                login.password = password.map(str::to_owned);
+                let reply = refused(&proxy, &login);
+                let error = reply.error().unwrap_or_else(|| panic!("{method}, {user}: {reply:?}"));
+                let said = error.field(b'M').expect("a message");
+                assert_eq!(said, format!("password authentication failed for user \"{user}\""), "{method}");
+                reply.trace()
+            })
+            .collect();
+        assert!(seen[0].ends_with("E(FATAL 28P01) EOF"), "{method}: {}", seen[0]);
+        assert!(seen.iter().all(|trace| *trace == seen[0]), "{method}: {seen:?}");
+        // No backend was opened for any of them.
+        assert_eq!(db.pids(), Vec::<i32>::new(), "{method}");
+        proxy.stop();
+    }
+}
+
+#[test]
+fn trust_is_as_good_as_the_role() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, config("trust"));
+    let reply = refused(&proxy, &Login::new("nobody", db.name()));
+    let error = reply.error().expect("the server's own refusal");
+    assert_eq!(error.to_string(), "E(FATAL 28000)", "{reply:?}");
+    assert_eq!(error.field(b'M').as_deref(), Some("role \"nobody\" does not exist"));
+    proxy.stop();
+}
+
+#[test]
+fn a_database_that_does_not_exist_is_refused_as_postgresql_does() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, config("trust"));
+    let reply = refused(&proxy, &Login::new("app", "nowhere"));
+    let error = reply.error().expect("the server's own refusal");
+    assert_eq!(error.to_string(), "E(FATAL 3D000)", "{reply:?}");
+    assert_eq!(error.field(b'M').as_deref(), Some("database \"nowhere\" does not exist"));
+    proxy.stop();
+}
+
+#[test]
+fn secrets_may_be_verifiers_and_hashes_and_come_from_files() {
+    let db = Db::new();
+    let secret = |role: &str| db.ask(&format!("select rolpassword from pg_authid where rolname = '{role}'"));
+    let file = db.cluster().subdir("secrets").join("password");
+    std::fs::write(&file, "from a file\n").expect("a file");
+    for (method, line, password) in [
+        ("scram-sha-256", format!("password = \"{}\"", secret("scram_user")), "scram_user"),
+        ("scram-sha-256", format!("password_file = \"{}\"", file.display()), "from a file"),
+        ("plain", format!("password_file = \"{}\"", file.display()), "from a file"),
+        ("plain", format!("password = \"{}\"", secret("scram_user")), "scram_user"),
+    ] {
+        let user = Config::of_size(1).with("auth", &format!("method = \"{method}\"")).with("user.app", &line);
+        let proxy = Proxy::start(&db, user);
+        let mut client = Wire::login(proxy.addr(), &proxy.as_app().password(password));
+        assert_eq!(client.query("select current_user").value(), "app");
+        client.bye();
+        let reply = refused(&proxy, &proxy.as_app().password("wrong"));
+        assert_eq!(reply.code(), "28P01");
+        proxy.stop();
+    }
+    // An md5 hash is made of the role's own name.
+    let hash = Config::of_size(1)
+        .with("auth", "method = \"md5\"")
+        .with("user.md5_user", &format!("password = \"{}\"", secret("md5_user")))
+        .with("database.\"*\"", "password = \"md5_user\"");
+    let proxy = Proxy::start(&db, hash);
+    let mut client = Wire::login(proxy.addr(), &Login::new("md5_user", db.name()).password("md5_user"));
+    assert_eq!(client.query("select current_user").value(), "md5_user");
+    client.bye();
+    proxy.stop();
+}
+
+#[test]
+fn no_secret_is_logged() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, config("plain").with("log", "level = \"trace\""));
+    drop(Wire::login(proxy.addr(), &Login::new("scram_user", db.name()).password("scram_user")));
+    let mine = "correct horse battery staple";
+    refused(&proxy, &proxy.as_app().password(mine));
+    let log = proxy.log();
+    assert!(!log.is_empty(), "a trace log says something");
+    assert!(!log.contains(mine), "the client's password is in the log");
+    proxy.stop();
+}

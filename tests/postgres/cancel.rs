@@ -1,0 +1,122 @@
+//! Cancel requests: they reach what the session runs now, or nothing.
+
+use crate::support::{Config, Db, Proxy, Wire, eventually, msg, until, wire};
+use std::time::Duration;
+
+const SLEEP: &str = "select pg_sleep(60)";
+
+/// Starts a long statement and waits until PostgreSQL runs it.
+fn start_sleep(db: &Db<'_>, client: &mut Wire) {
+    client.send(&msg::query(SLEEP));
+    until("the statement runs", || sleeping(db) == 1);
+}
+
+fn sleeping(db: &Db<'_>) -> usize {
+    db.backends("state = 'active' and query like '%pg_sleep%'")
+}
+
+#[test]
+fn a_running_statement_is_cancelled() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let mut client = proxy.connect();
+    for _ in 0..3 {
+        start_sleep(&db, &mut client);
+        client.cancel();
+        assert_eq!(client.recv_reply().trace(), "T E(57014) Z(I)");
+        assert_eq!(client.query("select 1").trace(), "T D C(SELECT 1) Z(I)");
+    }
+    client.bye();
+    proxy.stop();
+}
+
+#[test]
+fn a_queued_session_is_cancelled_while_it_waits() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend().with("pool", "max_wait = \"60s\""));
+    let mut holder = proxy.connect();
+    holder.batch("begin");
+    let mut waiter = proxy.connect();
+    waiter.send(&[msg::query("select 1"), msg::query("select 2")].concat());
+    // A cancel that comes before the query is in the queue is rightly lost: ask until it is heard.
+    let first = eventually("the waiter is told", Duration::from_secs(10), || {
+        waiter.cancel();
+        waiter.try_recv(Duration::from_millis(20)).ok()
+    });
+    let first = first.expect("the connection stays");
+    assert_eq!(first.to_string(), "E(57014)");
+    assert_eq!(waiter.recv_reply().trace(), "Z(I)");
+    // The second query waits in turn, and runs when there is a backend.
+    holder.batch("commit");
+    assert_eq!(waiter.recv_reply().trace(), "T D C(SELECT 1) Z(I)");
+    assert_eq!(holder.query("select 3").value(), "3");
+    drop((holder, waiter));
+    proxy.stop();
+}
+
+#[test]
+fn a_wrong_key_cancels_nothing() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let mut client = proxy.connect();
+    start_sleep(&db, &mut client);
+    let mut key = client.key.clone();
+    key[0] ^= 1;
+    wire::cancel(proxy.addr(), client.pid, &key);
+    wire::cancel(proxy.addr(), client.pid.wrapping_add(1), &client.key);
+    wire::cancel(proxy.addr(), client.pid, &client.key[..3]);
+    wire::cancel(proxy.addr(), client.pid, &[client.key.clone(), vec![0; 300]].concat());
+    wire::cancel(proxy.addr(), 0, &[]);
+    assert_eq!(sleeping(&db), 1, "it still runs");
+    client.cancel();
+    assert_eq!(client.recv_reply().trace(), "T E(57014) Z(I)");
+    client.bye();
+    proxy.stop();
+}
+
+#[test]
+fn the_key_of_an_idle_session_does_not_reach_the_next_holder_of_its_backend() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let mut idle = proxy.connect();
+    assert_eq!(idle.query("select 1").value(), "1");
+    let mut busy = proxy.connect();
+    start_sleep(&db, &mut busy);
+    for _ in 0..20 {
+        idle.cancel();
+    }
+    assert_eq!(sleeping(&db), 1, "it still runs");
+    busy.cancel();
+    assert_eq!(busy.recv_reply().trace(), "T E(57014) Z(I)");
+    drop((idle, busy));
+    proxy.stop();
+}
+
+/// The race of a cancel in flight with the backend's next holder.
+#[test]
+fn late_cancels_never_hit_another_session() {
+    const ROUNDS: usize = 150;
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let mut hit = 0;
+    std::thread::scope(|scope| {
+        let bystander = scope.spawn(|| {
+            let mut client = proxy.connect();
+            for _ in 0..4 * ROUNDS {
+                let reply = client.query("select count(*) from generate_series(1, 3000)");
+                assert_eq!(reply.trace(), "T D C(SELECT 1) Z(I)");
+            }
+        });
+        let mut target = proxy.connect();
+        for _ in 0..ROUNDS {
+            target.send(&msg::query("select count(*) from generate_series(1, 3000)"));
+            target.cancel();
+            let reply = target.recv_reply();
+            hit += usize::from(reply.code() == "57014");
+            assert!(reply.error().is_none() || reply.code() == "57014", "{reply:?}");
+        }
+        bystander.join().expect("the bystander is never cancelled");
+    });
+    println!("{hit} of {ROUNDS} cancels were in time");
+    proxy.stop();
+}

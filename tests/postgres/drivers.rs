@@ -1,0 +1,250 @@
+//! Drivers and tools that people use, unchanged: each runs its program directly and through a small
+//! pool, twice, and must find everything in order both times.
+//!
+//! The programs are in `drivers/`, the drivers themselves below `.work` (`scripts/test-env`).
+
+use crate::support::{Config, Db, Proxy, signal, until};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn program(name: &str) -> PathBuf {
+    root().join("tests/postgres/drivers").join(name)
+}
+
+/// A file that `scripts/test-env` makes.
+fn installed(path: &str) -> PathBuf {
+    let path = root().join(".work").join(path);
+    assert!(path.exists(), "{} is missing: run scripts/test-env first", path.display());
+    path
+}
+
+fn url(addr: SocketAddr, db: &Db<'_>) -> String {
+    format!("postgresql://app@{addr}/{}", db.name())
+}
+
+/// What a command prints, in bounded time: a driver that waits for an answer waits for ever.
+fn output(command: &Command) -> Output {
+    let mut bounded = Command::new("timeout");
+    bounded.args(["--kill-after=1", "60"]).arg(command.get_program()).args(command.get_args());
+    bounded.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    bounded.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Standard output of a command that must succeed.
+fn succeed(command: &Command) -> String {
+    let output = output(command);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
+}
+
+/// Directly, then twice through pools of both modes: the same `ok` lines each time, and those.
+fn run_everywhere(command: impl Fn(&str) -> Command, expected: &[&str]) {
+    let db = Db::new();
+    let expected: String = expected.iter().map(|line| format!("ok {line}\n")).collect();
+    let direct = succeed(&command(&url(db.cluster().addr(), &db)));
+    assert_eq!(direct, expected, "directly");
+    for mode in ["transaction", "session"] {
+        let config = Config::of_size(2).with("pool", &format!("mode = \"{mode}\""));
+        let proxy = Proxy::start(&db, config.with("pool", "reuse = \"round_robin\""));
+        for round in 1..=2 {
+            let proxied = succeed(&command(&url(proxy.addr(), &db)));
+            assert_eq!(proxied, expected, "{mode} mode, round {round}");
+        }
+        assert!(db.pids().len() <= 2, "more backends than the pool has");
+        proxy.stop();
+    }
+}
+
+fn python(script: &'static str) -> impl Fn(&str) -> Command {
+    move |url| {
+        let mut command = Command::new(installed("python/bin/python"));
+        command.arg(program(script)).arg(url);
+        command
+    }
+}
+
+#[test]
+fn psycopg() {
+    run_everywhere(
+        python("psycopg_driver.py"),
+        &[
+            "query",
+            "parameters",
+            "transaction",
+            "rollback",
+            "errors keep the connection",
+            "copy",
+            "prepared",
+            "pipeline",
+            "cursor",
+            "cancel",
+            "big",
+            "notice",
+        ],
+    );
+}
+
+#[test]
+fn asyncpg() {
+    run_everywhere(
+        python("asyncpg_driver.py"),
+        &[
+            "query",
+            "parameters",
+            "transaction",
+            "rollback",
+            "errors keep the connection",
+            "copy",
+            "prepared",
+            "many",
+            "cursor",
+            "cancel",
+            "big",
+            "notice",
+            "pool",
+        ],
+    );
+}
+
+#[test]
+fn node_postgres() {
+    let command = |url: &str| {
+        let mut command = Command::new("node");
+        command.arg(program("node_postgres.cjs")).arg(url);
+        command.env("NODE_PATH", installed("node/node_modules"));
+        command
+    };
+    run_everywhere(
+        command,
+        &[
+            "query",
+            "parameters",
+            "transaction",
+            "rollback",
+            "errors keep the connection",
+            "copy",
+            "prepared",
+            "queued",
+            "cancel",
+            "big",
+            "notice",
+            "pool",
+        ],
+    );
+}
+
+fn psql(db: &Db<'_>, addr: SocketAddr) -> Command {
+    let mut command = Command::new(db.cluster().program("psql"));
+    command.args(["-X", "-d", &url(addr, db)]).env("LC_ALL", "C");
+    command
+}
+
+/// Both outputs, without what differs from run to run.
+fn psql_script(db: &Db<'_>, addr: SocketAddr) -> String {
+    let output = output(psql(db, addr).arg("-a").arg("-f").arg(program("psql.sql")));
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    // The sender of a notification is named by its process id.
+    let lines = text.lines().map(|line| line.split(" received from server process").next().unwrap_or(line));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn psql_prints_the_same() {
+    let db = Db::new();
+    let direct = psql_script(&db, db.cluster().addr());
+    for piece in
+        ["still here", "23505", "22012", "22P02", "note 5", "hear, too", "1000000", "Indexes:", "ding"]
+    {
+        assert!(direct.contains(piece), "{piece} in\n{direct}");
+    }
+    for mode in ["transaction", "session"] {
+        let proxy = Proxy::start(&db, Config::of_size(2).with("pool", &format!("mode = \"{mode}\"")));
+        for _ in 0..2 {
+            assert_eq!(psql_script(&db, proxy.addr()), direct, "{mode} mode");
+        }
+        proxy.stop();
+    }
+}
+
+#[test]
+fn psql_is_interrupted() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::of_size(2));
+    let mut command = psql(&db, proxy.addr());
+    command.args(["-c", "select pg_sleep(60)"]).stdin(Stdio::null()).stderr(Stdio::piped());
+    let running = command.spawn().expect("psql starts");
+    until("the statement runs", || db.backends("state = 'active'") == 1);
+    signal(running.id(), "INT");
+    let output = running.wait_with_output().expect("psql ends");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("canceling statement due to user request"), "{error}");
+    proxy.stop();
+}
+
+#[test]
+fn pg_dump_and_pgbench_in_session_mode() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::of_size(4).with("pool", "mode = \"session\""));
+    let (proxied, direct) = (url(proxy.addr(), &db), url(db.cluster().addr(), &db));
+    let pgbench = db.cluster().program("pgbench");
+    succeed(Command::new(&pgbench).args(["-i", "-q", "-s", "1", &proxied]));
+    let dump = |url: &str| succeed(Command::new(db.cluster().program("pg_dump")).arg(url));
+    let (through, straight) = (dump(&proxied), dump(&direct));
+    // Newer versions put a random word into \restrict and \unrestrict.
+    let same = |dump: &str| {
+        dump.lines().filter(|line| !line.contains("restrict ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(through.len() > 1_000_000, "100,000 accounts");
+    assert!(same(&through) == same(&straight), "a dump through the proxy differs from a direct one");
+    for protocol in ["simple", "extended", "prepared"] {
+        bench(&pgbench, &["-M", protocol, "-c", "4", "-t", "50", &proxied], 200);
+    }
+    // The settings pg_dump and pg_restore leave behind are nobody else's.
+    assert_eq!(proxy.connect().query("show search_path").value(), "\"$user\", public");
+    proxy.stop();
+}
+
+#[test]
+fn pgbench_in_transaction_mode_stays_within_the_pool() {
+    const SIZE: usize = 4;
+    let db = Db::new();
+    let pgbench = &db.cluster().program("pgbench");
+    succeed(Command::new(pgbench).args(["-i", "-q", "-s", "1", &url(db.cluster().addr(), &db)]));
+    let config =
+        Config::of_size(SIZE).with("pool", "max_wait = \"30s\"").with("tenant.\"*\"", "max = \"100%\"");
+    let proxy = Proxy::start(&db, config);
+    let proxied = &url(proxy.addr(), &db);
+    std::thread::scope(|scope| {
+        let benches = scope.spawn(move || {
+            for protocol in ["simple", "extended"] {
+                bench(pgbench, &["-S", "-M", protocol, "-c", "50", "-t", "40", proxied], 2000);
+                bench(pgbench, &["-M", protocol, "-c", "20", "-t", "10", proxied], 200);
+                bench(pgbench, &["-S", "-C", "-M", protocol, "-c", "5", "-t", "10", proxied], 50);
+            }
+        });
+        let mut looks = 0;
+        while !benches.is_finished() {
+            let backends = db.pids().len();
+            assert!(backends <= SIZE, "{backends} backends for a pool of {SIZE}");
+            looks += 1;
+        }
+        assert!(looks > 10, "the benches were hardly watched");
+        benches.join().expect("every transaction succeeds");
+    });
+    proxy.stop();
+}
+
+/// So many transactions, and no failure.
+fn bench(pgbench: &Path, arguments: &[&str], transactions: usize) {
+    let report = succeed(Command::new(pgbench).arg("-n").args(arguments));
+    let done = format!("number of transactions actually processed: {transactions}/{transactions}");
+    assert!(report.contains(&done), "{arguments:?}\n{report}");
+    assert!(report.contains("number of failed transactions: 0 "), "{arguments:?}\n{report}");
+}

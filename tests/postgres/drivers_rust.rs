@@ -1,0 +1,148 @@
+//! tokio-postgres, the driver of our own language, with what the others do in [`super::drivers`].
+
+use crate::support::{Config, Db, Proxy};
+use bytes::Bytes;
+use futures_util::{SinkExt, TryStreamExt};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls};
+
+#[test]
+fn tokio_postgres() {
+    let db = Db::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let run = |addr: SocketAddr| {
+        let url = format!("postgresql://app@{addr}/{}", db.name());
+        let all = async move {
+            let (mut client, connection) = tokio_postgres::connect(&url, NoTls).await.expect("connected");
+            let connection = tokio::spawn(connection);
+            queries(&client).await;
+            transactions(&mut client).await;
+            copies(&client).await;
+            cancel(&client).await;
+            drop(client);
+            connection.await.expect("no panic").expect("a clean end");
+        };
+        let bounded = async { tokio::time::timeout(Duration::from_secs(60), all).await };
+        runtime.block_on(bounded).expect("every answer comes");
+    };
+    run(db.cluster().addr());
+    for mode in ["transaction", "session"] {
+        let config = Config::of_size(2).with("pool", &format!("mode = \"{mode}\""));
+        let proxy = Proxy::start(&db, config.with("pool", "reuse = \"round_robin\""));
+        run(proxy.addr());
+        run(proxy.addr());
+        proxy.stop();
+    }
+}
+
+async fn queries(client: &Client) {
+    let row = client.query_one("select $1::int + 1, $2::text", &[&41, &"naïve"]).await.expect("parameters");
+    assert_eq!((row.get::<_, i32>(0), row.get::<_, &str>(1)), (42, "naïve"));
+
+    let statement = client.prepare("select $1::int * 2").await.expect("prepared");
+    for n in 0..8 {
+        let row = client.query_one(&statement, &[&n]).await.expect("executed");
+        assert_eq!(row.get::<_, i32>(0), 2 * n);
+    }
+
+    let error = client.query("select 1 / 0", &[]).await.expect_err("division by zero");
+    assert_eq!(error.code(), Some(&SqlState::DIVISION_BY_ZERO));
+    let error = client.batch_execute("selec").await.expect_err("a syntax error");
+    assert_eq!(error.code(), Some(&SqlState::SYNTAX_ERROR));
+
+    // Pipelined: all three are on their way before the first answer.
+    let (a, b, c) = tokio::join!(
+        client.query_one("select 1", &[]),
+        client.query_one("select 1 / 0", &[]),
+        client.query_one("select 3", &[]),
+    );
+    assert_eq!((a.expect("one").get::<_, i32>(0), c.expect("three").get::<_, i32>(0)), (1, 3));
+    assert!(b.is_err());
+
+    let big = client.query("select repeat('x', 1000) from generate_series(1, 2000)", &[]).await.expect("big");
+    assert!(big.len() == 2000 && big.iter().all(|row| row.get::<_, &str>(0).len() == 1000));
+    let long = "y".repeat(2_000_000);
+    let row = client.query_one("select $1::text", &[&long]).await.expect("a long parameter");
+    assert_eq!(row.get::<_, &str>(0).len(), long.len());
+}
+
+async fn transactions(client: &mut Client) {
+    client
+        .batch_execute("drop table if exists rust_t; create table rust_t (id int primary key, note text)")
+        .await
+        .expect("a table");
+    let transaction = client.transaction().await.expect("begin");
+    transaction.execute("insert into rust_t values (1, 'one')", &[]).await.expect("inserted");
+    transaction.commit().await.expect("commit");
+
+    let transaction = client.transaction().await.expect("begin");
+    transaction.execute("insert into rust_t values (2, 'two')", &[]).await.expect("inserted");
+    let error = transaction.execute("insert into rust_t values (1, 'again')", &[]).await.expect_err("twice");
+    assert_eq!(error.code(), Some(&SqlState::UNIQUE_VIOLATION));
+    let error = transaction.execute("select 1", &[]).await.expect_err("the transaction has failed");
+    assert_eq!(error.code(), Some(&SqlState::IN_FAILED_SQL_TRANSACTION));
+    transaction.rollback().await.expect("rollback");
+
+    // Left without an end: the driver rolls back.
+    let transaction = client.transaction().await.expect("begin");
+    transaction.execute("insert into rust_t values (3, 'three')", &[]).await.expect("inserted");
+    drop(transaction);
+
+    let transaction = client.transaction().await.expect("begin");
+    let portal = transaction.bind("select generate_series(1, 5)", &[]).await.expect("a portal");
+    assert_eq!(transaction.query_portal(&portal, 2).await.expect("some rows").len(), 2);
+    assert_eq!(transaction.query_portal(&portal, 0).await.expect("the rest").len(), 3);
+    transaction.commit().await.expect("commit");
+
+    assert_eq!(count(client).await, 1);
+}
+
+async fn copies(client: &Client) {
+    let mut sink = pin!(client.copy_in("copy rust_t from stdin").await.expect("copy in"));
+    for n in 100..1100 {
+        sink.send(Bytes::from(format!("{n}\tcopied\n"))).await.expect("taken");
+    }
+    assert_eq!(sink.finish().await.expect("copied"), 1000);
+    let out = client.copy_out("copy rust_t to stdout").await.expect("copy out");
+    let lines: Vec<Bytes> = out.try_collect().await.expect("all lines");
+    assert_eq!(lines.len(), 1001);
+
+    let mut sink = pin!(client.copy_in("copy rust_t from stdin").await.expect("copy in"));
+    sink.send(Bytes::from("not a number\tx\n")).await.expect("taken");
+    let error = sink.finish().await.expect_err("bad data");
+    assert_eq!(error.code(), Some(&SqlState::INVALID_TEXT_REPRESENTATION));
+
+    // Given up half-way: the driver sends CopyFail.
+    let mut sink = Box::pin(client.copy_in("copy rust_t from stdin").await.expect("copy in"));
+    sink.send(Bytes::from("1\tdropped\n")).await.expect("taken");
+    drop(sink);
+    assert_eq!(count(client).await, 1001);
+}
+
+async fn cancel(client: &Client) {
+    let token = client.cancel_token();
+    let sleep = client.batch_execute("select pg_sleep(60)");
+    let cancel = async {
+        // Too early, and it rightly hits nothing: ask again until it has worked.
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            token.cancel_query(NoTls).await.expect("the request is taken");
+        }
+    };
+    let ended = tokio::select! {
+        ended = sleep => ended,
+        () = cancel => unreachable!("it asks for ever"),
+    };
+    assert_eq!(ended.expect_err("cancelled").code(), Some(&SqlState::QUERY_CANCELED));
+    // A cancel that came late may hit the next statement, directly as well.
+    let late = client.batch_execute("select 1").await.err();
+    assert!(late.is_none_or(|error| error.code() == Some(&SqlState::QUERY_CANCELED)));
+    assert_eq!(count(client).await, 1001);
+}
+
+async fn count(client: &Client) -> i64 {
+    client.query_one("select count(*) from rust_t", &[]).await.expect("a count").get(0)
+}

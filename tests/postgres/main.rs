@@ -1,0 +1,31 @@
+//! Process tests: the real program between real clients and a private PostgreSQL.
+//!
+//! One crate, so that the cluster is started once; one module a topic. How to run it, and what it
+//! needs: `make test`, or `scripts/test-env` once and then `cargo test --test postgres`.
+//! `BURSAR_TEST_PROGRAMS` is the number of random programs of [`differential`] and
+//! `BURSAR_TEST_SEED` the first of them; `BURSAR_PG_BIN` names PostgreSQL's `bin` directory.
+
+mod support;
+
+mod auth;
+mod backend_dies;
+mod budgets;
+mod cancel;
+mod clients_gone;
+mod console;
+mod console_views;
+mod differential;
+mod drivers;
+mod drivers_rust;
+mod hostile;
+mod leaks;
+mod life;
+mod load;
+mod overstay;
+mod process;
+mod requests;
+mod startup;
+mod state;
+mod tagging;
+mod tags;
+mod traces;

@@ -1,0 +1,64 @@
+//! The proxy as its keepers see it: HTTP, the memory of its process, its other subcommands.
+
+use super::Proxy;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Output};
+
+/// Status and body of `GET path` on the admin address; `None` if nobody answers there.
+pub(crate) fn get(proxy: &Proxy, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(proxy.admin_addr()).ok()?;
+    stream.set_read_timeout(Some(super::PATIENCE)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}
+
+/// The status of `GET path`; 0 if nobody answers.
+pub(crate) fn status(proxy: &Proxy, path: &str) -> u16 {
+    get(proxy, path).map_or(0, |(status, _)| status)
+}
+
+/// Every series of /metrics, `name{labels}`, with its value. Fails on a line that is none.
+pub(crate) fn series(proxy: &Proxy) -> BTreeMap<String, f64> {
+    let (status, text) = get(proxy, "/metrics").expect("an answer of /metrics");
+    assert_eq!(status, 200, "{text}");
+    let parse = |line: &str| {
+        let (name, value) = line.rsplit_once(' ')?;
+        Some((name.to_owned(), value.parse().ok()?))
+    };
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| parse(line).unwrap_or_else(|| panic!("not a series: {line}"))).collect()
+}
+
+/// One series of /metrics; 0 if it is not there.
+pub(crate) fn metric(proxy: &Proxy, name: &str) -> f64 {
+    series(proxy).get(name).copied().unwrap_or_default()
+}
+
+/// The most memory the process ever had, in MiB.
+pub(crate) fn peak_mib(proxy: &Proxy) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).expect("its /proc entry");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+    let kib = line.split_ascii_whitespace().next().and_then(|kib| kib.parse::<u64>().ok());
+    kib.expect("a number of KiB") / 1024
+}
+
+/// Runs `bursar` with these arguments to its end.
+pub(crate) fn bursar(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_bursar")).args(arguments).output().expect("the program runs")
+}
+
+/// What a program printed, both streams.
+pub(crate) fn printed(output: &Output) -> String {
+    [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat()
+}
+
+/// Leases held now, as the console tells.
+pub(crate) fn leases(proxy: &Proxy) -> usize {
+    proxy.console().query("show leases").rows().len()
+}
