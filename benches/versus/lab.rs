@@ -1,0 +1,193 @@
+//! The servers: one PostgreSQL for the whole run, and proxies started from generated configurations.
+
+use crate::Failure;
+use crate::wire::Client;
+use bursar::cli::throwaway::{self, Cluster};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Backends of each proxy.
+pub(crate) const POOL: usize = 20;
+/// pgbench's `-s`: ten branches, a million accounts, 150 MB.
+const SCALE: &str = "10";
+/// From exec to the first answered query.
+const START_DEADLINE: Duration = Duration::from_secs(10);
+
+/// PostgreSQL with pgbench's tables.
+pub(crate) struct Lab {
+    cluster: Cluster,
+}
+
+impl Lab {
+    /// Starts PostgreSQL and fills the tables.
+    pub(crate) fn open() -> Result<Lab, Failure> {
+        let cluster = Cluster::start("versus", &[("max_connections", "100"), ("shared_buffers", "512MB")])?;
+        let lab = Lab { cluster };
+        let output = lab
+            .command("pgbench")
+            .args(["--initialize", "--quiet", "--scale", SCALE])
+            .args(lab.address(lab.cluster.port()))
+            .output()?;
+        if !output.status.success() {
+            return Err(format!("pgbench -i failed: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+        Ok(lab)
+    }
+
+    /// One of PostgreSQL's programs.
+    pub(crate) fn command(&self, name: &str) -> Command {
+        self.cluster.command(&self.cluster.program(name))
+    }
+
+    /// Where files may be put.
+    pub(crate) fn dir(&self) -> &Path {
+        self.cluster.dir()
+    }
+
+    /// Arguments of PostgreSQL's client programs for a server at this port.
+    pub(crate) fn address(&self, port: u16) -> [String; 4] {
+        let port = format!("--port={port}");
+        ["--host=127.0.0.1".into(), port, "--username=postgres".into(), "postgres".into()]
+    }
+
+    /// Starts a proxy and waits until it has answered a query.
+    pub(crate) fn start(&self, contender: &Contender) -> Result<Proxy, Failure> {
+        let port = throwaway::free_port()?;
+        let server = self.cluster.port();
+        let mut command;
+        match contender.kind {
+            Kind::PgBouncer => {
+                let users = self.cluster.write_file("users.txt", "\"postgres\" \"\"\n")?;
+                let ini = contender.pgbouncer_ini(server, port, &users);
+                // It refuses to run as root, as PostgreSQL does.
+                command = self.cluster.command(&contender.program);
+                command.arg(self.cluster.write_file("pgbouncer.ini", &ini)?);
+            }
+            Kind::Bursar => {
+                let toml = contender.bursar_toml(server, port)?;
+                // As ourselves: the directory of a build is often closed to other accounts.
+                command = throwaway::command(&contender.program);
+                command.arg("--config").arg(self.cluster.write_file("bursar.toml", &toml)?);
+            }
+        }
+        let log_path = self.dir().join(format!("{}-{port}.log", contender.name));
+        let log = fs::File::create(&log_path)?;
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let mut proxy = Proxy { child, port };
+        if let Err(failure) = proxy.wait_ready() {
+            let log = fs::read_to_string(&log_path).unwrap_or_default();
+            return Err(format!("{} did not start: {failure}\n{log}", contender.name).into());
+        }
+        Ok(proxy)
+    }
+}
+
+/// What a program is configured like; decided by its file name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    PgBouncer,
+    Bursar,
+}
+
+/// One side of the comparison.
+#[derive(Debug)]
+pub(crate) struct Contender {
+    /// `pgbouncer` or `bursar`, as in the report.
+    pub(crate) name: &'static str,
+    /// First line of `--version`.
+    pub(crate) version: String,
+    program: PathBuf,
+    kind: Kind,
+    workers: usize,
+}
+
+impl Contender {
+    /// Asks the program for its version.
+    pub(crate) fn new(name: &'static str, program: PathBuf, workers: usize) -> Result<Contender, Failure> {
+        let output = Command::new(&program)
+            .arg("--version")
+            .output()
+            .map_err(|source| format!("{}: {source}", program.display()))?;
+        let version = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
+        let file = program.file_name().unwrap_or_default().to_string_lossy();
+        let kind = if file.contains("pgbouncer") { Kind::PgBouncer } else { Kind::Bursar };
+        Ok(Contender { name, version, program, kind, workers })
+    }
+
+    /// Why it cannot do named prepared statements in transaction mode, if it cannot.
+    pub(crate) fn lacks_prepared(&self) -> Option<String> {
+        (self.kind == Kind::PgBouncer && !self.has_max_prepared())
+            .then(|| format!("needs PgBouncer 1.21 or newer, found {}", self.version))
+    }
+
+    fn has_max_prepared(&self) -> bool {
+        let digits = self.version.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let mut numbers = digits.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (1, 21)
+    }
+
+    /// Everything that costs and that the other side does not do is off: logging of connections.
+    fn pgbouncer_ini(&self, server: u16, port: u16, users: &Path) -> String {
+        let users = users.display();
+        let prepared = if self.has_max_prepared() { "max_prepared_statements = 200\n" } else { "" };
+        format!(
+            "[databases]\n* = host=127.0.0.1 port={server}\n\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {users}\n\
+             pool_mode = transaction\ndefault_pool_size = {POOL}\nmax_client_conn = 5000\n\
+             log_connections = 0\nlog_disconnections = 0\n{prepared}"
+        )
+    }
+
+    /// One user is one tenant here, so the tenant's share is the whole pool.
+    fn bursar_toml(&self, server: u16, port: u16) -> Result<String, Failure> {
+        let workers = self.workers;
+        let admin = throwaway::free_port()?;
+        Ok(format!(
+            "[listen]\naddress = \"127.0.0.1:{port}\"\nworkers = {workers}\nmax_clients = 5000\n\n\
+             [admin]\naddress = \"127.0.0.1:{admin}\"\n\n[auth]\nmethod = \"trust\"\n\n\
+             [database.\"*\"]\nhost = \"127.0.0.1\"\nport = {server}\n\n\
+             [pool]\nmode = \"transaction\"\nsize = {POOL}\nmax_wait = \"30s\"\n\n\
+             [server]\nmax_backends = {POOL}\n\n\
+             [tenant.\"*\"]\nmax = \"100%\"\nqueue = 5000\nmax_sessions = 5000\n\n[log]\nlevel = \"warn\"\n"
+        ))
+    }
+}
+
+/// A running proxy; dropping it stops it.
+pub(crate) struct Proxy {
+    child: Child,
+    port: u16,
+}
+
+impl Proxy {
+    /// Where clients connect, on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn wait_ready(&mut self) -> Result<(), Failure> {
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            let answer = Client::connect(self.port).and_then(|mut client| client.query("select 1"));
+            match answer {
+                Ok(_) => return Ok(()),
+                Err(_) if self.child.try_wait()?.is_some() => return Err("it ended at once".into()),
+                Err(failure) if Instant::now() > deadline => return Err(failure.into()),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        throwaway::stop(&mut self.child, "TERM");
+    }
+}
