@@ -1,1 +1,0 @@
-//! Session settings as interned sets.
