@@ -181,6 +181,12 @@ impl Store {
         Object::take(object).close();
     }
 
+    /// Closes a backend whatever it is in the middle of, without a word: a Terminate might complete a
+    /// message that was half sent, and PostgreSQL would run it. At EOF it rolls back.
+    pub fn cut(object: Object) {
+        drop(Object::take(object));
+    }
+
     /// Closes the idle backends that are dead, of an older generation, past their lifetime, or
     /// idle for longer than `rules.idle_timeout` (of these, `rules.min_idle` may stay, the ones
     /// used last). Returns how many. For the janitor.

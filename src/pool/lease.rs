@@ -1,7 +1,7 @@
 //! A session's hold on a backend, as a value: dropping it gives the backend back.
 
 use super::{Pool, Pools};
-use crate::backend::{Backend, Object};
+use crate::backend::{Backend, Object, Store};
 use crate::book::{LeaseId, Outcome, Usage};
 use crate::clock;
 use std::sync::Arc;
@@ -73,13 +73,17 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
-        let back = if self.fit {
-            Some(object)
-        } else {
-            self.pool.close(object);
-            None
-        };
         let now = self.now.unwrap_or_else(clock::now);
+        let back = if !self.fit {
+            Store::cut(object);
+            None
+        } else if object.expired(now, &self.pool.rules.load()) {
+            // In a busy pool a backend goes from lease to lease and never by its store.
+            Store::discard(object);
+            None
+        } else {
+            Some(object)
+        };
         self.pools.checkin(now, self.id, back, self.usage, self.outcome);
     }
 }

@@ -30,6 +30,8 @@ impl Pools {
     pub fn reconnect(self: &Arc<Self>, database: Option<&str>) {
         let pools = self.pools.read().clone();
         for pool in pools.iter().filter(|pool| database.is_none_or(|name| *pool.database == *name)) {
+            // What the new ones report may differ.
+            pool.greetings.lock().clear();
             let closed = pool.store.close_all();
             if closed > 0 {
                 self.idle_closed(pool, closed);

@@ -1,6 +1,6 @@
 //! One pool: the backends of one (database, user), as far as the book does not decide.
 
-use crate::backend::{CancelHandle, Object, Store, Target};
+use crate::backend::{CancelHandle, Store, Target};
 use crate::book::PoolId;
 use crate::config::PoolRules;
 use crate::state::{self, SetId};
@@ -65,10 +65,5 @@ impl Pool {
         let mut receiver = self.refusal.subscribe();
         receiver.mark_unchanged();
         receiver
-    }
-
-    /// Closes a backend that nobody may have again.
-    pub(super) fn close(&self, object: Object) {
-        Store::discard(object);
     }
 }
