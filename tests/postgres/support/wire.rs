@@ -416,7 +416,8 @@ impl Wire {
 
     /// Says that no more bytes will come, and goes on reading.
     pub(crate) fn half_close(&self) {
-        self.stream.shutdown(Shutdown::Write).expect("shutdown");
+        // A server that has reset the connection already has nothing left to close.
+        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// Sends Terminate and waits until the server has closed.
