@@ -146,11 +146,8 @@ impl<S> Session<S> {
     /// Passes a message, without a comment of ours if it has one.
     fn pass(&mut self, total: usize, cut: Option<std::ops::Range<usize>>) {
         let Some(cut) = cut else { return self.up.take(total, true) };
-        let kind = self.up.lane.unwalked()[0];
-        let shorter = BytesMut::from_iter(
-            self.up.lane.unwalked()[HEADER..cut.start].iter().chain(&self.up.lane.unwalked()[cut.end..total]),
-        );
-        self.up.lane.make(|out| message(out, kind, |out| out.extend_from_slice(&shorter)));
+        let shorter = without(&self.up.lane.unwalked()[..total], Some(cut)).into_owned();
+        self.up.lane.put(&shorter);
         self.up.take(total, false);
     }
 

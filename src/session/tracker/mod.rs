@@ -351,8 +351,8 @@ impl Tracker {
             // Rows are nearly all there is: decide them first.
             return match self.ops.front() {
                 Some(op) if op.injected.is_some() => Ok(Give::Suppress),
-                Some(Op { kind: OpKind::Query | OpKind::Execute, .. }) => {
-                    self.slack = 0;
+                Some(_) if self.expects_rows() => {
+                    self.had_reply();
                     Ok(Give::Pass)
                 }
                 _ => Err(Desync(kind)),
