@@ -126,9 +126,10 @@ fn blanks(text: &[u8]) -> usize {
 /// Reads a comment's body; `None` unless all of it matches the grammar and a key is ours.
 fn pairs<'a>(body: &'a [u8], ours: &dyn Fn(&str) -> bool) -> Option<SmallVec<[Pair<'a>; 4]>> {
     let body = str::from_utf8(body).ok()?;
-    // Neither comment delimiter may occur inside.
+    // Neither comment delimiter may occur inside; a slash before the closing `*/` would open one.
     let slash = |at: usize| body.as_bytes().get(at) == Some(&b'/');
-    if memchr::memchr_iter(b'*', body.as_bytes()).any(|at| slash(at + 1) || slash(at.wrapping_sub(1))) {
+    let nests = |at: usize| slash(at + 1) || slash(at.wrapping_sub(1));
+    if body.ends_with('/') || memchr::memchr_iter(b'*', body.as_bytes()).any(nests) {
         return None;
     }
     let mut rest = body.trim_ascii();
@@ -334,6 +335,9 @@ mod tests {
             "select 1 /*tenant=x*/ -- end",
             "/* /*tenant=x*/ */",
             "select 1 /* /* */ tenant=x*/",
+            "select 1 /*tenant=x/*/",
+            "/*tenant=x/*/ select 1",
+            "/*tenant=x/*/ select 1 */ */",
         ] {
             assert_eq!(find(text.as_bytes()), None, "{text}");
         }
@@ -395,7 +399,7 @@ mod tests {
         fn only_comments_are_cut(
             list in prop::collection::vec(prop::sample::select(vec![
                 "select ", "1", ",", "'a'", "'", "\"", "\"b\"", "$$", "$x$", "/*", "*/", "--", "\n", "E'\\'", "\\",
-                "tenant=x", "tenant='x'", "/*tenant=x*/", "/*tenant='x'*/", ";", " ", "é",
+                "tenant=x", "tenant='x'", "/*tenant=x*/", "/*tenant='x'*/", ";", " ", "/", "é",
             ]), 0..24),
         ) {
             let text = list.concat();
