@@ -1,7 +1,7 @@
 //! From the backend to the client: what to do with each server message.
 
 use super::Session;
-use super::tracker::{Desync, Give, Op, marker_bytes, wants};
+use super::tracker::{Desync, Give, Op, OpKind, marker, wants};
 use crate::wire::backend::{TxStatus, is_fatal, parameter, ready_for_query};
 use crate::wire::sql::scan::{Traces, clears_everything, deallocate_all, tag_traces};
 use crate::wire::walk::{HEADER, Header, cstr};
@@ -47,6 +47,10 @@ impl<S> Session<S> {
             }
             let keep = match give {
                 Give::Pass => head.kind != b'A' || self.linked.traces.any(Traces::LISTEN),
+                Give::PassWithheld => {
+                    self.send_withheld()?;
+                    true
+                }
                 _ => false,
             };
             self.down.take(total, keep);
@@ -116,8 +120,8 @@ impl<S> Session<S> {
             }
             b'Z' => {
                 // A Query, whose end says that it ran.
-                if front.is_some_and(|op| op.noted) {
-                    self.statements.acknowledged();
+                if let Some(op) = front.filter(|op| op.kind == OpKind::Query && op.injected.is_none()) {
+                    self.statements.ran_query(op.noted);
                 }
                 let body = &self.down.lane.unwalked()[HEADER..seen];
                 self.ready(body.first().copied().unwrap_or(b'I'), give)?;
@@ -130,10 +134,8 @@ impl<S> Session<S> {
     fn ready(&mut self, status: u8, give: Give) -> Result<(), Desync> {
         match give {
             Give::Withhold => {
-                if let Some(before) = self.linked.withheld.replace(status) {
-                    let status = TxStatus::of(before).ok_or(Desync(b'Z'))?;
-                    self.down.lane.make(|out| ready_for_query(out, status));
-                }
+                self.send_withheld()?;
+                self.linked.withheld = Some(status);
                 return Ok(());
             }
             Give::DropWithheld => self.linked.withheld = None,
@@ -157,6 +159,14 @@ impl<S> Session<S> {
         let pin = self.pin();
         if !idle || !pin.is_empty() {
             self.cell.ready(!idle, pin, self.now);
+        }
+        Ok(())
+    }
+
+    fn send_withheld(&mut self) -> Result<(), Desync> {
+        if let Some(status) = self.linked.withheld.take() {
+            let status = TxStatus::of(status).ok_or(Desync(b'Z'))?;
+            self.down.lane.make(|out| ready_for_query(out, status));
         }
         Ok(())
     }
@@ -187,7 +197,9 @@ impl<S> Session<S> {
         }
         if marker {
             self.set_injected(true);
-            self.up.lane.put(marker_bytes());
+            self.up.lane.put(marker::BYTES);
+            // What the client had sent behind the COPY may have left anything.
+            self.linked.traces = self.linked.traces.with(Traces::SUSPECT);
         }
         Ok(())
     }

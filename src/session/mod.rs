@@ -132,8 +132,8 @@ impl Stretch {
 struct Linked {
     /// What the session has left on it.
     traces: Traces,
-    /// Every SET in the unnamed statement's text is a local one.
-    unnamed_local: bool,
+    /// Every SET in the text of what the unnamed portal was bound to is a local one.
+    portal_local: bool,
     /// The text of what is being executed has been noted since the last Sync.
     text_noted: bool,
     /// The server said FATAL: it is closing.

@@ -7,7 +7,7 @@
 //! System calls of a small query: epoll_wait, recv, send; epoll_wait, recv, send. A short read
 //! leaves tokio knowing that the socket is empty, so that looking again costs nothing.
 
-use super::up::Stop;
+use super::up::{FLUSH, Stop};
 use super::{Session, Socket};
 use crate::clock;
 use crate::wire::error::Report;
@@ -31,6 +31,8 @@ pub(super) enum Event {
     Release,
     /// The client said goodbye, or closed its side; what it sent before is staged or done.
     ClientLeft,
+    /// The client closed its side while a message of its waits for replies.
+    ClientLeftHeld,
     /// The client's socket is broken: nothing reaches it any more.
     ClientLost,
     /// The client broke the protocol: tell it, then close.
@@ -131,7 +133,13 @@ impl<S: Socket> Session<S> {
             }
             match stop {
                 Stop::More => {}
-                Stop::Hold => return Poll::Pending,
+                Stop::Hold => {
+                    if self.tracker.take_unflushed() {
+                        self.up.lane.put(FLUSH);
+                        continue;
+                    }
+                    return self.poll_held(cx);
+                }
                 Stop::NeedBackend => return Poll::Ready(Event::NeedBackend),
                 Stop::Terminate => return Poll::Ready(Event::ClientLeft),
                 Stop::Silence => return Poll::Ready(Event::Silence),
@@ -150,5 +158,19 @@ impl<S: Socket> Session<S> {
                 Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientLost),
             }
         }
+    }
+
+    /// While the client's next message waits for replies: watches for the client to go, reading
+    /// ahead as much as the buffer takes.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        while !self.linked.doomed && !self.up.lane.is_closed() {
+            match self.up.lane.poll_fill(cx, &mut self.client) {
+                Poll::Ready(Ok(0)) if self.up.lane.is_closed() => return Poll::Ready(Event::ClientLeftHeld),
+                Poll::Ready(Ok(0)) | Poll::Pending => break,
+                Poll::Ready(Ok(_)) => self.now = clock::now(),
+                Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientLost),
+            }
+        }
+        Poll::Pending
     }
 }

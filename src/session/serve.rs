@@ -71,6 +71,7 @@ impl<S: Socket> Session<S> {
             Event::Release => self.end_lease().await,
             Event::Ordered => Box::pin(self.obey()).await,
             Event::ClientLeft => Err(End::Left),
+            Event::ClientLeftHeld => Box::pin(self.outlast()).await,
             Event::ClientLost => Err(End::Lost),
             Event::Silence => Err(End::Silence),
             Event::Fault(report) => Err(End::Told(report)),
@@ -82,6 +83,17 @@ impl<S: Socket> Session<S> {
                 );
                 Err(self.backend_gone())
             }
+        }
+    }
+
+    /// The client has gone, but what it had sent completely is executed, as PostgreSQL would, if that
+    /// begins within the grace period.
+    async fn outlast(&mut self) -> Result<(), End> {
+        let deadline = tokio::time::Instant::now() + self.pool.rules().client_gone_grace;
+        loop {
+            let event = tokio::time::timeout_at(deadline, poll_fn(|cx| self.poll_event(cx))).await;
+            let event = event.map_err(|_| End::Left)?;
+            Box::pin(self.act(event)).await?;
         }
     }
 

@@ -20,7 +20,10 @@ enum Flight {
     Named(Box<[u8]>),
     Closed(Box<[u8]>),
     /// The unnamed statement's whole Parse message; `None` = too large to keep.
-    Unnamed(Option<Vec<u8>>),
+    Unnamed {
+        message: Option<Vec<u8>>,
+        local: bool,
+    },
     /// Afterwards there is no unnamed statement: a Close of it, or a simple Query.
     Dropped,
     /// Bursar's own Parse of what the session has already.
@@ -64,12 +67,17 @@ pub struct Statements {
     names: HashSet<Box<[u8]>>,
     overflow: bool,
     unnamed: Unnamed,
+    /// Every SET in its text is a local one.
+    local: bool,
     /// The unnamed statement of the backend at hand is this session's, acknowledged.
     here: bool,
     /// Segments (up to a Sync) sent on this lease.
     segment: u64,
     /// The segment of the last message in flight that concerns the unnamed statement.
     pending: u64,
+    /// The segment of a Query in flight that leaves the backend without an unnamed statement, as the
+    /// session is.
+    queried: Option<u64>,
     flight: VecDeque<Flight>,
 }
 
@@ -83,13 +91,15 @@ impl Statements {
     /// Another backend is at hand from now on.
     pub fn moved(&mut self) {
         self.here = false;
+        self.queried = None;
         self.flight.clear();
     }
 
-    /// A Parse is sent. `message` is all of it, or `None` if it is too large to keep.
-    pub fn parse(&mut self, name: &[u8], message: Option<&[u8]>) {
+    /// A Parse is sent. `message` is all of it, or `None` if it is too large to keep; `local`: every
+    /// SET in its text is a local one.
+    pub fn parse(&mut self, name: &[u8], message: Option<&[u8]>, local: bool) {
         if name.is_empty() {
-            self.send_unnamed(Flight::Unnamed(message.map(<[u8]>::to_vec)));
+            self.send_unnamed(Flight::Unnamed { message: message.map(<[u8]>::to_vec), local });
         } else {
             self.flight.push_back(Flight::Named(name.into()));
         }
@@ -111,8 +121,20 @@ impl Statements {
         let noted = self.unnamed != Unnamed::None || !self.flight.is_empty();
         if noted {
             self.send_unnamed(Flight::Dropped);
+        } else if !self.here {
+            self.queried = Some(self.segment);
         }
         noted
+    }
+
+    /// A Query has run: the backend has no unnamed statement any more. `noted` as [`Statements::query`]
+    /// said.
+    pub fn ran_query(&mut self, noted: bool) {
+        if noted {
+            self.acknowledged();
+        } else if self.queried.take().is_some() {
+            self.here = true;
+        }
     }
 
     /// A Sync is sent.
@@ -134,6 +156,9 @@ impl Statements {
         if self.here {
             return Before::Nothing;
         }
+        if let Some(segment) = self.queried {
+            return if segment == self.segment { Before::Nothing } else { Before::Replies };
+        }
         match &self.unnamed {
             Unnamed::Kept(message) => {
                 self.flight.push_back(Flight::Again);
@@ -146,6 +171,17 @@ impl Statements {
                 Before::Close
             }
         }
+    }
+
+    /// Whether a Bind sent now would bind a statement whose every SET is a local one.
+    #[must_use]
+    pub fn is_unnamed_local(&self) -> bool {
+        let sent = self.flight.iter().rev().find_map(|flight| match flight {
+            Flight::Unnamed { local, .. } => Some(*local),
+            Flight::Dropped => Some(false),
+            Flight::Named(_) | Flight::Closed(_) | Flight::Again => None,
+        });
+        sent.unwrap_or(self.local)
     }
 
     /// The oldest noted message has been acknowledged.
@@ -162,8 +198,11 @@ impl Statements {
             Flight::Closed(name) => {
                 self.names.remove(&name);
             }
-            Flight::Unnamed(message) => self.unnamed = message.map_or(Unnamed::There, Unnamed::Kept),
-            Flight::Dropped => self.unnamed = Unnamed::None,
+            Flight::Unnamed { message, local } => {
+                self.unnamed = message.map_or(Unnamed::There, Unnamed::Kept);
+                self.local = local;
+            }
+            Flight::Dropped => (self.unnamed, self.local) = (Unnamed::None, false),
             Flight::Again => {}
         }
     }
@@ -172,9 +211,10 @@ impl Statements {
     /// itself. A failed unnamed Parse leaves no unnamed statement behind; what was swept behind an
     /// error never ran, and leaves everything as it was.
     pub fn swept(&mut self, count: usize, failed: bool) {
+        self.queried = None;
         let count = count.min(self.flight.len());
         if failed && count > 0 && self.flight[0].is_unnamed() {
-            self.unnamed = Unnamed::None;
+            (self.unnamed, self.local) = (Unnamed::None, false);
             self.here = true;
         }
         self.flight.drain(..count);
@@ -196,7 +236,7 @@ mod tests {
         let mut statements = Statements::default();
         assert_eq!(statements.use_unnamed(), Before::Close);
         assert_eq!(statements.use_unnamed(), Before::Nothing);
-        statements.parse(b"", Some(b"P1"));
+        statements.parse(b"", Some(b"P1"), false);
         statements.acknowledged();
         statements.acknowledged();
         assert_eq!(statements.use_unnamed(), Before::Nothing);
@@ -214,32 +254,49 @@ mod tests {
     #[test]
     fn a_failed_parse_leaves_none_and_a_swept_one_the_old() {
         let mut statements = Statements::default();
-        statements.parse(b"", Some(b"P1"));
+        statements.parse(b"", Some(b"P1"), false);
         statements.acknowledged();
-        statements.parse(b"", Some(b"P2"));
+        statements.parse(b"", Some(b"P2"), false);
         statements.swept(1, false);
         statements.moved();
         assert_eq!(statements.use_unnamed(), Before::Parse(b"P1"));
-        statements.parse(b"", Some(b"bad"));
+        statements.parse(b"", Some(b"bad"), false);
         statements.swept(1, true);
         statements.moved();
         assert_eq!(statements.use_unnamed(), Before::Close);
     }
 
     #[test]
+    fn what_a_bind_binds_is_the_last_parse_that_was_not_swept() {
+        let mut statements = Statements::default();
+        statements.parse(b"", Some(b"set"), false);
+        statements.acknowledged();
+        statements.parse(b"", Some(b"set local"), true);
+        assert!(statements.is_unnamed_local());
+        statements.swept(1, false);
+        assert!(!statements.is_unnamed_local());
+        statements.parse(b"", Some(b"set local"), true);
+        statements.acknowledged();
+        statements.moved();
+        assert!(statements.is_unnamed_local());
+        assert!(statements.query());
+        assert!(!statements.is_unnamed_local());
+    }
+
+    #[test]
     fn names_pin_until_they_are_closed() {
         let mut statements = Statements::default();
-        statements.parse(b"a", Some(b"P"));
+        statements.parse(b"a", Some(b"P"), false);
         assert!(!statements.pins());
         statements.acknowledged();
         assert!(statements.pins());
         statements.close(b"a");
         statements.acknowledged();
         assert!(!statements.pins());
-        statements.parse(b"b", None);
+        statements.parse(b"b", None, false);
         statements.swept(1, true);
         assert!(!statements.pins());
-        statements.parse(b"", None);
+        statements.parse(b"", None, false);
         statements.acknowledged();
         assert!(statements.pins());
     }
@@ -249,7 +306,7 @@ mod tests {
     #[test]
     fn a_use_behind_a_sync_waits_for_the_parse_before_it() {
         let mut statements = Statements::default();
-        statements.parse(b"", Some(b"P1"));
+        statements.parse(b"", Some(b"P1"), false);
         assert_eq!(statements.use_unnamed(), Before::Nothing);
         statements.sync();
         assert_eq!(statements.use_unnamed(), Before::Replies);
@@ -260,7 +317,7 @@ mod tests {
     #[test]
     fn a_query_drops_what_was_parsed_before_it() {
         let mut statements = Statements::default();
-        statements.parse(b"", Some(b"P1"));
+        statements.parse(b"", Some(b"P1"), false);
         assert!(statements.query());
         statements.acknowledged();
         statements.acknowledged();
@@ -272,7 +329,7 @@ mod tests {
     fn names_are_bounded() {
         let mut statements = Statements::default();
         for i in 0..=MAX_NAMES {
-            statements.parse(format!("s{i}").as_bytes(), None);
+            statements.parse(format!("s{i}").as_bytes(), None, false);
             statements.acknowledged();
         }
         assert_eq!(statements.names.len(), MAX_NAMES);

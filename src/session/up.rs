@@ -19,7 +19,7 @@ use bytes::{BufMut, BytesMut};
 const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";
 
 /// Flush.
-const FLUSH: &[u8] = b"H\0\0\0\x04";
+pub(super) const FLUSH: &[u8] = b"H\0\0\0\x04";
 
 /// Why the walk over the client's bytes stopped.
 #[derive(Debug)]
@@ -193,15 +193,12 @@ impl<S> Session<S> {
             self.linked.text_noted = true;
         }
         self.linked.traces = self.linked.traces.with(scanned.traces);
-        if name.is_empty() {
-            self.linked.unnamed_local = scanned.only_local_sets;
-        }
         if !self.locals.is_empty() {
             self.locals.forget_statement(name);
         }
         let kept = whole.then(|| without(&self.up.lane.unwalked()[..total], cut.clone()));
         let name = &self.up.lane.unwalked()[HEADER..HEADER + name_len];
-        self.statements.parse(name, kept.as_deref());
+        self.statements.parse(name, kept.as_deref(), scanned.only_local_sets);
         self.pass(total, cut);
         Next::Done
     }
@@ -216,6 +213,9 @@ impl<S> Session<S> {
             return Next::Done;
         }
         let unnamed = statement.is_empty();
+        if portal.is_empty() {
+            self.linked.portal_local = unnamed && self.statements.is_unnamed_local();
+        }
         self.forward_use(Kind::Bind, total, unnamed, Op::default())
     }
 
@@ -224,7 +224,8 @@ impl<S> Session<S> {
         if self.lease.is_none() {
             return Next::Stop(Stop::NeedBackend);
         }
-        if unnamed {
+        // A Query that copies has dropped the unnamed statement, whatever it was.
+        if unnamed && !self.tracker.is_query_copying_in() {
             match self.statements.use_unnamed() {
                 Before::Nothing => {}
                 Before::Replies => return Next::Stop(Stop::Hold),
@@ -290,7 +291,7 @@ impl<S> Session<S> {
             }
             return Next::Done;
         }
-        let local_settings = portal.is_empty() && self.linked.unnamed_local;
+        let local_settings = portal.is_empty() && self.linked.portal_local;
         if self.lease.is_some() && !std::mem::replace(&mut self.linked.text_noted, true) {
             self.cell.statement(b"(prepared earlier)", self.now);
         }

@@ -18,11 +18,15 @@
 //!
 //! Which of the two it was shows only later. If something else was sent behind such Syncs, its first
 //! reply ends the doubt: until then up to so many ReadyForQuery may come that answer them (`slack`).
-//! If nothing was, the tracker asks for a marker (Sync, Close, Sync) and counts what comes before
-//! its CloseComplete. Either way the client sees what PostgreSQL sends, and nothing else.
+//! If nothing was, the tracker asks for a marker ([`marker`]) and counts what comes before it.
+//! Either way the client sees what PostgreSQL sends, and nothing else.
+//!
+//! A message that has no place in a COPY IN makes the server close, unless the COPY had failed before
+//! it was read. Nothing more is taken from the client until the server has said which.
 //!
 //! Session state (names, settings, tags) is not kept here.
 
+pub mod marker;
 mod op;
 #[cfg(test)]
 mod tests;
@@ -30,6 +34,7 @@ mod tests;
 use crate::wire::backend::{TxStatus, error_field, ready_for_query};
 use crate::wire::frontend::Kind;
 use bytes::{Bytes, BytesMut};
+use marker::Marker;
 pub use op::{Injected, Op, OpKind};
 use std::collections::VecDeque;
 
@@ -59,6 +64,8 @@ pub enum Give {
     /// A ReadyForQuery that may belong to Bursar's marker: keep it back, and send the one kept
     /// back before, if any.
     Withhold,
+    /// Send the ReadyForQuery kept back, then this.
+    PassWithheld,
     /// The marker is through: drop the ReadyForQuery kept back.
     DropWithheld,
 }
@@ -80,28 +87,6 @@ enum Copy {
     Out,
 }
 
-/// Resolving which Syncs a failed COPY IN swallowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Marker {
-    None,
-    /// A simple-protocol COPY failed with Syncs unresolved: the marker goes out after its `Z`.
-    AfterReady,
-    /// To be sent now. `extended`: the COPY was an extended one, so that without a ReadyForQuery of
-    /// its own the client is still skipping.
-    Due {
-        extended: bool,
-    },
-    /// Sent; so many ReadyForQuery messages have come since.
-    Sent {
-        extended: bool,
-        ready: u32,
-    },
-    /// Its CloseComplete is in; only its last ReadyForQuery is to come.
-    Closing {
-        skipping: bool,
-    },
-}
-
 /// The op queue of one session. See the module's page.
 #[derive(Debug)]
 pub struct Tracker {
@@ -118,6 +103,10 @@ pub struct Tracker {
     late_syncs: u32,
     /// The COPY IN has had data, or its end.
     copy_data: bool,
+    /// A message that has no place in a COPY IN has been sent into one.
+    intruded: bool,
+    /// What was sent last makes the server reply, but not send its replies yet.
+    unflushed: bool,
     /// The server is closing: whatever it still says is the client's.
     doomed: bool,
     /// The front op has failed; its ReadyForQuery is to come.
@@ -148,6 +137,8 @@ impl Default for Tracker {
             early_syncs: 0,
             late_syncs: 0,
             copy_data: false,
+            intruded: false,
+            unflushed: false,
             doomed: false,
             failed_query: false,
             slack: 0,
@@ -188,6 +179,12 @@ impl Tracker {
         self.copy == Copy::Open
     }
 
+    /// Whether that COPY is a Query's.
+    #[must_use]
+    pub fn is_query_copying_in(&self) -> bool {
+        self.is_copying_in() && self.ops.front().is_some_and(|op| op.kind == OpKind::Query)
+    }
+
     /// Whether the next reply belongs to something that Bursar injected: a cancel now would hit
     /// Bursar's own work.
     #[must_use]
@@ -211,19 +208,26 @@ impl Tracker {
     /// Whether no message can be taken until more of the server's replies are in.
     #[must_use]
     pub fn would_hold(&self) -> bool {
-        self.marker != Marker::None || self.ops.len() >= MAX_OPS
+        self.marker != Marker::None || self.intruded || self.ops.len() >= MAX_OPS
+    }
+
+    /// Whether the server may keep replies to itself until it is sent a Flush; asked once, by who is
+    /// about to send one.
+    pub fn take_unflushed(&mut self) -> bool {
+        std::mem::take(&mut self.unflushed)
     }
 
     /// A client message is about to be sent. For Describe, `statement` says whether it names a
     /// statement (and not a portal). `noted` and `local_settings` are kept with the op.
     pub fn client(&mut self, kind: Kind, statement: bool, noted: bool, local_settings: bool) -> Take {
-        match kind {
-            Kind::CopyData | Kind::CopyDone | Kind::CopyFail => return self.copy_message(kind),
-            Kind::Terminate => return Take::Forward,
-            _ => {}
+        if kind == Kind::Terminate {
+            return Take::Forward;
         }
         if self.would_hold() {
             return Take::Hold;
+        }
+        if matches!(kind, Kind::CopyData | Kind::CopyDone | Kind::CopyFail) {
+            return self.copy_message(kind);
         }
         if self.copy == Copy::Open && matches!(kind, Kind::Sync | Kind::Flush) {
             // The server swallows both while it reads data. A Flush has no reply either way. A Sync
@@ -243,7 +247,10 @@ impl Tracker {
                 self.unsynced = false;
                 OpKind::Sync
             }
-            Kind::Flush => return Take::Forward,
+            Kind::Flush => {
+                self.unflushed = false;
+                return Take::Forward;
+            }
             Kind::Query => OpKind::Query,
             Kind::FunctionCall => OpKind::Function,
             Kind::Parse => OpKind::Parse,
@@ -261,6 +268,8 @@ impl Tracker {
             op if op.is_extended() => self.unsynced = true,
             _ => {}
         }
+        self.intruded = self.copy == Copy::Open;
+        self.unflushed = op.is_extended();
         self.ops.push_back(Op { noted, local_settings, ..Op::new(op) });
         Take::Forward
     }
@@ -276,7 +285,7 @@ impl Tracker {
             }
             // A COPY may be about to begin (its CopyInResponse is not in yet), or the one before is
             // about to end: only the server's next replies say whether this is data or noise.
-            _ if self.marker != Marker::None || self.may_copy() => Take::Hold,
+            _ if self.may_copy() => Take::Hold,
             _ => Take::Drop,
         }
     }
@@ -287,6 +296,7 @@ impl Tracker {
 
     /// Bursar sends a message of its own ahead of the client's: its replies are left out.
     pub fn inject(&mut self, kind: OpKind, what: Injected) {
+        self.unflushed = kind.is_extended();
         self.ops.push_back(Op { injected: Some(what), noted: what == Injected::InPlace, ..Op::new(kind) });
     }
 
@@ -347,7 +357,7 @@ impl Tracker {
         if self.doomed {
             return Ok(Give::Pass);
         }
-        if kind == b'D' {
+        if kind == b'D' && !self.marker.is_sent() {
             // Rows are nearly all there is: decide them first.
             return match self.ops.front() {
                 Some(op) if op.injected.is_some() => Ok(Give::Suppress),
@@ -360,9 +370,9 @@ impl Tracker {
         }
         let give = match kind {
             b'N' | b'S' | b'A' => return Ok(self.asynchronous()),
+            _ if self.marker.is_sent() => return self.marked(kind, body, out),
             b'Z' => self.ready(body)?,
             b'E' => self.error(body)?,
-            _ if self.marker != Marker::None && kind == b'3' => self.marker_reply()?,
             _ => self.reply(kind)?,
         };
         self.emit(out);
@@ -412,8 +422,18 @@ impl Tracker {
     /// COPY IN has begun: Syncs already sent behind it will be read as part of the data.
     fn swallow_syncs(&mut self) {
         let before = self.ops.len();
+        let behind = self.ops.iter().skip(1);
+        let intruder = behind.clone().position(|op| op.kind != OpKind::Sync && !op.made_up);
+        let mut left = intruder.unwrap_or(before);
         let mut first = true;
-        self.ops.retain(|op| std::mem::take(&mut first) || op.kind != OpKind::Sync || op.made_up);
+        self.ops.retain(|op| {
+            if std::mem::take(&mut first) || left == 0 {
+                return true;
+            }
+            left -= 1;
+            op.kind != OpKind::Sync || op.made_up
+        });
+        self.intruded = intruder.is_some();
         self.early_syncs += (before - self.ops.len()) as u32;
         if before != self.ops.len() {
             // The client's Sync did not end the implicit transaction after all.
@@ -423,10 +443,8 @@ impl Tracker {
 
     fn error(&mut self, body: &[u8]) -> Result<Give, Desync> {
         let front = *self.ops.front().ok_or(Desync(b'E'))?;
-        if self.marker != Marker::None {
-            return Err(Desync(b'E'));
-        }
         self.slack = 0;
+        self.intruded = false;
         let code = error_field(body, b'C');
         if self.copy == Copy::Open && code == Some(b"08P01") {
             // Something that is no COPY message was sent in the middle of one: FATAL follows.
@@ -440,15 +458,16 @@ impl Tracker {
         let doubtful = std::mem::take(&mut self.late_syncs) + if intervened { early } else { 0 };
         self.copy = Copy::None;
         self.failed_query = !front.kind.is_extended();
+        let intruder = self.ops.get(1).map(|op| op.kind).filter(|kind| *kind != OpKind::Sync);
         if front.kind.is_extended() {
             let swept = self.sweep();
-            if doubtful > 0 && swept > 1 {
+            if doubtful > 0 && swept > 2 {
                 // Whether these ran depends on the Syncs before them; nobody can tell any more.
                 return Err(Desync(b'E'));
             }
         }
         if doubtful > 0 {
-            self.doubt(doubtful, front.kind.is_extended());
+            self.doubt(doubtful, front.kind, intruder);
         }
         Ok(match front.injected {
             Some(Injected::Segment) => Give::InjectedError,
@@ -457,12 +476,13 @@ impl Tracker {
     }
 
     /// So many Syncs may be answered or not: something sent behind them will tell, or a marker.
-    fn doubt(&mut self, syncs: u32, extended: bool) {
+    fn doubt(&mut self, syncs: u32, copy: OpKind, intruder: Option<OpKind>) {
+        let extended = copy.is_extended();
         let from = usize::from(!extended);
         if self.ops.iter().skip(from).any(|op| op.kind != OpKind::Sync && !op.made_up) {
             self.slack = syncs;
         } else {
-            self.marker = if extended { Marker::Due { extended } } else { Marker::AfterReady };
+            self.marker = if extended { Marker::due(true, intruder) } else { Marker::AfterReady };
         }
     }
 
@@ -487,20 +507,7 @@ impl Tracker {
     }
 
     fn ready(&mut self, body: &[u8]) -> Result<Give, Desync> {
-        self.status = body.first().copied().and_then(TxStatus::of).ok_or(Desync(b'Z'))?;
-        match &mut self.marker {
-            Marker::Sent { ready, .. } => {
-                *ready += 1;
-                return Ok(Give::Withhold);
-            }
-            Marker::Closing { skipping } => {
-                self.skipping = *skipping;
-                self.marker = Marker::None;
-                self.ops.clear();
-                return Ok(Give::DropWithheld);
-            }
-            Marker::None | Marker::AfterReady | Marker::Due { .. } => {}
-        }
+        self.status = status(body)?;
         let op = match self.ops.front() {
             // Every other op has a reply before its ReadyForQuery.
             Some(op) if self.slack > 0 && op.kind != OpKind::Sync && !self.failed_query => {
@@ -513,24 +520,29 @@ impl Tracker {
         self.ops.pop_front();
         self.failed_query = false;
         if self.marker == Marker::AfterReady {
-            self.marker = Marker::Due { extended: false };
+            self.marker = Marker::due(false, None);
         }
         Ok(if op.injected.is_some() { Give::Suppress } else { Give::Pass })
     }
 
-    /// Whether [`marker_bytes`] must be sent now; to be asked after each server message.
+    /// Whether [`marker::BYTES`] must be sent now; to be asked after each server message.
     #[must_use]
     pub fn take_marker(&mut self) -> bool {
-        let Marker::Due { extended } = self.marker else { return false };
-        self.marker = Marker::Sent { extended, ready: 0 };
-        true
+        self.marker.take_due()
     }
 
-    fn marker_reply(&mut self) -> Result<Give, Desync> {
-        let Marker::Sent { extended, ready } = self.marker else { return Err(Desync(b'3')) };
-        // The last of them was the marker's own.
-        self.marker = Marker::Closing { skipping: extended && ready == 1 };
-        Ok(Give::Suppress)
+    /// A message that comes while the marker is on its way.
+    fn marked(&mut self, kind: u8, body: &[u8], out: &mut BytesMut) -> Result<Give, Desync> {
+        if kind == b'Z' {
+            self.status = status(body)?;
+        }
+        let (give, end) = self.marker.server(kind, out)?;
+        if let Some(end) = end {
+            self.marker = Marker::None;
+            self.ops.clear();
+            (self.skipping, self.unsynced) = (end.skipping, end.unsynced);
+        }
+        Ok(give)
     }
 
     /// How many noted ops an error has swept since this was last asked: the session forgets as many
@@ -540,10 +552,8 @@ impl Tracker {
     }
 }
 
-/// The marker: ends skipping if it still goes on, then a Close that is always acknowledged.
-#[must_use]
-pub fn marker_bytes() -> &'static [u8] {
-    b"S\0\0\0\x04C\0\0\0\x0dS\x01bursar\0S\0\0\0\x04"
+fn status(body: &[u8]) -> Result<TxStatus, Desync> {
+    body.first().copied().and_then(TxStatus::of).ok_or(Desync(b'Z'))
 }
 
 /// How many bytes of a server message's body the tracker or its session needs to see. Everything

@@ -30,10 +30,17 @@ fn play(script: &str) -> (String, String) {
                     seen.push('Z');
                 }
             }
+            Give::PassWithheld => {
+                if withheld.take().is_some() {
+                    seen.push('Z');
+                }
+                seen.push(kind as char);
+            }
             Give::DropWithheld => withheld = None,
         }
+        seen.extend(out.chunks(5).map(|reply| char::from(reply[0])));
         if tracker.take_marker() {
-            sent.push_str("(SCS)");
+            sent.push_str("(SCCS)");
         }
     }
     let end = if tracker.may_release() { " released" } else { " held" };
@@ -85,18 +92,37 @@ fn copy_data_waits_until_the_copy_is_known() {
 #[test]
 fn a_failed_copy_with_syncs_inside_is_resolved_by_a_marker() {
     // The Sync was read after the failure: it has its own ReadyForQuery.
-    case(">P >B >E <1 <2 <G >d >S <E <ZI <ZI <3 <ZI", "PBEdS(SCS)", "12GEZ- released");
+    case(">P >B >E <1 <2 <G >d >S <E <ZI <ZI <3 <3 <ZI", "PBEdS(SCCS)", "12GEZ-- released");
     // It was swallowed: the client is still skipping, and its next Sync is a real one.
-    case(">P >B >E <1 <2 <G >S >d <E <ZI <3 <ZI >P >S <ZI", "PBESd(SCS)-S", "12GE-Z released");
+    case(">P >B >E <1 <2 <G >S >d <E <ZI <3 <3 <ZI >P >S <ZI", "PBESd(SCCS)-S", "12GE--Z released");
     // One inside, one behind.
-    case(">P >B >E <1 <2 <G >d >S >c >S <E <ZI <ZI <ZI <3 <ZI", "PBEdScS(SCS)", "12GEZZ- released");
+    case(">P >B >E <1 <2 <G >d >S >c >S <E <ZI <ZI <ZI <3 <3 <ZI", "PBEdScS(SCCS)", "12GEZZ-- released");
     // Where something else follows, its reply tells, whichever it was.
     case(">P >B >E <1 <2 <G >d >S >c >S >Q <E <ZI <ZI <I <ZI", "PBEdScSQ", "12GEZZIZ released");
     case(">P >B >E <1 <2 <G >d >S >c >S >Q <E <ZI <I <ZI", "PBEdScSQ", "12GEZIZ released");
     case(">Q <G >S >f >Q <E <ZI <C <ZT", "QSfQ", "GEZCZ held");
     case(">Q <G >S >f >Q <E <ZI <ZI <C <ZT", "QSfQ", "GEZZCZ held");
     // A simple COPY: the failure has its own ReadyForQuery first.
-    case(">Q <G >d >S <E <ZI <ZI <ZI <3 <ZI", "QdS(SCS)", "GEZZ- released");
+    case(">Q <G >d >S <E <ZI <ZI <ZI <3 <3 <ZI", "QdS(SCCS)", "GEZZ-- released");
+}
+
+#[test]
+fn a_message_without_a_place_in_a_copy_is_waited_for() {
+    // The server closes, whatever the client would have said next.
+    case(">Q <G >P >c <E08P01 <E", "QP|", "GEE held");
+    // The COPY had failed: what comes behind it is like any other message.
+    case(">Q <G >d >C >S <E <ZI >S <3 <ZI", "QdC|S", "GEZ3Z released");
+    // A Sync lies between, and the COPY was an extended one: swallowed, so that the Describe is
+    // skipped with everything else,
+    let script = ">P >B >E <1 <2 <G >d >S >d >Dp >S <E";
+    case(&format!("{script} <ZI <3 <3 <ZI >S <ZI"), "PBEdSdD|(SCCS)S", "12GE--Z released");
+    // or answered, and so is the Describe.
+    case(&format!("{script} <ZI <n <ZI <3 <3 <ZI >S <ZI"), "PBEdSdD|(SCCS)S", "12GEZn--Z released");
+    case(&format!("{script} <ZI <E <ZI <3 <3 <ZI >P >S <ZI"), "PBEdSdD|(SCCS)-S", "12GEZE--Z released");
+    // A Close looks like the marker's own.
+    let script = ">P >B >E <1 <2 <G >d >S >d >C <E";
+    case(&format!("{script} <ZI <3 <3 <ZI >S <ZI"), "PBEdSdC(SCCS)S", "12GE--Z released");
+    case(&format!("{script} <ZI <3 <ZI <3 <3 <ZI >S <ZI"), "PBEdSdC(SCCS)S", "12GE-Z3--Z released");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 mod generate;
 mod run;
 
-use crate::support::{Config, Db, Proxy};
+use crate::support::Db;
 use run::{Difference, Lab};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,8 +58,7 @@ fn random_programs_see_no_difference() {
                 scope.spawn(|| {
                     let db = Db::new();
                     db.run(generate::SETUP);
-                    let proxy = Proxy::start(&db, Config::one_backend());
-                    let mut lab = Lab::new(&db, &proxy);
+                    let mut lab = Lab::new(&db);
                     loop {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
                         if seed >= first + programs {
@@ -73,8 +72,7 @@ fn random_programs_see_no_difference() {
                         }
                     }
                     let totals = lab.totals();
-                    drop(lab);
-                    proxy.stop();
+                    lab.stop();
                     totals
                 })
             })

@@ -2,7 +2,7 @@
 
 use super::{Program, Step};
 use crate::support::wire::Msg;
-use crate::support::{Db, PATIENCE, Proxy, Wire, trace};
+use crate::support::{Config, Db, PATIENCE, Proxy, Wire, trace};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -59,26 +59,37 @@ struct Done<'p> {
 
 pub(super) struct Lab<'a> {
     db: &'a Db<'a>,
-    proxy: &'a Proxy,
+    proxy: Proxy,
     monitor: Wire,
     totals: Totals,
 }
 
 impl<'a> Lab<'a> {
-    pub(super) fn new(db: &'a Db<'a>, proxy: &'a Proxy) -> Lab<'a> {
+    pub(super) fn new(db: &'a Db<'a>) -> Lab<'a> {
+        let proxy = Proxy::start(db, Config::one_backend());
         Lab { db, proxy, monitor: db.cluster().admin(), totals: Totals::default() }
+    }
+
+    /// Asks the proxy to end, and looks how.
+    pub(super) fn stop(self) {
+        self.proxy.stop();
     }
 
     pub(super) fn totals(&self) -> Totals {
         self.totals
     }
 
-    /// Runs a program both ways, on fresh sessions and the same data.
+    /// Runs a program both ways, on fresh sessions and the same data. After a difference the next
+    /// program gets a fresh proxy: whatever the last one broke is not to be found twice.
     pub(super) fn compare(&mut self, program: &Program) -> Result<(), Difference> {
         self.db.run(super::generate::RESET);
         let direct = self.run_directly(program);
         self.db.run(super::generate::RESET);
-        self.run_proxied(&direct)?;
+        let compared = self.run_proxied(&direct);
+        if compared.is_err() {
+            self.proxy = Proxy::start(self.db, Config::one_backend());
+        }
+        compared?;
         self.totals.steps += direct.len();
         self.totals.messages += direct.iter().map(|done| done.outcome.messages.len()).sum::<usize>();
         Ok(())
@@ -108,17 +119,16 @@ impl<'a> Lab<'a> {
     }
 
     fn run_proxied(&self, program: &[Done<'_>]) -> Result<(), Difference> {
-        let mut clients: [Option<Wire>; 2] = [None, None];
-        let mut idle = [false; 2];
-        for Done { step, evicts, outcome, idle: idle_now } in program {
-            idle[step.client] = *idle_now;
+        let mut clients: [Option<Proxied>; 2] = [None, None];
+        for Done { step, evicts, outcome, idle } in program {
             if *evicts {
                 clients[1 - step.client] = None;
             }
-            let client = clients[step.client].get_or_insert_with(|| self.proxy.connect());
+            let client = clients[step.client].get_or_insert_with(|| Proxied::new(self.proxy.connect()));
+            client.idle = *idle;
             // The proxy may rightly close before all was sent.
-            let _ = client.try_send(&bytes(step));
-            let proxied = receive(client, outcome);
+            let _ = client.wire.try_send(&bytes(step));
+            let proxied = client.receive(outcome);
             if proxied != *outcome {
                 let direct = outcome.clone();
                 return Err(Difference { step: step.to_string(), direct, proxied });
@@ -127,14 +137,26 @@ impl<'a> Lab<'a> {
                 clients[step.client] = None;
             }
         }
-        for (client, idle) in clients.iter_mut().zip(idle) {
-            let Some(client) = client.as_mut().filter(|_| idle) else { continue };
-            let proxied = rest(client);
+        for client in &mut clients {
+            let Some(client) = client.as_mut().filter(|client| client.idle) else { continue };
+            let proxied = client.rest();
             if !proxied.messages.is_empty() {
                 return Err(Difference { step: "the end".to_owned(), direct: Outcome::default(), proxied });
             }
         }
-        Ok(())
+        drop(clients);
+        self.look_afterwards()
+    }
+
+    /// In whatever state the clients left: the backend serves the next one, and nothing is left of them.
+    fn look_afterwards(&self) -> Result<(), Difference> {
+        let look = |mut wire: Wire| {
+            let reply = wire.query("show work_mem");
+            Outcome { messages: reply.messages, closed: reply.closed }
+        };
+        let (direct, proxied) = (look(self.db.direct()), look(self.proxy.connect()));
+        let step = || "a new client, afterwards".to_owned();
+        if direct == proxied { Ok(()) } else { Err(Difference { step: step(), direct, proxied }) }
     }
 }
 
@@ -142,27 +164,47 @@ fn bytes(step: &Step) -> Vec<u8> {
     step.ops.iter().flat_map(|op| op.bytes.clone()).collect()
 }
 
-/// As many messages as there were directly, and whatever else is there by then.
-fn receive(client: &mut Wire, expected: &Outcome) -> Outcome {
-    let mut messages = Vec::new();
-    while messages.len() < expected.messages.len() || expected.closed {
-        match client.try_recv(MISSING) {
-            Ok(Some(message)) => messages.push(message),
-            Ok(None) | Err(_) => break,
-        }
-    }
-    messages.extend(client.recv_arrived());
-    Outcome { messages, closed: client.is_closed() }
+/// A client of the proxy.
+struct Proxied {
+    wire: Wire,
+    /// No reply may come any more until it says something.
+    idle: bool,
+    /// Replies that came sooner than they did directly: PostgreSQL may keep those to an open pipeline
+    /// until a Flush or Sync, and so may send them at any time before it.
+    ahead: Vec<Msg>,
 }
 
-/// What comes after the last reply, up to the end of the connection.
-fn rest(client: &mut Wire) -> Outcome {
-    client.half_close();
-    let mut messages = Vec::new();
-    while let Ok(Some(message)) = client.try_recv(MISSING) {
-        messages.push(message);
+impl Proxied {
+    fn new(wire: Wire) -> Proxied {
+        Proxied { wire, idle: true, ahead: Vec::new() }
     }
-    Outcome { messages, closed: client.is_closed() }
+
+    /// As many messages as there were directly, and whatever else is there by then.
+    fn receive(&mut self, expected: &Outcome) -> Outcome {
+        let mut messages = std::mem::take(&mut self.ahead);
+        while messages.len() < expected.messages.len() || expected.closed {
+            match self.wire.try_recv(MISSING) {
+                Ok(Some(message)) => messages.push(message),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        messages.extend(self.wire.recv_arrived());
+        let closed = self.wire.is_closed();
+        if !self.idle && !closed && messages.len() > expected.messages.len() {
+            self.ahead = messages.split_off(expected.messages.len());
+        }
+        Outcome { messages, closed }
+    }
+
+    /// What comes after the last reply, up to the end of the connection.
+    fn rest(&mut self) -> Outcome {
+        self.wire.half_close();
+        let mut messages = std::mem::take(&mut self.ahead);
+        while let Ok(Some(message)) = self.wire.try_recv(MISSING) {
+            messages.push(message);
+        }
+        Outcome { messages, closed: self.wire.is_closed() }
+    }
 }
 
 /// A client with a backend of its own.
