@@ -28,8 +28,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Why a session ends.
 pub(super) enum End {
-    /// The client left; what it sent is finished or rolled back, and results still reach it.
-    Left,
+    /// The client left; what it sent is finished within this time, or rolled back, and results still
+    /// reach it.
+    Left(Duration),
     /// The client's socket is broken.
     Lost,
     /// Close without a word.
@@ -70,7 +71,7 @@ impl<S: Socket> Session<S> {
             Event::NeedBackend => self.begin_lease().await,
             Event::Release => self.end_lease().await,
             Event::Ordered => Box::pin(self.obey()).await,
-            Event::ClientLeft => Err(End::Left),
+            Event::ClientLeft => Err(End::Left(self.pool.rules().client_gone_grace)),
             Event::ClientLeftHeld => Box::pin(self.outlast()).await,
             Event::ClientLost => Err(End::Lost),
             Event::Silence => Err(End::Silence),
@@ -92,7 +93,7 @@ impl<S: Socket> Session<S> {
         let deadline = tokio::time::Instant::now() + self.pool.rules().client_gone_grace;
         loop {
             let event = tokio::time::timeout_at(deadline, poll_fn(|cx| self.poll_event(cx))).await;
-            let event = event.map_err(|_| End::Left)?;
+            let event = event.map_err(|_| End::Left(Duration::ZERO))?;
             Box::pin(self.act(event)).await?;
         }
     }
@@ -328,7 +329,8 @@ impl<S: Socket> Session<S> {
 
     async fn close(&mut self, end: End) {
         match end {
-            End::Left | End::Silence => self.wind_up(true, self.pool.rules().client_gone_grace).await,
+            End::Left(grace) => self.wind_up(true, grace).await,
+            End::Silence => self.wind_up(true, self.pool.rules().client_gone_grace).await,
             End::Lost => self.wind_up(false, self.pool.rules().client_gone_grace).await,
             End::BackendGone => {}
             End::Told(report) => {

@@ -25,6 +25,15 @@ const ABORT: &[u8] = b"E\0\0\0\x10\x01bursar\0\0\0\0\0S\0\0\0\x04";
 /// CopyFail, with Sync where the COPY is an extended one (a Sync after CopyFail is not swallowed).
 const COPY_FAIL: &[u8] = b"f\0\0\0\x10client gone\0";
 
+/// How what was outstanding came to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Drained {
+    Finished,
+    Cancelled,
+    /// It did not: the backend must be closed.
+    Broken,
+}
+
 impl<S: Socket> Session<S> {
     /// Finishes or rolls back what the client left, and gives the backend back, or closes it.
     ///
@@ -33,9 +42,11 @@ impl<S: Socket> Session<S> {
         if self.lease.is_none() {
             return;
         }
-        let left = self.tracker.is_busy() || self.tracker.status() != TxStatus::Idle;
-        let finished = self.abort_unfinished() && self.drain(client_reads, grace).await;
-        if !finished || self.linked.dying {
+        let unfinished = self.tracker.is_unsynced() || self.tracker.is_copying_in();
+        let drained =
+            if self.abort_unfinished() { self.drain(client_reads, grace).await } else { Drained::Broken };
+        let left = unfinished || drained != Drained::Finished || self.tracker.status() != TxStatus::Idle;
+        if drained == Drained::Broken || self.linked.dying {
             self.abandon(left);
             return;
         }
@@ -69,22 +80,22 @@ impl<S: Socket> Session<S> {
         true
     }
 
-    /// Waits for outstanding replies: for the grace period, then with a cancel request. Returns
-    /// whether nothing is outstanding any more.
-    async fn drain(&mut self, mut client_reads: bool, grace: Duration) -> bool {
-        for patience in [grace, AFTER_CANCEL] {
-            let drained = tokio::time::timeout(patience, self.drain_quietly(&mut client_reads)).await;
-            if let Ok(drained) = drained {
-                return drained;
+    /// Waits for outstanding replies: for the grace period, then with a cancel request.
+    async fn drain(&mut self, mut client_reads: bool, grace: Duration) -> Drained {
+        for (patience, end) in [(grace, Drained::Finished), (AFTER_CANCEL, Drained::Cancelled)] {
+            match tokio::time::timeout(patience, self.drain_quietly(&mut client_reads)).await {
+                Ok(true) => return end,
+                Ok(false) => return Drained::Broken,
+                Err(_) => {}
             }
-            let Some(lease) = &mut self.lease else { return false };
+            let Some(lease) = &mut self.lease else { return Drained::Broken };
             let handle = lease.backend().cancel.clone();
             // The lease is still ours, so whatever the signal hits is.
             if let Err(error) = handle.send(AFTER_CANCEL, || true).await {
                 tracing::debug!(%error, "cannot cancel what a client left running");
             }
         }
-        false
+        Drained::Broken
     }
 
     /// Passes replies to complete work on to the client, for as long as the grace period.

@@ -78,6 +78,44 @@ fn an_open_transaction_is_rolled_back() {
     proxy.stop();
 }
 
+/// A message that is held back until it is known whether a COPY begins. PostgreSQL keeps its replies
+/// to itself, and never says so.
+#[test]
+fn a_message_that_waits_for_replies_does_not_keep_the_backend() {
+    let (db, proxy) = start();
+    let mut client = proxy.connect();
+    client.send(&[msg::parse("", "select generate_series(1, 5)"), msg::bind("p", "")].concat());
+    client.send(&[msg::execute("p", 1), msg::copy_done()].concat());
+    drop(client);
+    assert_usable(&db, &proxy);
+
+    // Also while a statement runs that takes longer than the client is given.
+    let mut client = proxy.connect();
+    let sleep = [msg::parse("", "select pg_sleep(600)"), msg::bind("", ""), msg::execute("", 0)].concat();
+    client.send(&[sleep, msg::copy_done()].concat());
+    until("the statement runs", || db.backends("state = 'active'") == 1);
+    drop(client);
+    assert_usable(&db, &proxy);
+    proxy.stop();
+}
+
+#[test]
+fn a_pipelined_copy_before_the_clients_end_is_done() {
+    let (db, proxy) = start();
+    let mut client = proxy.connect();
+    let begin = [msg::parse("", IN), msg::bind("", ""), msg::execute("", 0)].concat();
+    let data = [msg::copy_data("7\tx\n"), msg::copy_done(), msg::sync()].concat();
+    let insert = msg::query("insert into t values (8)");
+    client.send(&[begin, data, insert].concat());
+    client.half_close();
+    assert_eq!(client.recv_to_end().trace(), "1 2 G C(COPY 1) Z(I) C(INSERT 0 1) Z(I) EOF");
+    assert_eq!(rows(&db), "2");
+    let leaks = proxy.console().query("show leaks");
+    assert_eq!(leaks.rows(), Vec::<Vec<Option<String>>>::new(), "nothing was left behind");
+    assert_usable(&db, &proxy);
+    proxy.stop();
+}
+
 #[test]
 fn work_sent_before_terminate_is_done() {
     let (db, proxy) = start();
