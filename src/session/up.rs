@@ -62,7 +62,7 @@ impl<S> Session<S> {
             if !is_enough(kind, total, bytes) {
                 return Stop::More;
             }
-            if kind != Kind::Terminate && self.tracker.would_hold() {
+            if kind != Kind::Terminate && self.tracker.would_hold(kind) {
                 return Stop::Hold;
             }
             if self.tracker.is_skipping() && !matches!(kind, Kind::Sync | Kind::Terminate) {

@@ -205,10 +205,22 @@ impl Tracker {
         self.ops.front()
     }
 
-    /// Whether no message can be taken until more of the server's replies are in.
+    /// Whether a message of this kind cannot be taken until more of the server's replies are in.
     #[must_use]
-    pub fn would_hold(&self) -> bool {
-        self.marker != Marker::None || self.intruded || self.ops.len() >= MAX_OPS
+    pub fn would_hold(&self, kind: Kind) -> bool {
+        self.marker != Marker::None
+            || self.intruded
+            || self.ops.len() >= MAX_OPS
+            || (self.late_syncs > 0 && self.is_end_in_doubt() && !matches!(kind, Kind::Sync | Kind::Flush))
+    }
+
+    /// Whether a failure of the extended COPY that ends now would leave open if what comes next is
+    /// skipped, because only a Sync that came in the middle of its data could have ended that.
+    fn is_end_in_doubt(&self) -> bool {
+        let mut ops = self.ops.iter().map(|op| op.kind);
+        self.copy == Copy::Closing
+            && ops.next().is_some_and(OpKind::is_extended)
+            && ops.all(|kind| kind != OpKind::Sync)
     }
 
     /// Whether the server may keep replies to itself until it is sent a Flush; asked once, by who is
@@ -223,7 +235,7 @@ impl Tracker {
         if kind == Kind::Terminate {
             return Take::Forward;
         }
-        if self.would_hold() {
+        if self.would_hold(kind) {
             return Take::Hold;
         }
         if matches!(kind, Kind::CopyData | Kind::CopyDone | Kind::CopyFail) {
@@ -280,6 +292,7 @@ impl Tracker {
                 self.copy_data = true;
                 if kind != Kind::CopyData {
                     self.copy = Copy::Closing;
+                    self.unflushed = true;
                 }
                 Take::Forward
             }

@@ -119,6 +119,9 @@ fn a_message_without_a_place_in_a_copy_is_waited_for() {
     // or answered, and so is the Describe.
     case(&format!("{script} <ZI <n <ZI <3 <3 <ZI >S <ZI"), "PBEdSdD|(SCCS)S", "12GEZn--Z released");
     case(&format!("{script} <ZI <E <ZI <3 <3 <ZI >P >S <ZI"), "PBEdSdD|(SCCS)-S", "12GEZE--Z released");
+    // Nothing is sent behind the end of such a COPY but what ends the doubt.
+    case(">P >B >E <1 <2 <G >d >S >c >Q <C >Q <C <ZI", "PBEdSc|Q", "12GCCZ released");
+    case(">P >B >E <1 <2 <G >d >S >c >S >Q <C <ZI <C <ZI", "PBEdScSQ", "12GCZCZ released");
     // A Close looks like the marker's own.
     let script = ">P >B >E <1 <2 <G >d >S >d >C <E";
     case(&format!("{script} <ZI <3 <3 <ZI >S <ZI"), "PBEdSdC(SCCS)S", "12GE--Z released");

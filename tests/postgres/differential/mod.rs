@@ -16,7 +16,7 @@ const PROGRAMS: &str = "BURSAR_TEST_PROGRAMS";
 const SEED: &str = "BURSAR_TEST_SEED";
 
 /// Programs that differed once.
-const KEPT: &[u64] = &[10058, 10202, 10234, 10401, 10568, 10958, 11136, 11788, 11816, 11956];
+const KEPT: &[u64] = &[10058, 10202, 10234, 10401, 10568, 10958, 11136, 11788, 11816, 11956, 21877];
 
 /// One message.
 #[derive(Clone)]
