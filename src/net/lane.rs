@@ -264,7 +264,16 @@ impl Lane {
     /// Writes what is staged, as much as the socket takes.
     ///
     /// Cancel safe: a byte is either still staged or in the socket.
+    #[inline]
     pub fn poll_flush<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut W,
+    ) -> Poll<io::Result<()>> {
+        if self.staged == 0 { Poll::Ready(Ok(())) } else { self.poll_flush_staged(cx, to) }
+    }
+
+    fn poll_flush_staged<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         to: &mut W,

@@ -61,15 +61,19 @@ impl<S> Session<S> {
         }
     }
 
-    /// Passes whole rows of a result without deciding each: nothing about them differs.
+    /// Passes whole rows of a result, and what describes them in the simple protocol, without
+    /// deciding each: nothing about them differs.
     fn pass_rows(&mut self) {
         if !self.tracker.expects_rows() {
             return;
         }
+        let described = self.tracker.front().is_some_and(|op| op.kind == OpKind::Query);
         let bytes = self.down.lane.unwalked();
         let mut rows = 0;
-        while let Some(Header { kind: b'D', len: 4..MAX_MESSAGE }) = Header::read(&bytes[rows..])
-            && let Some(total) = Header::read(&bytes[rows..]).and_then(Header::total)
+        while let Some(head) = Header::read(&bytes[rows..])
+            && (head.kind == b'D' || (head.kind == b'T' && described))
+            && head.len < MAX_MESSAGE
+            && let Some(total) = head.total()
             && rows + total <= bytes.len()
         {
             rows += total;

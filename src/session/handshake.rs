@@ -180,6 +180,7 @@ impl Prepared {
             client,
             up: Stretch::new(Lane::with(buffers.clone(), &self.leftover)),
             down: Stretch::new(Lane::new(buffers.clone())),
+            glanced: None,
             tracker: Tracker::default(),
             statements: Statements::default(),
             locals: locals::Locals::default(),

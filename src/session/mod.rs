@@ -77,6 +77,8 @@ pub struct Session<S> {
     up: Stretch,
     /// From the backend to the client.
     down: Stretch,
+    /// What was found in the next client message, which waits for a backend.
+    glanced: Option<Glance>,
     tracker: Tracker,
     statements: Statements,
     locals: Locals,
@@ -115,6 +117,7 @@ impl Stretch {
     }
 
     /// Moves what has come of the streaming message. Returns whether it is complete.
+    #[inline]
     fn stream(&mut self) -> bool {
         let n = self.rest.min(self.lane.unwalked().len());
         if self.keep {
@@ -125,6 +128,12 @@ impl Stretch {
         self.rest -= n;
         self.rest == 0
     }
+}
+
+/// A look at a statement's text that need not be taken twice.
+struct Glance {
+    /// The bytes of the message to leave out: a comment of ours.
+    cut: Option<std::ops::Range<usize>>,
 }
 
 /// What is known of the backend at hand; begins anew with each lease.

@@ -36,7 +36,7 @@ pub(super) enum Event {
     /// The client's socket is broken: nothing reaches it any more.
     ClientLost,
     /// The client broke the protocol: tell it, then close.
-    Fault(Report),
+    Fault(Box<Report>),
     /// The client broke the protocol in a way that PostgreSQL answers with silence.
     Silence,
     /// The backend closed, or its socket broke.
@@ -73,6 +73,9 @@ impl<S: Socket> Session<S> {
 
     /// From the backend to the client.
     pub(super) fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.lease.is_none() && self.down.lane.staged() == 0 {
+            return Poll::Pending;
+        }
         loop {
             match self.down.lane.poll_flush(cx, &mut self.client) {
                 Poll::Ready(Ok(())) => {}
@@ -127,7 +130,7 @@ impl<S: Socket> Session<S> {
             if self.linked.doomed {
                 return Poll::Pending;
             }
-            let stop = self.walk_up();
+            let stop = if self.up.lane.unwalked().is_empty() { Stop::More } else { self.walk_up() };
             if self.up.lane.staged() > 0 && self.lease.is_some() {
                 continue;
             }

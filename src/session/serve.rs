@@ -36,11 +36,17 @@ pub(super) enum End {
     /// Close without a word.
     Silence,
     /// Told why, FATAL, behind replies to complete work that come within the grace period.
-    Told(Report),
+    Told(Box<Report>),
     /// Told why, FATAL, at once: its time is up. Whatever its backend does is cut short.
-    Overstayed(Report),
+    Overstayed(Box<Report>),
     /// The backend is gone, and what it said last has been passed on.
     BackendGone,
+}
+
+impl End {
+    fn fault(fault: &Fault) -> End {
+        End::Told(Box::new(reply::fault(fault)))
+    }
 }
 
 /// How a wait for a lease ends.
@@ -180,7 +186,7 @@ impl<S: Socket> Session<S> {
                                 return Ok(None);
                             }
                             Order::Kill | Order::Drain => {
-                                return Err(End::Told(reply::fault(&Fault::Shutdown)));
+                                return Err(End::fault(&Fault::Shutdown));
                             }
                             Order::End(..) | Order::Warn(..) | Order::CancelDone => {}
                         }
@@ -256,7 +262,7 @@ impl<S: Socket> Session<S> {
     fn refuse(&mut self, refusal: &Refusal) -> Result<(), End> {
         let report = reply::refusal(refusal);
         if report.severity == crate::wire::error::Severity::Fatal {
-            return Err(End::Told(report));
+            return Err(End::Told(Box::new(report)));
         }
         self.reject(&report);
         Ok(())
@@ -266,6 +272,7 @@ impl<S: Socket> Session<S> {
     /// over, a pipeline is skipped up to its Sync.
     fn reject(&mut self, report: &Report) {
         self.flush_here();
+        self.glanced = None;
         self.down.lane.make(|out| report.encode(out));
         let Some(head) = Header::read(self.up.lane.unwalked()) else { return };
         if matches!(head.kind, b'Q' | b'F') {
@@ -280,11 +287,11 @@ impl<S: Socket> Session<S> {
     async fn end_lease(&mut self) -> Result<(), End> {
         if self.linked.injected_error.is_some() {
             self.abandon(false);
-            return Err(End::Told(reply::fault(&Fault::BackendLost)));
+            return Err(End::fault(&Fault::BackendLost));
         }
         self.give_back(false).await;
         self.tags.used(self.now);
-        if self.draining { Err(End::Told(reply::fault(&Fault::Shutdown))) } else { Ok(()) }
+        if self.draining { Err(End::fault(&Fault::Shutdown)) } else { Ok(()) }
     }
 
     async fn obey(&mut self) -> Result<(), End> {
@@ -295,12 +302,12 @@ impl<S: Socket> Session<S> {
                     if let Some(lease) = &mut self.lease {
                         lease.outcome = Some(Outcome::Reclaimed);
                     }
-                    return Err(End::Overstayed(reply::overstay(&why)));
+                    return Err(End::Overstayed(Box::new(reply::overstay(&why))));
                 }
                 Order::Warn(lease, warning) if self.holds(lease) => self.warn(&warning),
-                Order::Kill => return Err(End::Told(reply::fault(&Fault::Shutdown))),
+                Order::Kill => return Err(End::fault(&Fault::Shutdown)),
                 Order::Drain if !self.tracker.is_busy() && self.tracker.status() == TxStatus::Idle => {
-                    return Err(End::Told(reply::fault(&Fault::Shutdown)));
+                    return Err(End::fault(&Fault::Shutdown));
                 }
                 // After the transaction, then.
                 Order::Drain => self.draining = true,
@@ -323,7 +330,7 @@ impl<S: Socket> Session<S> {
         if dying || torn {
             End::BackendGone
         } else {
-            End::Told(reply::fault(if in_transaction { &Fault::OutcomeUnknown } else { &Fault::BackendLost }))
+            End::fault(if in_transaction { &Fault::OutcomeUnknown } else { &Fault::BackendLost })
         }
     }
 

@@ -3,17 +3,19 @@
 use super::reply::{self, Fault};
 use super::statements::Before;
 use super::tracker::{Injected, OpKind, Take};
-use super::{Session, locals};
+use super::{Glance, Session, locals};
 use crate::net::lane::Lane;
 use crate::tag::Scope;
 use crate::wire::backend::{bare, command_complete, message, ready_for_query, text_columns, text_row};
 use crate::wire::error::Report;
-use crate::wire::frontend::{Kind, Parse, bind_names, execute_portal, target};
+use crate::wire::frontend::{Kind, bind_names, execute_portal, target};
 use crate::wire::sql::comment;
 use crate::wire::sql::local::{self, Local};
 use crate::wire::sql::scan::{Scan, Traces, scan};
 use crate::wire::walk::{HEADER, Header, cstr};
 use bytes::{BufMut, BytesMut};
+use std::borrow::Cow;
+use std::ops::Range;
 
 /// Close of the unnamed statement.
 const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";
@@ -35,7 +37,7 @@ pub(super) enum Stop {
     /// Close without a word, as PostgreSQL does when a length field makes no sense.
     Silence,
     /// The client broke the protocol.
-    Fault(Report),
+    Fault(Box<Report>),
 }
 
 /// What becomes of one message.
@@ -56,7 +58,7 @@ impl<S> Session<S> {
             let bytes = self.up.lane.unwalked();
             let Some(head) = Header::read(bytes) else { return Stop::More };
             let Some(kind) = Kind::of(head.kind) else {
-                return Stop::Fault(reply::fault(&Fault::InvalidMessageType { tag: head.kind }));
+                return Stop::Fault(Box::new(reply::fault(&Fault::InvalidMessageType { tag: head.kind })));
             };
             let Some(total) = head.total().filter(|_| head.len <= kind.limit()) else { return Stop::Silence };
             if !is_enough(kind, total, bytes) {
@@ -122,12 +124,18 @@ impl<S> Session<S> {
     }
 
     fn query(&mut self, total: usize) -> Next {
+        let glanced = self.glanced.take();
         let (text, whole) = query_text(self.up.lane.unwalked(), total);
-        if whole && let Some(statements) = local::parse(text) {
+        if glanced.is_none()
+            && whole
+            && let Some(statements) = local::parse(text)
+        {
             return self.answer_query(&statements, total);
         }
-        let cut = if whole { self.read_comment(total, HEADER) } else { None };
+        let text = HEADER..HEADER + text.len();
+        let Glance { cut } = glanced.unwrap_or_else(|| self.glance(text, whole));
         if self.lease.is_none() {
+            self.glanced = Some(Glance { cut });
             return Next::Stop(Stop::NeedBackend);
         }
         let (text, _) = query_text(self.up.lane.unwalked(), total);
@@ -139,67 +147,74 @@ impl<S> Session<S> {
         if !self.locals.is_empty() {
             self.locals.forget_statement(b"");
         }
-        self.pass(total, cut);
+        if cut.is_some() {
+            let shorter = without(&self.up.lane.unwalked()[..total], cut).into_owned();
+            self.up.lane.put(&shorter);
+            self.up.take(total, false);
+        } else {
+            self.up.take(total, true);
+        }
         Next::Done
     }
 
-    /// Passes a message, without a comment of ours if it has one.
-    fn pass(&mut self, total: usize, cut: Option<std::ops::Range<usize>>) {
-        let Some(cut) = cut else { return self.up.take(total, true) };
-        let shorter = without(&self.up.lane.unwalked()[..total], Some(cut)).into_owned();
-        self.up.lane.put(&shorter);
-        self.up.take(total, false);
-    }
-
-    /// Takes the tags of a statement's comment and says which bytes of the message to leave out.
-    /// `at` is where the text begins.
-    fn read_comment(&mut self, total: usize, at: usize) -> Option<std::ops::Range<usize>> {
-        let (text, _) = cstr(&self.up.lane.unwalked()[at..total])?;
-        let found = comment::find(text)?;
+    /// Takes the tags of a statement's comment. `text` says where in the message the statement is.
+    fn glance(&mut self, text: Range<usize>, whole: bool) -> Glance {
+        let at = text.start;
+        let found = if whole { comment::find(&self.up.lane.unwalked()[text]) } else { None };
+        let Some(found) = found else { return Glance { cut: None } };
         self.tags.comment(found.pairs.iter().map(|pair| (pair.key, &*pair.value)));
-        self.config.tag.strip_comments.then(|| at + found.cut.start..at + found.cut.end)
+        let cut = at + found.cut.start..at + found.cut.end;
+        Glance { cut: self.config.tag.strip_comments.then_some(cut) }
     }
 
     fn parse(&mut self, total: usize) -> Next {
-        let body = &self.up.lane.unwalked()[HEADER..];
-        let whole = body.len() >= total - HEADER;
-        let body = &body[..body.len().min(total - HEADER)];
-        let Some((name, rest)) = cstr(body) else { return self.forward(Kind::Parse, total, Op::default()) };
-        let name_len = name.len();
-        if whole
-            && let Some(parse) = Parse::read(body)
-            && let Some(text) = local::parse(parse.text)
+        let glanced = self.glanced.take();
+        let bytes = self.up.lane.unwalked();
+        let whole = bytes.len() >= total;
+        let bytes = &bytes[..bytes.len().min(total)];
+        let Some((name, rest)) = cstr(&bytes[HEADER..]) else {
+            return self.forward(Kind::Parse, total, Op::default());
+        };
+        let at = HEADER + name.len() + 1;
+        let text = at..at + cstr(rest).map_or(rest.len(), |(text, _)| text.len());
+        if glanced.is_none()
+            && whole
+            && let Some(statements) = local::parse(&bytes[text.clone()])
             // PostgreSQL says best why several statements cannot be prepared as one.
-            && let [local] = text.as_slice()
+            && let [local] = statements.as_slice()
         {
             if let Local::Unknown { name, .. } = local {
                 self.refuse_here(OpKind::Parse, total, BytesMut::new(), &reply::unknown_tag(name));
             } else {
-                self.locals.parse(name, text);
+                self.locals.parse(name, statements);
                 self.make_up(OpKind::Parse, total, |_, out| bare(out, b'1'));
             }
             return Next::Done;
         }
-        let scanned = if whole { scan(cstr(rest).map_or(rest, |(text, _)| text)) } else { too_long() };
-        let cut = if whole { self.read_comment(total, HEADER + name_len + 1) } else { None };
+        let Glance { cut } = glanced.unwrap_or_else(|| self.glance(text.clone(), whole));
         if self.lease.is_none() {
+            self.glanced = Some(Glance { cut });
             return Next::Stop(Stop::NeedBackend);
         }
         self.tracker.client(Kind::Parse, false, true, false);
-        let staged = &self.up.lane.unwalked()[HEADER..];
-        let name = &staged[..name_len];
-        if let Some((text, _)) = cstr(&staged[name_len + 1..]) {
-            self.cell.statement(text, self.now);
-            self.linked.text_noted = true;
-        }
+        let bytes = self.up.lane.unwalked();
+        let bytes = &bytes[..bytes.len().min(total)];
+        let (name, text) = (&bytes[HEADER..at - 1], &bytes[text]);
+        let scanned = if whole { scan(text) } else { too_long() };
         self.linked.traces = self.linked.traces.with(scanned.traces);
+        self.linked.text_noted = true;
+        self.cell.statement(text, self.now);
         if !self.locals.is_empty() {
             self.locals.forget_statement(name);
         }
-        let kept = whole.then(|| without(&self.up.lane.unwalked()[..total], cut.clone()));
-        let name = &self.up.lane.unwalked()[HEADER..HEADER + name_len];
-        self.statements.parse(name, kept.as_deref(), scanned.only_local_sets);
-        self.pass(total, cut);
+        let message = without(bytes, cut);
+        self.statements.parse(name, whole.then_some(&message), scanned.only_local_sets);
+        if let Cow::Owned(shorter) = message {
+            self.up.lane.put(&shorter);
+            self.up.take(total, false);
+        } else {
+            self.up.take(total, true);
+        }
         Next::Done
     }
 
@@ -442,7 +457,7 @@ fn too_long() -> Scan {
 }
 
 /// A message without the bytes to be cut from it, its length corrected.
-fn without(message: &[u8], cut: Option<std::ops::Range<usize>>) -> std::borrow::Cow<'_, [u8]> {
+fn without(message: &[u8], cut: Option<Range<usize>>) -> Cow<'_, [u8]> {
     let Some(cut) = cut else { return message.into() };
     let mut shorter = Vec::with_capacity(message.len());
     shorter.extend_from_slice(&message[..cut.start]);

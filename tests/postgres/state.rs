@@ -22,6 +22,10 @@ const SETUP: &[&str] = &[
      $$ begin perform set_config('work_mem', '9MB', false); end $$",
 ];
 
+/// `pg_locks` shows those of other databases too.
+const LOCKS: &str = "select count(*) from pg_locks where locktype = 'advisory' \
+     and database = (select oid from pg_database where datname = current_database())";
+
 const STATE: &[Made] = &[
     made("set work_mem = '7MB'", "show work_mem", "4MB"),
     made("SET SESSION work_mem TO '7MB'", "show work_mem", "4MB"),
@@ -50,13 +54,9 @@ const STATE: &[Made] = &[
     made("create temp table mine (id int)", "select to_regclass('pg_temp.mine') is null", "t"),
     made("create table pg_temp.mine (id int)", "select to_regclass('pg_temp.mine') is null", "t"),
     made("select 1 as id into temp mine", "select to_regclass('pg_temp.mine') is null", "t"),
-    made("select pg_advisory_lock(7)", "select count(*) from pg_locks where locktype = 'advisory'", "0"),
-    made("select pg_try_advisory_lock(7)", "select count(*) from pg_locks where locktype = 'advisory'", "0"),
-    made(
-        "select pg_advisory_lock_shared(7)",
-        "select count(*) from pg_locks where locktype = 'advisory'",
-        "0",
-    ),
+    made("select pg_advisory_lock(7)", LOCKS, "0"),
+    made("select pg_try_advisory_lock(7)", LOCKS, "0"),
+    made("select pg_advisory_lock_shared(7)", LOCKS, "0"),
     made("begin; declare c cursor with hold for select 1; commit", "select count(*) from pg_cursors", "0"),
     made("prepare mine as select 1", "select count(*) from pg_prepared_statements", "0"),
 ];

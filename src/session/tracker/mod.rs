@@ -323,7 +323,14 @@ impl Tracker {
     }
 
     /// Sends every made-up reply whose turn has come.
+    #[inline]
     fn emit(&mut self, out: &mut BytesMut) {
+        if !self.made_up.is_empty() {
+            self.emit_made_up(out);
+        }
+    }
+
+    fn emit_made_up(&mut self, out: &mut BytesMut) {
         while self.ops.front().is_some_and(|op| op.made_up) {
             self.ops.pop_front();
             if let Some(reply) = self.made_up.pop_front() {

@@ -407,7 +407,17 @@ const CLASS: [u8; 256] = {
 
 /// The text from its first byte that is neither blank nor comment.
 #[must_use]
+#[inline]
 pub fn skip_to_code(text: &[u8]) -> &[u8] {
+    // Nearly every text begins with a word, nearly every word follows one blank.
+    match *text {
+        [first, ..] if is_word_start(first) => text,
+        [b' ', second, ..] if is_word_start(second) => &text[1..],
+        _ => skip_all_to_code(text),
+    }
+}
+
+fn skip_all_to_code(text: &[u8]) -> &[u8] {
     let mut at = 0;
     loop {
         at = match (text.get(at), text.get(at + 1)) {

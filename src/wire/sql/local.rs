@@ -110,6 +110,9 @@ fn promising(text: &[u8]) -> bool {
     while let Some(rest) = code.strip_prefix(b";") {
         code = lex::skip_to_code(rest);
     }
+    if !matches!(code.first().map(|b| b | 0x20), Some(b's' | b'r')) {
+        return false;
+    }
     let word = lex::first_word(code);
     let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
     match word.len() {

@@ -57,7 +57,7 @@ fn random_programs_see_no_difference() {
     let kept = if std::env::var_os(SEED).is_some() { &[] } else { KEPT };
     let next = AtomicU64::new(0);
     let seeds = programs + kept.len() as u64;
-    let seed = |n: u64| kept.get(n as usize).copied().unwrap_or(first + n - kept.len() as u64);
+    let seed = |n: u64| kept.get(n as usize).copied().unwrap_or_else(|| first + n - kept.len() as u64);
     let totals: Vec<run::Totals> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..2)
             .map(|_| {
