@@ -20,6 +20,9 @@ use std::ops::Range;
 /// Close of the unnamed statement.
 const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";
 
+/// Execute of a portal that nobody has: an error.
+pub(super) const FAIL: &[u8] = b"E\0\0\0\x10\x01bursar\0\0\0\0\0";
+
 /// Flush.
 pub(super) const FLUSH: &[u8] = b"H\0\0\0\x04";
 
@@ -346,12 +349,14 @@ impl<S> Session<S> {
     /// messages are skipped up to its Sync, and an error, unlike other replies, waits for nothing.
     fn refuse_here(&mut self, op: OpKind, total: usize, mut done: BytesMut, why: &Report) {
         why.encode(&mut done);
-        if self.lease.is_some() {
-            // What it waits behind must not lie in the server's buffer until then.
-            self.up.lane.put(FLUSH);
-        }
         self.make_up(op, total, |_, out| out.unsplit(done));
         self.flush_here();
+        if self.lease.is_some() {
+            // What the segment has done is undone. Also brings the replies before it out of the
+            // server's buffer.
+            self.up.lane.put(FAIL);
+            self.tracker.inject(OpKind::Execute, Injected::Failure);
+        }
         self.tracker.skip_to_sync();
     }
 

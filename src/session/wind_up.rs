@@ -6,6 +6,7 @@
 //! it would commit.
 
 use super::relay::Event;
+use super::up::FAIL;
 use super::{Session, Socket, private};
 use crate::clock;
 use crate::metrics::Reset;
@@ -18,12 +19,11 @@ use std::time::Duration;
 /// How long a cancelled statement may take to end before its backend is closed.
 const AFTER_CANCEL: Duration = Duration::from_secs(2);
 
-/// Execute of a portal that nobody has, then Sync: an error that rolls back what the pipeline did,
-/// and a ReadyForQuery.
-const ABORT: &[u8] = b"E\0\0\0\x10\x01bursar\0\0\0\0\0S\0\0\0\x04";
-
-/// CopyFail, with Sync where the COPY is an extended one (a Sync after CopyFail is not swallowed).
+/// CopyFail.
 const COPY_FAIL: &[u8] = b"f\0\0\0\x10client gone\0";
+
+/// Sync.
+const SYNC: &[u8] = b"S\0\0\0\x04";
 
 /// How what was outstanding came to its end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,13 +69,13 @@ impl<S: Socket> Session<S> {
         if self.tracker.is_unsynced() {
             // Also where the client skips because of an error of Bursar's, of which the server knows
             // nothing.
-            self.tracker.inject(OpKind::Execute, Injected::InPlace);
+            self.tracker.inject(OpKind::Execute, Injected::Failure);
+            self.up.lane.put(FAIL);
+        }
+        if self.tracker.is_unsynced() || self.tracker.is_skipping() {
+            // The server waits for it, and has nothing left that it could commit.
             self.tracker.client(Kind::Sync, false, false, false);
-            self.up.lane.put(ABORT);
-        } else if self.tracker.is_skipping() {
-            // The server waits for a Sync, and has nothing left that it could commit.
-            self.tracker.client(Kind::Sync, false, false, false);
-            self.up.lane.put(b"S\0\0\0\x04");
+            self.up.lane.put(SYNC);
         }
         true
     }
@@ -210,8 +210,8 @@ mod tests {
 
     #[test]
     fn canned_messages_have_the_right_lengths() {
-        let head = Header::read(ABORT).unwrap();
-        assert_eq!(ABORT[head.total().unwrap()], b'S');
-        assert_eq!(Header::read(COPY_FAIL).unwrap().total(), Some(COPY_FAIL.len()));
+        for message in [COPY_FAIL, FAIL, SYNC] {
+            assert_eq!(Header::read(message).unwrap().total(), Some(message.len()));
+        }
     }
 }

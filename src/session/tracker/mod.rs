@@ -491,6 +491,7 @@ impl Tracker {
         }
         Ok(match front.injected {
             Some(Injected::Segment) => Give::InjectedError,
+            Some(Injected::Failure) => Give::Suppress,
             _ => Give::Pass,
         })
     }

@@ -45,6 +45,8 @@ pub enum Injected {
     /// Part of the client's own segment (its unnamed statement parsed anew): an error in it is the
     /// client's, at the place where PostgreSQL would raise it.
     InPlace,
+    /// An Execute that fails on purpose, so that what the client's segment has done is undone.
+    Failure,
 }
 
 /// One entry of the queue.

@@ -189,6 +189,24 @@ fn made_up_replies_are_swept_with_their_pipeline() {
     assert!(tracker.may_release());
 }
 
+/// An error of Bursar's own in the middle of a pipeline: told in its place, and raised on the server.
+#[test]
+fn a_failure_on_purpose_is_not_seen() {
+    let mut tracker = Tracker::default();
+    let mut out = BytesMut::new();
+    tracker.client(Kind::Execute, false, false, false);
+    tracker.answer(OpKind::Parse, Bytes::from_static(b"x"), false, &mut out);
+    tracker.inject(OpKind::Execute, Injected::Failure);
+    tracker.skip_to_sync();
+    assert_eq!(tracker.client(Kind::Execute, false, false, false), Take::Drop);
+    assert_eq!(tracker.client(Kind::Sync, false, false, false), Take::Forward);
+    assert_eq!(tracker.server(b'C', b"INSERT 0 1\0", &mut out), Ok(Give::Pass));
+    assert_eq!(&out[..], b"x");
+    assert_eq!(tracker.server(b'E', b"", &mut out), Ok(Give::Suppress));
+    assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Pass));
+    assert!(tracker.may_release());
+}
+
 #[test]
 fn ops_are_bounded() {
     let mut tracker = Tracker::default();
