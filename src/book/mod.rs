@@ -221,6 +221,11 @@ impl<B, W> Book<B, W> {
         Ok(())
     }
 
+    /// A client session is ready to ask for leases of this pool.
+    pub fn logged_in(&mut self, pool: PoolId) {
+        self.pools[pool.0 as usize].sofar.logins += 1;
+    }
+
     /// A client session of this tenant has ended.
     pub fn logout(&mut self, tenant: &str) {
         if let Some(sessions) = self.sessions.get_mut(tenant) {

@@ -86,6 +86,7 @@ fn pool(id: u32, user: &str, share: u64) -> PoolView {
         waiting: if id == 0 { 1 } else { 0 },
         oldest_wait: if id == 0 { ms(1_500) } else { Duration::ZERO },
         paused: false,
+        logins: 3 * share,
         leases_total: 500 * share,
         usage: Usage {
             transactions: if id == 0 { 900 } else { 500 },

@@ -183,6 +183,11 @@ impl Pools {
         Ok(())
     }
 
+    /// A session has been greeted: one more login of this pool.
+    pub fn logged_in(&self, pool: PoolId) {
+        self.book.lock().logged_in(pool);
+    }
+
     /// A session has ended.
     pub fn logout(&self, id: SessionId, tenant: &Arc<str>) {
         self.cells.lock().remove(&id);

@@ -119,6 +119,7 @@ pub async fn arrive<S: Socket>(mut stream: S, visitor: Visitor<'_>) -> Option<Ar
         Ok(Ok(Met::Console(out))) => return Some(Arrival::Console(stream, out)),
         Ok(Ok(Met::Session(part))) => {
             visitor.pools.metrics.logins.inc(Login::Ok);
+            visitor.pools.logged_in(part.pool.id);
             return Some(Arrival::Session(Box::new(part.with(stream, &visitor))));
         }
         Ok(Err(refused)) => refused,
