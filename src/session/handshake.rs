@@ -123,17 +123,18 @@ pub async fn arrive<S: Socket>(mut stream: S, visitor: Visitor<'_>) -> Option<Ar
             return Some(Arrival::Session(Box::new(part.with(stream, &visitor))));
         }
         Ok(Err(refused)) => refused,
-        Err(_) => {
-            visitor.pools.metrics.logins.inc(Login::Timeout);
-            Refused::from(Fault::LoginTimeout)
-        }
+        Err(_) => Refused::from(Fault::LoginTimeout),
     };
     match refused {
         Refused::Told(report) => {
+            visitor.pools.metrics.logins.inc(reply::login_result(&report));
             tracing::info!(client = visitor.peer, code = report.code, message = %report.message, "login refused");
             report.encode(&mut told);
         }
-        Refused::Server(body) => greeting::forward_fatal(&body, &mut told),
+        Refused::Server(body) => {
+            visitor.pools.metrics.logins.inc(Login::Upstream);
+            greeting::forward_fatal(&body, &mut told);
+        }
         Refused::Silent => return None,
     }
     let goodbye = async {
@@ -283,7 +284,6 @@ async fn authenticate<S: Socket>(
                 step = exchange.step(&body, out).await;
             }
             Step::Failed(failure) => {
-                visitor.pools.metrics.logins.inc(Login::Auth);
                 tracing::info!(client = visitor.peer, user, %failure, "authentication failed");
                 return Err(if failure.is_protocol() {
                     Fault::InvalidMessage.into()
