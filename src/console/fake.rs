@@ -19,6 +19,8 @@ pub(crate) struct Fake {
     pub(crate) view: View,
     pub(crate) metrics: Metrics,
     pub(crate) draining: bool,
+    /// Leases being made fit again, each with so many cancel requests on their way.
+    pub(crate) cleaning: Vec<u32>,
     pub(crate) commands: Mutex<Vec<Command>>,
 }
 
@@ -67,7 +69,7 @@ impl Fake {
             pins: vec![("listen", 1)],
             leases_peak: 3,
         };
-        Fake { now, view, metrics, draining: false, commands: Mutex::default() }
+        Fake { now, view, metrics, draining: false, cleaning: Vec::new(), commands: Mutex::default() }
     }
 }
 
@@ -204,6 +206,7 @@ impl Source for Fake {
             address: "127.0.0.1:5432".into(),
             connected: self.now - ms(60_000),
             lease: lease.map(LeaseId),
+            outdated: pid == 4712,
         };
         vec![row(4711, Some(7)), row(4712, Some(8)), row(4713, None)]
     }
@@ -215,6 +218,7 @@ impl Source for Fake {
             backend_pid,
             activity: Activity { state, since: self.now - ago, tx_start: None, pin: "" },
             active: ms(38),
+            cancels: 0,
             application: "sales-web".into(),
             client: "10.2.3.4:51122".into(),
             statements: vec![],
@@ -226,7 +230,11 @@ impl Source for Fake {
             ago: ms(30_000),
             text: None,
         });
-        vec![first, detail(8, 2, 4712, Doing::Active, ms(200))]
+        let mut leases = vec![first, detail(8, 2, 4712, Doing::Active, ms(200))];
+        for (lease, cancels) in leases.iter_mut().zip(&self.cleaning) {
+            (lease.activity.state, lease.cancels) = (Doing::Cleaning, *cancels);
+        }
+        leases
     }
 
     fn clients(&self) -> Vec<ClientRow> {
@@ -238,6 +246,7 @@ impl Source for Fake {
             client: "10.2.3.4:51122".into(),
             state,
             connected: self.now - ms(90_000),
+            requested: Some(self.now - ms(30_000)),
             tag: tag("acme", Some("req-1")),
             lease: lease.map(LeaseId),
             backend_pid,

@@ -71,16 +71,18 @@ impl Pools {
             .collect();
         let mut rows = Vec::new();
         for pool in self.pools.read().iter() {
-            for (backend, connected) in pool.backends.lock().iter() {
-                let Some(backend) = backend.upgrade() else { continue };
+            let current = pool.store.generation();
+            for opened in pool.backends.lock().iter() {
+                let Some(backend) = opened.cancel.upgrade() else { continue };
                 rows.push(view::BackendRow {
                     pool: pool.id,
                     database: pool.database.clone(),
                     user: pool.user.clone(),
                     pid: backend.pid,
                     address: pool.target().address.clone(),
-                    connected: *connected,
+                    connected: opened.connected,
                     lease: held.get(&backend.pid).copied(),
+                    outdated: opened.generation != current,
                 });
             }
         }

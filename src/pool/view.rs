@@ -21,6 +21,8 @@ pub struct BackendRow {
     pub connected: Instant,
     /// The lease that holds it; `None` = idle.
     pub lease: Option<LeaseId>,
+    /// RECONNECT came after it: it is closed once it is free.
+    pub outdated: bool,
 }
 
 /// What the session's cell knows of a held lease.
@@ -36,6 +38,8 @@ pub struct LeaseDetail {
     pub activity: Activity,
     /// Active time so far.
     pub active: Duration,
+    /// Cancel requests on their way to the backend.
+    pub cancels: u32,
     /// Application name of the client.
     pub application: Arc<str>,
     /// Client address; `unix(PID)` on a Unix socket.
