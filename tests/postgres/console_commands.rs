@@ -86,9 +86,13 @@ fn reconnect_replaces_every_backend() {
     let idle = client.query("select pg_backend_pid()").value();
     let has = |pid: &str| db.pids().iter().any(|each| each.to_string() == pid);
 
-    assert_eq!(proxy.console().query("reconnect").trace(), "C(RECONNECT) Z(I)");
+    let mut console = proxy.console();
+    let closes = "select remote_pid from bursar.servers where close_needed = 1";
+    assert_eq!(rows(&mut console, closes), [[""; 1]; 0]);
+    assert_eq!(console.query("reconnect").trace(), "C(RECONNECT) Z(I)");
     until("the idle one is closed", || !has(&idle));
     assert_eq!(holder.query("select pg_backend_pid()").value(), held, "the held one stays");
+    until("it is the only one to close", || rows(&mut console, closes) == [[held.as_str()]]);
     holder.batch("commit");
     until("the held one is closed once it is back", || !has(&held));
     let pid = client.query("select pg_backend_pid()").value();

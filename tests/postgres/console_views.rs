@@ -2,7 +2,7 @@
 //! workload.
 
 use crate::support::watch::{metric, printed, psql, row};
-use crate::support::{Config, Db, Proxy, Wire, msg};
+use crate::support::{Config, Db, Login, Proxy, Wire, msg};
 
 const PAGE: &str = include_str!("../../docs/console.md");
 
@@ -106,6 +106,11 @@ fn numbers_are_right_after_a_known_workload() {
                  where database = '$DB'"
         .replace("$DB", db.name());
     assert_eq!(row(&mut console, &count), ["0", "0"], "a login is not work");
+    let logins =
+        format!("select total_client_login_count from bursar.stats where database = '{}'", db.name());
+    assert_eq!(row(&mut console, &logins), ["1"]);
+    let refused = Login::new("app", db.name()).with("bursar.nonsense", "x");
+    assert!(Wire::try_login(proxy.addr(), &refused).is_err());
 
     for _ in 0..4 {
         first.batch("select 1");
@@ -117,6 +122,9 @@ fn numbers_are_right_after_a_known_workload() {
     let mut second = proxy.connect();
     assert_eq!(second.query("select 1/0").code(), "22012");
     assert_eq!(row(&mut console, &count), ["7", "10"]);
+    assert_eq!(row(&mut console, &logins), ["2"], "without the one refused");
+    let logins = ["ok", "protocol"].map(|result| format!("bursar_logins_total{{result=\"{result}\"}}"));
+    assert_eq!(logins.map(|name| metric(&proxy, &name)), [2.0, 1.0]);
     assert_eq!(metric(&proxy, &format!("bursar_transactions_total{{{pool}}}")), 7.0);
     assert_eq!(metric(&proxy, &format!("bursar_statements_total{{{pool}}}")), 10.0);
     assert_eq!(metric(&proxy, &format!("bursar_leases_in_use{{{pool}}}")), 0.0);
@@ -134,6 +142,10 @@ fn numbers_are_right_after_a_known_workload() {
     assert_eq!(held[..2], [first.query("select pg_backend_pid()").value(), "idle_in_tx".to_owned()]);
     let port = format!("select port from bursar.clients where id = {}", held[2]);
     assert_eq!(row(&mut console, &port), [first.local_port().to_string()]);
+    let asked = "select request_time from bursar.clients where request_time <> ''";
+    let served = "select application_name, request_time from bursar.servers where state = 'active'";
+    let asked = row(&mut console, &format!("{asked} and id = {}", held[2])).remove(0);
+    assert_eq!(row(&mut console, served), ["", &asked], "this client has no name");
     drop((first, second));
     proxy.stop();
 }
