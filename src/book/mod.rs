@@ -46,6 +46,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+pub use leaks::CLOSED_KEPT;
 pub use types::*;
 pub use view::View;
 

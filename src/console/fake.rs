@@ -5,11 +5,12 @@ use crate::book::view::{LeaseView, PoolView, RequestView, TenantView, WaiterView
 use crate::book::{Activity, Doing, LeakClass, LeakEvent, LeaseId, Outcome, PoolId, SessionId, Usage, View};
 use crate::config::Config;
 use crate::metrics::{Connect, Login, Metrics};
-use crate::pool::view::{BackendRow, LeaseDetail, StatementTrace};
+use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, StatementTrace};
 use crate::session::registry::ClientRow;
 use crate::tag::Tag;
 use crate::wire::error::{Report, Severity};
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -235,6 +236,16 @@ impl Source for Fake {
             (lease.activity.state, lease.cancels) = (Doing::Cleaning, *cancels);
         }
         leases
+    }
+
+    fn leaks(&self) -> HashMap<u64, LeakDetail> {
+        let detail = |backend_pid, last_fp: &str| LeakDetail {
+            backend_pid,
+            application: "sales-web".into(),
+            client: "10.2.3.4:51122".into(),
+            last_fp: Some(last_fp.into()),
+        };
+        HashMap::from([(1, detail(4700, "0000000000000001")), (2, detail(4711, "0000000000000002"))])
     }
 
     fn clients(&self) -> Vec<ClientRow> {

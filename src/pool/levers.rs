@@ -58,6 +58,12 @@ impl Pools {
         self.book.lock().request(id, clock::now())
     }
 
+    /// What the book does not know of the leak cases it shows, by case.
+    #[must_use]
+    pub fn leak_details(&self) -> HashMap<u64, view::LeakDetail> {
+        self.leaks.lock().all()
+    }
+
     /// Every backend, idle or leased.
     #[must_use]
     pub fn backends(&self) -> Vec<view::BackendRow> {

@@ -48,6 +48,19 @@ pub struct LeaseDetail {
     pub statements: Vec<StatementTrace>,
 }
 
+/// What the book does not know of a leak case: kept from when it opened, as long as the case is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeakDetail {
+    /// PostgreSQL's process id; 0 = the lease had no backend yet.
+    pub backend_pid: i32,
+    /// Application name of the client.
+    pub application: Arc<str>,
+    /// Client address; `unix(PID)` on a Unix socket.
+    pub client: Arc<str>,
+    /// Fingerprint of the statement it had sent last when the case opened.
+    pub last_fp: Option<String>,
+}
+
 /// One statement of a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatementTrace {

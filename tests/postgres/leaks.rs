@@ -123,6 +123,12 @@ fn a_leak_is_reported_again_when_it_is_over() {
     let (mut returns, _) = leak(&proxy);
     let (leaves, _) = leak(&proxy);
     until("both are open", || cases(&mut console, "open") == 2);
+    let known = "select client, application, backend_pid, last_fp from bursar.leaks order by id";
+    let known_open = rows(&mut console, known);
+    for (row, wire) in known_open.iter().zip([&returns, &leaves]) {
+        assert_eq!(row[..2], [format!("127.0.0.1:{}", wire.local_port()), "sales-web".to_owned()]);
+        assert!(row[2].parse::<u32>().is_ok() && row[3].len() == 16, "{row:?}");
+    }
     returns.batch("commit");
     drop(leaves);
     until("both are over", || cases(&mut console, "open") == 0);
@@ -131,6 +137,7 @@ fn a_leak_is_reported_again_when_it_is_over() {
         rows(&mut console, sql),
         [["idle_in_tx", "client_gone", "report", "5f0c"], ["idle_in_tx", "returned", "report", "5f0c"]]
     );
+    assert_eq!(rows(&mut console, known), known_open, "as when they were open");
     assert_eq!(logged(&proxy, "open").len(), 2, "each reported once");
     for outcome in ["returned", "client_gone"] {
         let [event] = &logged(&proxy, outcome)[..] else { panic!("one event: {}", proxy.log()) };
