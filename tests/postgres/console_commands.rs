@@ -115,6 +115,27 @@ fn an_unknown_command_is_an_error_and_no_more() {
     proxy.stop();
 }
 
+/// PgBouncer's commands that Bursar does not have are refused as such, and HELP says so.
+#[test]
+fn what_is_not_in_this_version_is_said_to_be_not() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let mut console = proxy.console();
+    for (command, help) in [
+        ("disable app", "DISABLE db"),
+        ("enable app", "ENABLE db"),
+        ("wait_close", "WAIT_CLOSE [db]"),
+        ("set size = 3", "SET key = value"),
+    ] {
+        assert_eq!(console.query(command).trace(), "E(0A000) Z(I)", "{command}");
+        let help = format!("select what from bursar.help where command = '{help}'");
+        assert_eq!(row(&mut console, &help), ["not in this version: ERROR 0A000"], "{command}");
+    }
+    assert_eq!(console.query("show version").rows().len(), 1);
+    console.bye();
+    proxy.stop();
+}
+
 #[test]
 fn the_console_is_for_admins_only() {
     let db = Db::new();
