@@ -160,15 +160,15 @@ label! {
     Login {
         /// Ready for queries.
         Ok = "ok",
-        /// Unknown user or wrong proof.
+        /// Unknown user, wrong proof, or the console to somebody who is no administrator.
         Auth = "auth",
-        /// B18 or `max_clients`.
+        /// B18, `max_clients`, or no backend in time to learn the parameters from.
         Limit = "limit",
         /// Not done within `login_timeout`.
         Timeout = "timeout",
-        /// Malformed start-up.
+        /// A start-up that is malformed or asks for what there is not.
         Protocol = "protocol",
-        /// No backend to learn the parameters from, or an unknown database.
+        /// The server cannot be reached or says no, or an unknown database.
         Upstream = "upstream",
         /// The process is leaving.
         Draining = "draining",

@@ -219,6 +219,12 @@ impl Store {
         self.close_where(|_| true)
     }
 
+    /// Counts [`Store::close_all`]: a backend of an older generation is closed when it comes back.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.pool.manager().generation.load(Ordering::Relaxed)
+    }
+
     /// How many idle backends were found unusable by [`Store::take_idle`] or [`Store::open`] since
     /// this was last asked: they are closed, and the book does not know yet.
     #[must_use]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Closed cases kept for SHOW LEAKS (budgets.md §5.3).
-const CLOSED_KEPT: usize = 1_000;
+pub const CLOSED_KEPT: usize = 1_000;
 
 /// A lease's end of an open case.
 #[derive(Debug, Clone, Copy)]

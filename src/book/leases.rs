@@ -117,10 +117,12 @@ impl<B, W> Book<B, W> {
         self.close_cases(lease, &old, hint, now, actions);
         self.shift(old.pool, Some(Place::Leased), None, now);
         let promoted = self.promote(old.who.request);
-        match backend {
-            Some(backend) => self.arrive(old.pool, backend, now, actions),
-            None => self.serve(old.pool, now, actions),
+        if let Some(backend) = backend {
+            self.arrive(old.pool, backend, now, actions);
         }
+        // Even so: what came back may have gone to another pool, and its tenant, below its cap again,
+        // may have what is idle.
+        self.serve(old.pool, now, actions);
         self.serve_all(&promoted, now, actions);
         if !self.hungry.is_empty() {
             self.feed(now, actions);

@@ -46,6 +46,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+pub use leaks::CLOSED_KEPT;
 pub use types::*;
 pub use view::View;
 
@@ -219,6 +220,11 @@ impl<B, W> Book<B, W> {
         self.tally.count(Dim::B18, told);
         *self.sessions.entry(tenant.clone()).or_default() += 1;
         Ok(())
+    }
+
+    /// A client session is ready to ask for leases of this pool.
+    pub fn logged_in(&mut self, pool: PoolId) {
+        self.pools[pool.0 as usize].sofar.logins += 1;
     }
 
     /// A client session of this tenant has ended.

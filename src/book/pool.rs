@@ -103,6 +103,7 @@ pub(super) struct Pool {
 /// Totals of a pool since it was made.
 #[derive(Debug)]
 pub(super) struct SoFar {
+    pub(super) logins: u64,
     pub(super) leases: u64,
     pub(super) leases_peak: usize,
     pub(super) usage: Usage,
@@ -135,6 +136,7 @@ impl Pool {
             last_used: now,
             seen: Seen::default(),
             sofar: SoFar {
+                logins: 0,
                 leases: 0,
                 leases_peak: 0,
                 usage: Usage::default(),

@@ -49,6 +49,7 @@ impl<B, W> Book<B, W> {
                     .get(&id)
                     .map_or(Duration::ZERO, |at| now.saturating_duration_since(*at)),
                 paused: pool.paused,
+                logins: pool.sofar.logins,
                 leases_total: pool.sofar.leases,
                 usage: pool.sofar.usage,
                 held: pool.sofar.held,

@@ -57,6 +57,8 @@ pub struct PoolView {
     pub oldest_wait: Duration,
     /// Whether PAUSE is on.
     pub paused: bool,
+    /// Client logins so far, those that came to a session.
+    pub logins: u64,
     /// Leases so far.
     pub leases_total: u64,
     /// Usage so far.

@@ -5,11 +5,12 @@ use crate::book::view::{LeaseView, PoolView, RequestView, TenantView, WaiterView
 use crate::book::{Activity, Doing, LeakClass, LeakEvent, LeaseId, Outcome, PoolId, SessionId, Usage, View};
 use crate::config::Config;
 use crate::metrics::{Connect, Login, Metrics};
-use crate::pool::view::{BackendRow, LeaseDetail, StatementTrace};
+use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, StatementTrace};
 use crate::session::registry::ClientRow;
 use crate::tag::Tag;
 use crate::wire::error::{Report, Severity};
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ pub(crate) struct Fake {
     pub(crate) view: View,
     pub(crate) metrics: Metrics,
     pub(crate) draining: bool,
+    /// Leases being made fit again, each with so many cancel requests on their way.
+    pub(crate) cleaning: Vec<u32>,
     pub(crate) commands: Mutex<Vec<Command>>,
 }
 
@@ -67,7 +70,7 @@ impl Fake {
             pins: vec![("listen", 1)],
             leases_peak: 3,
         };
-        Fake { now, view, metrics, draining: false, commands: Mutex::default() }
+        Fake { now, view, metrics, draining: false, cleaning: Vec::new(), commands: Mutex::default() }
     }
 }
 
@@ -86,6 +89,7 @@ fn pool(id: u32, user: &str, share: u64) -> PoolView {
         waiting: if id == 0 { 1 } else { 0 },
         oldest_wait: if id == 0 { ms(1_500) } else { Duration::ZERO },
         paused: false,
+        logins: 3 * share,
         leases_total: 500 * share,
         usage: Usage {
             transactions: if id == 0 { 900 } else { 500 },
@@ -203,6 +207,7 @@ impl Source for Fake {
             address: "127.0.0.1:5432".into(),
             connected: self.now - ms(60_000),
             lease: lease.map(LeaseId),
+            outdated: pid == 4712,
         };
         vec![row(4711, Some(7)), row(4712, Some(8)), row(4713, None)]
     }
@@ -214,6 +219,7 @@ impl Source for Fake {
             backend_pid,
             activity: Activity { state, since: self.now - ago, tx_start: None, pin: "" },
             active: ms(38),
+            cancels: 0,
             application: "sales-web".into(),
             client: "10.2.3.4:51122".into(),
             statements: vec![],
@@ -225,7 +231,21 @@ impl Source for Fake {
             ago: ms(30_000),
             text: None,
         });
-        vec![first, detail(8, 2, 4712, Doing::Active, ms(200))]
+        let mut leases = vec![first, detail(8, 2, 4712, Doing::Active, ms(200))];
+        for (lease, cancels) in leases.iter_mut().zip(&self.cleaning) {
+            (lease.activity.state, lease.cancels) = (Doing::Cleaning, *cancels);
+        }
+        leases
+    }
+
+    fn leaks(&self) -> HashMap<u64, LeakDetail> {
+        let detail = |backend_pid, last_fp: &str| LeakDetail {
+            backend_pid,
+            application: "sales-web".into(),
+            client: "10.2.3.4:51122".into(),
+            last_fp: Some(last_fp.into()),
+        };
+        HashMap::from([(1, detail(4700, "0000000000000001")), (2, detail(4711, "0000000000000002"))])
     }
 
     fn clients(&self) -> Vec<ClientRow> {
@@ -237,6 +257,7 @@ impl Source for Fake {
             client: "10.2.3.4:51122".into(),
             state,
             connected: self.now - ms(90_000),
+            requested: Some(self.now - ms(30_000)),
             tag: tag("acme", Some("req-1")),
             lease: lease.map(LeaseId),
             backend_pid,

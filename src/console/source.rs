@@ -5,9 +5,10 @@ use crate::book::View;
 use crate::book::view::RequestView;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::pool::view::{BackendRow, LeaseDetail};
+use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail};
 use crate::session::registry::ClientRow;
 use crate::wire::error::Report;
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub trait Source: Send + Sync + 'static {
     fn backends(&self) -> Vec<BackendRow>;
     /// Live detail of the leases held.
     fn leases(&self) -> Vec<LeaseDetail>;
+    /// What the book does not know of the leak cases in its view, by case number.
+    fn leaks(&self) -> HashMap<u64, LeakDetail>;
     /// Every client session.
     fn clients(&self) -> Vec<ClientRow>;
     /// Counters of the process.

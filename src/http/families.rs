@@ -6,7 +6,7 @@
 
 use super::tenants::{Series, TopTenants};
 use crate::book::view::{PoolView, View};
-use crate::book::{HOLD_BOUNDS, Outcome, PoolId, WAIT_BOUNDS};
+use crate::book::{HOLD_BOUNDS, LeakClass, Outcome, PoolId, WAIT_BOUNDS};
 use crate::console::Source;
 use crate::metrics::{self, CONNECT_BOUNDS, FAMILIES, Family, Kind};
 use parking_lot::Mutex;
@@ -238,13 +238,24 @@ fn of_tenants(tenants: &[Series], names: &Names) -> Vec<MetricFamily> {
     ]
 }
 
+/// What a client session does, as its row says it.
+const STATES: [&str; 6] = ["login", "idle", "waiting", "active", "idle_in_tx", "pinned"];
+const CLASSES: [LeakClass; 5] = [
+    LeakClass::IdleInTx,
+    LeakClass::LongTx,
+    LeakClass::SlowQuery,
+    LeakClass::Pinned,
+    LeakClass::AbandonedClient,
+];
+
 /// What is counted over all pools.
 fn over_all(source: &dyn Source, view: &View) -> Vec<MetricFamily> {
-    let mut sessions: BTreeMap<&'static str, u64> = BTreeMap::new();
+    // Those at zero too: a gauge that comes and goes cannot be compared with zero.
+    let mut sessions: BTreeMap<&'static str, u64> = STATES.map(|state| (state, 0)).into();
     for client in source.clients() {
         *sessions.entry(client.state).or_default() += 1;
     }
-    let mut open: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let mut open: BTreeMap<&'static str, u64> = CLASSES.map(|class| (class.name(), 0)).into();
     for leak in view.leaks.iter().filter(|leak| leak.outcome == Outcome::Open) {
         *open.entry(leak.class.name()).or_default() += 1;
     }

@@ -212,4 +212,6 @@ fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answ
 }
 
 #[cfg(test)]
+mod hygiene_tests;
+#[cfg(test)]
 mod tests;

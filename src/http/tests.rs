@@ -16,11 +16,11 @@ async fn ask_of(fake: Fake, request: &str) -> String {
     answer
 }
 
-async fn get(path: &str) -> String {
+pub(super) async fn get(path: &str) -> String {
     ask_of(Fake::planted(), &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await
 }
 
-fn body(answer: &str) -> &str {
+pub(super) fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").expect("headers end").1
 }
 

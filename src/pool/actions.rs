@@ -4,6 +4,7 @@ use super::Pools;
 use super::cell::Order;
 use super::events;
 use super::lease::Lease;
+use super::one::Opened;
 use super::wait::{Granted, Waiter};
 use crate::backend::{DialError, Object, Store};
 use crate::book::{Action, Checkout, LeaseId, PoolId, SessionId, Warning};
@@ -102,8 +103,12 @@ impl Pools {
                     if !opened.reused {
                         pools.metrics.dialled(Connect::Ok, took);
                         let mut backends = pool.backends.lock();
-                        backends.retain(|(backend, _)| backend.strong_count() > 0);
-                        backends.push((Arc::downgrade(&opened.object.cancel), opened.object.connected));
+                        backends.retain(|backend| backend.cancel.strong_count() > 0);
+                        backends.push(Opened {
+                            cancel: Arc::downgrade(&opened.object.cancel),
+                            connected: opened.object.connected,
+                            generation: opened.object.generation,
+                        });
                     }
                     Ok((opened.object, opened.reused))
                 }

@@ -87,6 +87,8 @@ struct Live {
     state: State,
     since: Instant,
     tag: Arc<Tag>,
+    /// When it last asked for something.
+    requested: Option<Instant>,
     link: Option<Link>,
     /// The lease it held last, or holds, and its backend's process id: a lease that ends is still
     /// reported on.
@@ -141,6 +143,7 @@ impl Cell {
                 state: State::Login,
                 since: connected,
                 tag: Arc::new(Tag::default()),
+                requested: None,
                 link: None,
                 last: None,
             }),
@@ -183,6 +186,9 @@ impl Cell {
         let mut live = self.live.lock();
         live.state = if waiting { State::Waiting } else { State::Idle };
         live.since = now;
+        if waiting {
+            live.requested = Some(now);
+        }
         if !Arc::ptr_eq(&live.tag, tag) {
             live.tag = tag.clone();
         }
@@ -200,6 +206,7 @@ impl Cell {
         let mut live = self.live.lock();
         live.state = State::Leased(Doing::Active);
         live.since = now;
+        live.requested = Some(now);
         if !Arc::ptr_eq(&live.tag, tag) {
             live.tag = tag.clone();
         }
@@ -263,6 +270,7 @@ impl Cell {
             live.state = State::Leased(Doing::Active);
             live.since = now;
         }
+        live.requested = Some(now);
         if let Some(link) = &mut live.link {
             link.trail.push(text, now);
             link.statements += 1;
@@ -325,6 +333,12 @@ impl Cell {
         (live.state, live.tag.clone(), link.map(|link| link.lease), link.map_or(0, |link| link.cancel.pid))
     }
 
+    /// When the session last asked for something; `None` = not yet.
+    #[must_use]
+    pub fn requested(&self) -> Option<Instant> {
+        self.live.lock().requested
+    }
+
     /// The backend of this lease, if it is the last one the session had.
     #[must_use]
     pub fn backend_of(&self, lease: LeaseId) -> Option<i32> {
@@ -350,6 +364,7 @@ impl Cell {
             backend_pid: link.cancel.pid,
             activity: Activity { state, since: live.since, tx_start: link.tx_start, pin: link.pin },
             active: link.active + running,
+            cancels: link.cancels,
             application: self.application.clone(),
             client: self.client.clone(),
             statements: statements.collect(),

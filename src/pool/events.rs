@@ -1,11 +1,44 @@
-//! Leak events for the log (budgets.md §5.3): the book's half, and what only doors know.
+//! Leak events (budgets.md §5.3): the book's half, and what only doors know. Logged here, and what
+//! doors know is kept for SHOW LEAKS, because the session may be gone before anybody looks.
 
 use super::Pools;
-use crate::book::LeakEvent;
+use super::view::LeakDetail;
+use crate::book::{CLOSED_KEPT, LeakEvent, Outcome};
 use crate::clock;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Logs one event: opened, or closed again.
+/// Details by case, as long as the book keeps the case: open, or among the last closed.
+#[derive(Debug, Default)]
+pub(super) struct Details {
+    cases: HashMap<u64, LeakDetail>,
+    closed: VecDeque<u64>,
+}
+
+impl Details {
+    /// Keeps what was known first: a case is reported again when its session may be gone.
+    fn learn(&mut self, event: &LeakEvent, detail: impl FnOnce() -> Option<LeakDetail>) {
+        if !self.cases.contains_key(&event.id)
+            && let Some(detail) = detail()
+        {
+            self.cases.insert(event.id, detail);
+        }
+        if event.outcome != Outcome::Open {
+            self.closed.push_back(event.id);
+        }
+        if self.closed.len() > CLOSED_KEPT
+            && let Some(oldest) = self.closed.pop_front()
+        {
+            self.cases.remove(&oldest);
+        }
+    }
+
+    pub(super) fn all(&self) -> HashMap<u64, LeakDetail> {
+        self.cases.clone()
+    }
+}
+
+/// Logs one event, opened or closed again, and keeps its details.
 pub(super) fn leak(pools: &Arc<Pools>, event: &LeakEvent) {
     let config = pools.config();
     let cell = pools.cell(event.session);
@@ -19,6 +52,15 @@ pub(super) fn leak(pools: &Arc<Pools>, event: &LeakEvent) {
         });
         list.collect::<Vec<_>>().join("; ")
     });
+    let backend_pid = cell.and_then(|cell| cell.backend_of(event.lease)).unwrap_or(0);
+    pools.leaks.lock().learn(event, || {
+        Some(LeakDetail {
+            backend_pid,
+            application: cell?.application.clone(),
+            client: cell?.client.clone(),
+            last_fp: detail.and_then(|detail| Some(detail.statements.last()?.fingerprint.clone())),
+        })
+    });
     tracing::warn!(
         event = "lease_leak",
         case = event.id,
@@ -30,7 +72,7 @@ pub(super) fn leak(pools: &Arc<Pools>, event: &LeakEvent) {
             .map_or_else(String::new, |pool| format!("{}/{}", pool.database, pool.user)),
         lease = event.lease.0,
         session = event.session.0,
-        backend_pid = cell.and_then(|cell| cell.backend_of(event.lease)).unwrap_or(0),
+        backend_pid,
         hold_ms = event.held.as_millis() as u64,
         idle_ms = event.idle.as_millis() as u64,
         active_ms = detail.map_or(0, |detail| detail.active.as_millis() as u64),
@@ -50,4 +92,56 @@ pub(super) fn leak(pools: &Arc<Pools>, event: &LeakEvent) {
         oldest_wait_ms = event.oldest_wait.as_millis() as u64,
         "a session holds its backend too long"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::book::{LeakClass, LeaseId, PoolId, SessionId};
+    use std::time::Duration;
+
+    fn event(id: u64, outcome: Outcome) -> LeakEvent {
+        LeakEvent {
+            id,
+            lease: LeaseId(id),
+            session: SessionId(1),
+            pool: PoolId(0),
+            class: LeakClass::IdleInTx,
+            outcome,
+            action: "report",
+            threshold: Duration::ZERO,
+            reported: clock::now(),
+            held: Duration::ZERO,
+            idle: Duration::ZERO,
+            tx_age: Duration::ZERO,
+            tag: Arc::default(),
+            request_leases: 1,
+            waiters: 0,
+            oldest_wait: Duration::ZERO,
+        }
+    }
+
+    fn of(pid: i32) -> LeakDetail {
+        LeakDetail { backend_pid: pid, application: "a".into(), client: "c".into(), last_fp: None }
+    }
+
+    #[test]
+    fn details_last_as_long_as_their_case() {
+        let mut details = Details::default();
+        details.learn(&event(1, Outcome::Open), || Some(of(11)));
+        details.learn(&event(2, Outcome::Open), || Some(of(12)));
+        details.learn(&event(2, Outcome::ClientGone), || None);
+        assert_eq!(details.all(), HashMap::from([(1, of(11)), (2, of(12))]));
+        // A case that only shows when it is over.
+        details.learn(&event(3, Outcome::Reclaimed), || Some(of(13)));
+        for id in 4..4 + CLOSED_KEPT as u64 {
+            details.learn(&event(id, Outcome::Open), || Some(of(14)));
+            details.learn(&event(id, Outcome::Returned), || Some(of(15)));
+        }
+        let kept = details.all();
+        assert_eq!(kept.len(), CLOSED_KEPT + 1, "the open one and the last closed");
+        assert_eq!((kept.get(&1), kept.get(&2), kept.get(&3)), (Some(&of(11)), None, None));
+        assert!(kept.iter().all(|(id, detail)| *id == 1 || *detail == of(14)), "the first stays");
+        assert_eq!(details.closed.len(), CLOSED_KEPT);
+    }
 }

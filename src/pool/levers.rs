@@ -58,6 +58,12 @@ impl Pools {
         self.book.lock().request(id, clock::now())
     }
 
+    /// What the book does not know of the leak cases it shows, by case.
+    #[must_use]
+    pub fn leak_details(&self) -> HashMap<u64, view::LeakDetail> {
+        self.leaks.lock().all()
+    }
+
     /// Every backend, idle or leased.
     #[must_use]
     pub fn backends(&self) -> Vec<view::BackendRow> {
@@ -71,16 +77,18 @@ impl Pools {
             .collect();
         let mut rows = Vec::new();
         for pool in self.pools.read().iter() {
-            for (backend, connected) in pool.backends.lock().iter() {
-                let Some(backend) = backend.upgrade() else { continue };
+            let current = pool.store.generation();
+            for opened in pool.backends.lock().iter() {
+                let Some(backend) = opened.cancel.upgrade() else { continue };
                 rows.push(view::BackendRow {
                     pool: pool.id,
                     database: pool.database.clone(),
                     user: pool.user.clone(),
                     pid: backend.pid,
                     address: pool.target().address.clone(),
-                    connected: *connected,
+                    connected: opened.connected,
                     lease: held.get(&backend.pid).copied(),
+                    outdated: opened.generation != current,
                 });
             }
         }

@@ -73,6 +73,7 @@ pub struct Pools {
     pools: RwLock<Vec<Arc<Pool>>>,
     names: RwLock<HashMap<Name, Arc<Pool>>>,
     cells: Mutex<HashMap<SessionId, Arc<Cell>>>,
+    leaks: Mutex<events::Details>,
     settings: Mutex<state::Table>,
     /// Process counters.
     pub metrics: Arc<Metrics>,
@@ -96,6 +97,7 @@ impl Pools {
             pools: RwLock::default(),
             names: RwLock::default(),
             cells: Mutex::default(),
+            leaks: Mutex::default(),
             settings: Mutex::default(),
             metrics,
             buffers: crate::net::buffers::Buffers::default(),
@@ -181,6 +183,11 @@ impl Pools {
         self.book.lock().login(tenant)?;
         self.cells.lock().insert(cell.id, cell.clone());
         Ok(())
+    }
+
+    /// A session has been greeted: one more login of this pool.
+    pub fn logged_in(&self, pool: PoolId) {
+        self.book.lock().logged_in(pool);
     }
 
     /// A session has ended.

@@ -28,7 +28,15 @@ pub struct Pool {
     pub(super) greetings: Mutex<HashMap<SetId, Greeting>>,
     /// The last refusal of the server to let us in, for logins that wait for a first backend.
     pub(super) refusal: watch::Sender<Option<Bytes>>,
-    pub(super) backends: Mutex<Vec<(Weak<CancelHandle>, Instant)>>,
+    pub(super) backends: Mutex<Vec<Opened>>,
+}
+
+/// A backend that was opened, and perhaps is still there.
+pub(super) struct Opened {
+    pub(super) cancel: Weak<CancelHandle>,
+    pub(super) connected: Instant,
+    /// The store's when it was opened.
+    pub(super) generation: u64,
 }
 
 impl Pool {

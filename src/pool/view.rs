@@ -21,6 +21,8 @@ pub struct BackendRow {
     pub connected: Instant,
     /// The lease that holds it; `None` = idle.
     pub lease: Option<LeaseId>,
+    /// RECONNECT came after it: it is closed once it is free.
+    pub outdated: bool,
 }
 
 /// What the session's cell knows of a held lease.
@@ -36,12 +38,27 @@ pub struct LeaseDetail {
     pub activity: Activity,
     /// Active time so far.
     pub active: Duration,
+    /// Cancel requests on their way to the backend.
+    pub cancels: u32,
     /// Application name of the client.
     pub application: Arc<str>,
     /// Client address; `unix(PID)` on a Unix socket.
     pub client: Arc<str>,
     /// Last statements, oldest first.
     pub statements: Vec<StatementTrace>,
+}
+
+/// What the book does not know of a leak case: kept from when it opened, as long as the case is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeakDetail {
+    /// PostgreSQL's process id; 0 = the lease had no backend yet.
+    pub backend_pid: i32,
+    /// Application name of the client.
+    pub application: Arc<str>,
+    /// Client address; `unix(PID)` on a Unix socket.
+    pub client: Arc<str>,
+    /// Fingerprint of the statement it had sent last when the case opened.
+    pub last_fp: Option<String>,
 }
 
 /// One statement of a lease.

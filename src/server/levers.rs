@@ -8,10 +8,11 @@ use crate::config::Config;
 use crate::console::{Command, Running, ShutdownMode, Source};
 use crate::metrics::Metrics;
 use crate::pool::cell::{Cell, Order};
-use crate::pool::view::{BackendRow, LeaseDetail};
+use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail};
 use crate::session::registry::{self, ClientRow};
 use crate::session::reply::{self, Fault};
 use crate::wire::error::Report;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -117,6 +118,10 @@ impl Source for Levers {
         let with_text = self.config().leak.statement_text;
         let now = clock::now();
         self.house.pools.cells().iter().filter_map(|cell| cell.detail(with_text, now)).collect()
+    }
+
+    fn leaks(&self) -> HashMap<u64, LeakDetail> {
+        self.house.pools.leak_details()
     }
 
     fn clients(&self) -> Vec<ClientRow> {

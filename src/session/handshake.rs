@@ -119,20 +119,22 @@ pub async fn arrive<S: Socket>(mut stream: S, visitor: Visitor<'_>) -> Option<Ar
         Ok(Ok(Met::Console(out))) => return Some(Arrival::Console(stream, out)),
         Ok(Ok(Met::Session(part))) => {
             visitor.pools.metrics.logins.inc(Login::Ok);
+            visitor.pools.logged_in(part.pool.id);
             return Some(Arrival::Session(Box::new(part.with(stream, &visitor))));
         }
         Ok(Err(refused)) => refused,
-        Err(_) => {
-            visitor.pools.metrics.logins.inc(Login::Timeout);
-            Refused::from(Fault::LoginTimeout)
-        }
+        Err(_) => Refused::from(Fault::LoginTimeout),
     };
     match refused {
         Refused::Told(report) => {
+            visitor.pools.metrics.logins.inc(reply::login_result(&report));
             tracing::info!(client = visitor.peer, code = report.code, message = %report.message, "login refused");
             report.encode(&mut told);
         }
-        Refused::Server(body) => greeting::forward_fatal(&body, &mut told),
+        Refused::Server(body) => {
+            visitor.pools.metrics.logins.inc(Login::Upstream);
+            greeting::forward_fatal(&body, &mut told);
+        }
         Refused::Silent => return None,
     }
     let goodbye = async {
@@ -283,7 +285,6 @@ async fn authenticate<S: Socket>(
                 step = exchange.step(&body, out).await;
             }
             Step::Failed(failure) => {
-                visitor.pools.metrics.logins.inc(Login::Auth);
                 tracing::info!(client = visitor.peer, user, %failure, "authentication failed");
                 return Err(if failure.is_protocol() {
                     Fault::InvalidMessage.into()

@@ -27,6 +27,8 @@ pub struct ClientRow {
     pub state: &'static str,
     /// When it connected.
     pub connected: Instant,
+    /// When it last asked for something; `None` = not yet.
+    pub requested: Option<Instant>,
     /// Its tags.
     pub tag: Arc<Tag>,
     /// Its lease.
@@ -102,6 +104,7 @@ pub fn row(cell: &Cell) -> ClientRow {
         client: cell.client.clone(),
         state: state.name(),
         connected: cell.connected,
+        requested: cell.requested(),
         tag,
         lease,
         backend_pid,

@@ -7,7 +7,7 @@
 
 mod login;
 
-pub use login::{bad_setting, bad_tag, startup, unknown_tag};
+pub use login::{bad_setting, bad_tag, login_result, startup, unknown_tag};
 
 use crate::book::{Holder, Overstay, Refusal, Standing, Warning};
 use crate::wire::error::{Report, Severity};

@@ -45,7 +45,8 @@ fn who_is_in_the_middle_is_told_and_nobody_else() {
 
     let mut client = proxy.connect();
     client.send(&msg::query("select pg_sleep(60)"));
-    until("the statement runs", || db.backends("state = 'active'") == 1);
+    // Active it is before, too: with its settings, and before it has described the row.
+    until("the statement runs", || db.backends("wait_event = 'PgSleep'") == 1);
     terminate("active");
     assert_eq!(client.recv_to_end().trace(), "T E(FATAL 57P01) EOF");
 

@@ -146,4 +146,7 @@ fn sessions_of_a_tenant_are_counted() {
     desk.book.logout(&tenant);
     assert_eq!(desk.book.login(&tenant), Ok(()));
     assert_eq!((desk.count("B18", "near"), desk.count("B18", "reject")), (2, 1));
+    assert_eq!(desk.row().logins, 0, "not ready yet");
+    desk.book.logged_in(desk.pool);
+    assert_eq!(desk.row().logins, 1);
 }

@@ -133,6 +133,35 @@ fn a_pool_with_nothing_does_not_starve_beside_a_busy_one() {
     assert!(matches!(desk.take()[..], [Action::Dial { pool, .. }] if pool == desk.pool));
 }
 
+/// What comes back goes to a pool that has nothing, and whom its coming back made able takes what is idle.
+#[test]
+fn an_idle_backend_is_taken_when_the_one_that_came_back_goes_elsewhere() {
+    let mut setup = setup();
+    (setup.max_backends, setup.cap) = (3, 1);
+    (setup.tenant.max, setup.tenant.mode) = (Share::Count(1), Mode::Enforce);
+    let mut desk = Desk::new(setup, 2);
+    let first = desk.pool;
+    let other = desk.book.pool("other", "web", &desk.setup.rules, desk.now, &mut desk.actions);
+    desk.pool = other;
+    desk.queued("b");
+    desk.dialled(other, Err("refused"));
+    desk.pool = desk.book.pool("third", "web", &desk.setup.rules, desk.now, &mut desk.actions);
+    desk.queued("c");
+    desk.dialled(desk.pool, Ok(7));
+    desk.granted();
+    desk.pool = first;
+    let lease = desk.lease("a");
+    let capped = desk.queued("a");
+    desk.take();
+    desk.pass(Duration::from_secs(1));
+    desk.checkin(lease, Some(0));
+    let actions = desk.take();
+    assert!(matches!(actions[..2], [Action::Store { .. }, Action::Evict { pool }] if pool == first));
+    let granted =
+        |action: &Action<u32, WaiterId>| matches!(action, Action::Grant { waiter, .. } if *waiter == capped);
+    assert!(actions[2..].iter().any(granted), "{actions:?}");
+}
+
 #[test]
 fn a_vanished_backend_puts_its_session_first() {
     let mut desk = Desk::new(setup(), 2);

@@ -207,6 +207,7 @@ pub(super) static LEAKS: View = View {
     columns: &[
         int("id"),
         text("class"),
+        text("since"),
         int("hold_ms"),
         int("idle_ms"),
         int("tx_age_ms"),
@@ -235,14 +236,17 @@ pub(super) static LEAKS: View = View {
 
 fn leaks(source: &dyn Source) -> Vec<Row> {
     let book = source.view();
-    let (pools, details) = (pool_names(&book), details(source));
+    let (pools, details, kept) = (pool_names(&book), details(source), source.leaks());
     let row = |leak: &crate::book::LeakEvent| {
         let (tag, pool) = (&leak.tag, pools.get(&leak.pool));
-        // What only doors know is there as long as the lease is; afterwards it is in the log.
-        let detail = details.get(&leak.lease);
+        let detail = kept.get(&leak.id);
+        // While the case is open its lease goes on, and may have sent more; and in its first moment
+        // nothing is kept of it yet.
+        let live = details.get(&leak.lease).filter(|_| leak.outcome == Outcome::Open);
         row![
             leak.id,
             leak.class.name(),
+            stamp(source, leak.reported.checked_sub(leak.held).unwrap_or(leak.reported)),
             Value::millis(leak.held),
             Value::millis(leak.idle),
             Value::millis(leak.tx_age),
@@ -252,10 +256,13 @@ fn leaks(source: &dyn Source) -> Vec<Row> {
             tag.user_id.as_ref(),
             tag.thread_id.as_ref(),
             tag.route.as_ref(),
-            detail.map(|detail| &detail.client),
-            detail.map(|detail| &detail.application),
-            detail.map(|detail| detail.backend_pid),
-            last_fp(detail),
+            detail.map(|detail| &detail.client).or(live.map(|live| &live.client)),
+            detail.map(|detail| &detail.application).or(live.map(|live| &live.application)),
+            detail
+                .map(|detail| detail.backend_pid)
+                .or(live.map(|live| live.backend_pid))
+                .filter(|pid| *pid != 0),
+            last_fp(live).or_else(|| detail?.last_fp.clone()),
             leak.request_leases,
             leak.waiters,
             Value::millis(leak.oldest_wait),
@@ -304,13 +311,14 @@ mod tests {
     }
 
     #[test]
-    fn an_open_leak_has_what_only_doors_know() {
-        let names =
-            ["class", "outcome", "request", "client", "application", "backend_pid", "waiters_blocked"];
-        let expected = ["idle_in_tx", "open", "req-1", "10.2.3.4:51122", "sales-web", "4711", "1"];
-        assert_eq!(cells(&LEAKS, 1, &names), expected);
-        let expected = ["long_tx", "returned", "", "", "", "", "0"];
+    fn a_leak_has_what_only_doors_know_even_when_it_is_closed() {
+        let names = ["class", "outcome", "request", "client", "application", "backend_pid", "last_fp"];
+        let (client, application) = ("10.2.3.4:51122", "sales-web");
+        let expected = ["idle_in_tx", "open", "req-1", client, application, "4711", "00000000000077ab"];
+        assert_eq!(cells(&LEAKS, 1, &names), expected, "the last statement is the live one");
+        let expected = ["long_tx", "returned", "", client, application, "4700", "0000000000000001"];
         assert_eq!(cells(&LEAKS, 0, &names), expected);
+        assert_eq!(cells(&LEAKS, 0, &["waiters_blocked"]), ["0"]);
     }
 
     #[test]

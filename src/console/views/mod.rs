@@ -81,23 +81,26 @@ static HELP: View = View {
     },
 };
 
+/// Of a command that is understood and refused.
+const NOT_YET: &str = "not in this version: ERROR 0A000";
+
 /// Every other statement, for HELP.
 const COMMANDS: &[(&str, &str)] = &[
     ("SELECT … FROM bursar.<view> [WHERE …] [ORDER BY …] [LIMIT n]", "any view above, as a table"),
     ("SELECT … FROM bursar.request('id')", "one request: what it holds and held"),
     ("PAUSE [db]", "no new leases; returns when none is held"),
     ("RESUME [db]", "end PAUSE"),
-    ("DISABLE db", "no new sessions"),
-    ("ENABLE db", "end DISABLE"),
+    ("DISABLE db", NOT_YET),
+    ("ENABLE db", NOT_YET),
     ("RECONNECT [db]", "replace every backend once it is free"),
-    ("WAIT_CLOSE [db]", "wait until the backends of the last RECONNECT are gone"),
+    ("WAIT_CLOSE [db]", NOT_YET),
     ("KILL db", "end its sessions and close its backends"),
     ("KILL_CLIENT id", "end one session (id as in SHOW CLIENTS)"),
     ("KILL_REQUEST id", "end every session of a request"),
     ("KILL_TENANT name", "end every session of a tenant"),
     ("RELOAD", "read the configuration again"),
     ("SHUTDOWN [WAIT_FOR_SERVERS | WAIT_FOR_CLIENTS]", "leave"),
-    ("SET key = value", "change a setting until the next reload"),
+    ("SET key = value", NOT_YET),
 ];
 
 /// A row from values of different types.

@@ -1,12 +1,14 @@
 //! Views that PgBouncer has too, except connections (`sockets.rs`) and statistics (`stats.rs`).
 
+use super::sockets::server_state;
 use super::{View, row};
-use crate::book::view::PoolView;
+use crate::book::PoolId;
+use crate::book::view::{PoolView, View as Book};
 use crate::config::{Config, Database, PoolMode};
 use crate::console::source::Source;
 use crate::console::table::{Row, int, text, truth};
 use crate::session::registry::ClientRow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// The rules that a database name falls under.
@@ -57,23 +59,52 @@ pub(super) static POOLS: View = View {
     rows: pools,
 };
 
+/// Leases of a pool, beyond those in plain use, as PgBouncer tells its servers apart.
+#[derive(Debug, Clone, Copy, Default)]
+struct Apart {
+    /// Being made fit for the next session.
+    tested: usize,
+    /// Held back until the cancel requests sent to them have been delivered.
+    being_canceled: usize,
+    /// Cancel requests on their way.
+    cancels: u64,
+}
+
+fn apart(source: &dyn Source, book: &Book) -> HashMap<PoolId, Apart> {
+    let pools: HashMap<_, _> = book.leases.iter().map(|lease| (lease.id, lease.pool)).collect();
+    let mut apart: HashMap<PoolId, Apart> = HashMap::new();
+    for detail in source.leases() {
+        let Some(pool) = pools.get(&detail.lease) else { continue };
+        let pool = apart.entry(*pool).or_default();
+        pool.cancels += u64::from(detail.cancels);
+        match server_state(&detail) {
+            "tested" => pool.tested += 1,
+            "being_canceled" => pool.being_canceled += 1,
+            _ => {}
+        }
+    }
+    apart
+}
+
 fn pools(source: &dyn Source) -> Vec<Row> {
-    let (config, clients) = (source.config(), source.clients());
+    let (config, clients, book) = (source.config(), source.clients(), source.view());
+    let apart = apart(source, &book);
     let row = |pool: PoolView| {
         let active = clients.iter().filter(|c| belongs(c, &pool) && c.state != "waiting").count();
+        let apart = apart.get(&pool.id).copied().unwrap_or_default();
         row![
             &pool.database,
             &pool.user,
             active,
             pool.waiting,
+            apart.cancels,
             0,
-            0,
-            pool.leased,
-            0,
-            0,
+            pool.leased.saturating_sub(apart.tested + apart.being_canceled),
+            apart.cancels,
+            apart.being_canceled,
             pool.idle,
             0,
-            0,
+            apart.tested,
             pool.dialling,
             pool.oldest_wait.as_secs(),
             pool.oldest_wait.subsec_micros(),
@@ -86,7 +117,7 @@ fn pools(source: &dyn Source) -> Vec<Row> {
             pool.paused,
         ]
     };
-    source.view().pools.into_iter().map(row).collect()
+    book.pools.into_iter().map(row).collect()
 }
 
 pub(super) static DATABASES: View = View {
@@ -311,5 +342,25 @@ mod tests {
         let expected = ["app", "web", "2", "1", "0", "0", "2", "0", "0", "1", "0", "0", "1", "1", "500000"];
         assert_eq!(first[..15], expected);
         assert_eq!(first[15], "transaction");
+    }
+
+    #[test]
+    fn pools_tell_backends_apart_by_what_is_done_to_them() {
+        let mut fake = Fake::planted();
+        fake.cleaning = vec![0, 1];
+        let table = POOLS.table(&fake);
+        let cell = |name: &str| {
+            let at = names(POOLS.columns).iter().position(|column| *column == name).unwrap();
+            table.rows[0][at].clone()
+        };
+        for (column, count) in [
+            ("sv_active", 0),
+            ("sv_tested", 1),
+            ("sv_being_canceled", 1),
+            ("sv_active_cancel", 1),
+            ("cl_active_cancel_req", 1),
+        ] {
+            assert_eq!(cell(column), count.into(), "{column}");
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! SHOW CLIENTS and SHOW SERVERS: connections, in PgBouncer's columns.
 
 use super::{View, row, stamp};
-use crate::book::SessionId;
+use crate::book::{Doing, SessionId};
 use crate::console::source::Source;
 use crate::console::table::{Column, Row, Value, int, text};
-use crate::pool::view::BackendRow;
+use crate::pool::view::{BackendRow, LeaseDetail};
 use crate::session::registry::ClientRow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -72,7 +72,7 @@ fn clients(source: &dyn Source) -> Vec<Row> {
             "",
             0,
             stamp(source, client.connected),
-            "",
+            client.requested.map_or_else(String::new, |at| stamp(source, at)),
             wait.as_secs(),
             wait.subsec_micros(),
             0,
@@ -100,33 +100,46 @@ pub(super) static SERVERS: View = View {
     rows: servers,
 };
 
+/// The state of a leased backend in PgBouncer's words.
+pub(super) fn server_state(held: &LeaseDetail) -> &'static str {
+    match (held.activity.state, held.cancels) {
+        (Doing::Cleaning, 0) => "tested",
+        (Doing::Cleaning, _) => "being_canceled",
+        _ => "active",
+    }
+}
+
 fn servers(source: &dyn Source) -> Vec<Row> {
     let now = source.now();
     let leases = source.view().leases;
     let leases: HashMap<_, _> = leases.into_iter().map(|lease| (lease.id, lease)).collect();
+    let details: HashMap<_, _> = source.leases().into_iter().map(|detail| (detail.lease, detail)).collect();
+    let clients: HashMap<_, _> = source.clients().into_iter().map(|client| (client.id, client)).collect();
     let row = |backend: BackendRow| {
         let (addr, port, _) = endpoint(&backend.address);
         let lease = backend.lease.and_then(|id| leases.get(&id));
+        let detail = backend.lease.and_then(|id| details.get(&id));
+        let client = lease.and_then(|lease| clients.get(&lease.session));
         row![
             "S",
             &backend.user,
             &backend.database,
             "none",
-            if backend.lease.is_some() { "active" } else { "idle" },
+            if backend.lease.is_some() { detail.map_or("active", server_state) } else { "idle" },
             addr,
             port,
             "",
             0,
             stamp(source, backend.connected),
-            "",
+            client.and_then(|client| client.requested).map_or_else(String::new, |at| stamp(source, at)),
             0,
             0,
-            0,
+            i64::from(backend.outdated),
             server_ptr(backend.pid),
             lease.map_or_else(String::new, |lease| client_ptr(lease.session)),
             backend.pid,
             "",
-            "",
+            client.map_or_else(String::new, |client| client.application.to_string()),
             0,
             backend.pid,
             backend.lease.map(|lease| lease.0),
@@ -195,5 +208,11 @@ mod tests {
         assert_eq!(servers[0][at(SERVER_COLUMNS, "link")], clients[0][at(CLIENT_COLUMNS, "ptr")]);
         assert_eq!(clients[0][at(CLIENT_COLUMNS, "link")], servers[0][at(SERVER_COLUMNS, "ptr")]);
         assert_eq!(servers[2][at(SERVER_COLUMNS, "state")], "idle".into());
+        let server = |row: usize, name| servers[row][at(SERVER_COLUMNS, name)].clone();
+        let asked = clients[0][at(CLIENT_COLUMNS, "request_time")].clone();
+        assert_eq!((server(0, "request_time"), server(2, "request_time")), (asked, "".into()));
+        let names = [server(0, "application_name"), server(2, "application_name")];
+        assert_eq!(names, ["sales-web".into(), "".into()]);
+        assert_eq!([0, 1, 2].map(|row| server(row, "close_needed")), [0, 1, 0].map(Value::from));
     }
 }

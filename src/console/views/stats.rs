@@ -9,7 +9,9 @@ use crate::console::table::{Row, Value, int, text};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// PgBouncer's twelve numbers, in its order; those that Bursar does not have stay 0.
+/// Of PgBouncer's twelve numbers those that Bursar has, in its order. Prepared statements belong to their
+/// sessions here, and `client_parse_count`, `server_parse_count` and `bind_count`, which count what
+/// PgBouncer does to share them, stay 0, as there with `max_prepared_statements = 0`.
 #[derive(Debug, Clone, Copy, Default)]
 struct Numbers {
     assignments: u64,
@@ -20,6 +22,7 @@ struct Numbers {
     held: Duration,
     active: Duration,
     waited: Duration,
+    logins: u64,
 }
 
 const NAMES: [&str; 12] = [
@@ -51,7 +54,7 @@ impl Numbers {
             0,
             0,
             0,
-            0,
+            self.logins,
         ]
     }
 
@@ -72,7 +75,7 @@ impl Numbers {
             0,
             0,
             0,
-            0,
+            self.logins / seconds,
         ]
     }
 
@@ -85,6 +88,7 @@ impl Numbers {
         self.held += other.held;
         self.active += other.active;
         self.waited += other.waited;
+        self.logins += other.logins;
     }
 }
 
@@ -100,6 +104,7 @@ fn by_database(source: &dyn Source) -> BTreeMap<String, Numbers> {
             held: pool.held,
             active: pool.usage.active,
             waited: pool.waited,
+            logins: pool.logins,
         });
     }
     databases
@@ -229,6 +234,7 @@ mod tests {
             texts[..9],
             ["app", "1500", "1400", "4200", "300000", "6000000", "70000000", "42000000", "3000000"]
         );
+        assert_eq!(texts[9..13], ["0", "0", "0", "9"]);
         assert_eq!(texts[13..21], ["15", "14", "42", "3000", "60000", "50000", "10000", "2000"]);
         let rows = TOTALS.table(&Fake::planted()).rows;
         assert_eq!(rows.len(), 24);

@@ -1,10 +1,24 @@
 //! What is wrong with a start-up packet, a setting or a tag.
 
 use super::hinted;
+use crate::metrics::Login;
 use crate::state::SettingsError;
 use crate::tag::{Key, TagError};
 use crate::wire::error::{Report, Severity};
 use crate::wire::startup::StartupError;
+
+/// As what a login counts that ended with this report (`bursar_logins_total`).
+#[must_use]
+pub fn login_result(told: &Report) -> Login {
+    match told.code {
+        "28P01" | "42501" => Login::Auth,
+        "53300" | "53400" => Login::Limit,
+        "57014" => Login::Timeout,
+        "57P03" | "08006" | "3D000" => Login::Upstream,
+        "57P01" => Login::Draining,
+        _ => Login::Protocol,
+    }
+}
 
 /// A start-up packet that is refused; in PostgreSQL's words where it has some.
 #[must_use]

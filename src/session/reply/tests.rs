@@ -205,3 +205,23 @@ fn budgets_name_numbers_and_the_way_out_and_keep_them_out_of_the_message() {
         assert_eq!(report.code.len(), 5);
     }
 }
+
+#[test]
+fn a_login_counts_as_what_ended_it() {
+    use crate::metrics::Login;
+    let user: Arc<str> = "app".into();
+    for (told, result) in [
+        (fault(&Fault::WrongPassword { user: user.clone() }), Login::Auth),
+        (fault(&Fault::ConsoleDenied { user }), Login::Auth),
+        (fault(&Fault::TooManyClients { limit: 1 }), Login::Limit),
+        (fault(&Fault::LoginTimeout), Login::Timeout),
+        (fault(&Fault::BadStartup), Login::Protocol),
+        (fault(&Fault::NoSuchDatabase { database: "x".into() }), Login::Upstream),
+        (fault(&Fault::ServerUnreachable { error: "refused".into() }), Login::Upstream),
+        (refusal_at_login(&Refusal::Closing), Login::Draining),
+        (bad_setting(&SettingsError::TooMany), Login::Limit),
+        (startup(&StartupError::Layout), Login::Protocol),
+    ] {
+        assert_eq!(login_result(&told), result, "{}", told.message);
+    }
+}

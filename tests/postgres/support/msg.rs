@@ -95,6 +95,12 @@ pub(crate) fn execute(portal: &str, rows: u32) -> Vec<u8> {
     message(b'E', &[cstr(portal), rows.to_be_bytes().to_vec()].concat())
 }
 
+/// Parse, Bind, Describe and Execute of one text by the unnamed statement and portal, without Sync: what
+/// a driver sends for a query.
+pub(crate) fn unnamed(sql: &str) -> Vec<u8> {
+    [parse("", sql), bind("", ""), describe_portal(""), execute("", 0)].concat()
+}
+
 /// Close a statement.
 pub(crate) fn close_statement(name: &str) -> Vec<u8> {
     message(b'C', &[b"S", &cstr(name)[..]].concat())

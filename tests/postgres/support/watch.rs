@@ -1,6 +1,6 @@
-//! The proxy as its keepers see it: HTTP, the memory of its process, its other subcommands.
+//! The proxy as its keepers see it: the console, HTTP, the memory of its process, its other subcommands.
 
-use super::Proxy;
+use super::{Cluster, Proxy, Wire};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -53,9 +53,37 @@ pub(crate) fn bursar(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_bursar")).args(arguments).output().expect("the program runs")
 }
 
+/// Runs a statement in the console by psql, as CSV.
+pub(crate) fn psql(proxy: &Proxy, user: &str, statement: &str) -> Output {
+    let mut command = Command::new(Cluster::shared().program("psql"));
+    command.args(["-X", "-w", "--csv", "-v", "ON_ERROR_STOP=1", "-d", "bursar", "-U", user]);
+    command.args(["-h", "127.0.0.1", "-p", &proxy.addr().port().to_string(), "-c", statement]);
+    command.output().expect("psql runs")
+}
+
 /// What a program printed, both streams.
 pub(crate) fn printed(output: &Output) -> String {
     [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat()
+}
+
+/// Rows of a console query as text, `-` for NULL.
+pub(crate) fn rows(console: &mut Wire, sql: &str) -> Vec<Vec<String>> {
+    let reply = console.query(sql);
+    assert!(reply.error().is_none(), "{sql}: {reply:?}");
+    let text = |value: Option<String>| value.unwrap_or_else(|| "-".into());
+    reply.rows().into_iter().map(|row| row.into_iter().map(text).collect()).collect()
+}
+
+/// The only row of a console query.
+pub(crate) fn row(console: &mut Wire, sql: &str) -> Vec<String> {
+    let mut rows = rows(console, sql);
+    assert_eq!(rows.len(), 1, "{sql}: {rows:?}");
+    rows.remove(0)
+}
+
+/// Leases of a request so far, as the console tells.
+pub(crate) fn leases_of(proxy: &Proxy, request: &str) -> String {
+    proxy.console().query(&format!("select leases_total from bursar.request('{request}')")).value()
 }
 
 /// Leases held now, as the console tells.

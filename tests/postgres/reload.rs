@@ -1,0 +1,80 @@
+//! Another configuration by SIGHUP or RELOAD: what can change does, nobody is dropped for it, and a bad
+//! file is refused whole (interface.md, "Signals and exit").
+
+use crate::support::watch::metric;
+use crate::support::{Config, Db, Proxy, Wire, signal, until};
+use std::time::{Duration, Instant};
+
+/// Sends SIGHUP and waits until the reload is counted with this result.
+fn hang_up(proxy: &Proxy, result: &str) {
+    let name = format!("bursar_reloads_total{{result=\"{result}\"}}");
+    let before = metric(proxy, &name);
+    signal(proxy.pid(), "HUP");
+    until("the reload is counted", || metric(proxy, &name) > before);
+}
+
+#[test]
+fn a_reload_changes_pools_and_drops_nobody() {
+    let db = Db::new();
+    let config = Config::one_backend().with("pool", "max_wait = \"100ms\"");
+    let mut proxy = Proxy::start(&db, config);
+    let mut clients: Vec<Wire> = (0..3).map(|_| proxy.connect()).collect();
+    clients[0].batch("begin");
+    assert_eq!(clients[1].query("begin").code(), "53300");
+
+    proxy.change("pool", "size = 2");
+    hang_up(&proxy, "ok");
+    clients[1].batch("begin");
+    assert_eq!(clients[2].query("begin").code(), "53300", "two and no more");
+    assert_eq!(clients[0].query("select 2").value(), "2", "a transaction goes on");
+
+    proxy.change("pool", "max_wait = \"700ms\"");
+    hang_up(&proxy, "ok");
+    let asked = Instant::now();
+    assert_eq!(clients[2].query("begin").code(), "53300");
+    assert!(asked.elapsed() >= Duration::from_millis(700), "refused after {:?}", asked.elapsed());
+
+    proxy.change("pool", "size = 1");
+    hang_up(&proxy, "ok");
+    clients[0].batch("commit");
+    clients[1].batch("commit");
+    until("the pool has shrunk", || db.pids().len() == 1);
+    for client in &mut clients {
+        assert_eq!(client.query("select 1").value(), "1");
+    }
+    drop(clients);
+    proxy.stop();
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_says_why() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend().with("pool", "max_wait = \"100ms\""));
+    let mut client = proxy.connect();
+    client.batch("begin");
+    let mut console = proxy.console();
+    let good = std::fs::read_to_string(proxy.config_file()).expect("the file");
+    for (bad, fault) in [
+        (
+            good.replace("[pool]", "[pool]\nsise = 7"),
+            "pool.sise: there is no such key; did you mean pool.size?",
+        ),
+        (good.replace("size = 1", "size = 0"), "pool.size: "),
+    ] {
+        std::fs::write(proxy.config_file(), bad).expect("a bad file");
+        hang_up(&proxy, "refused");
+        assert!(proxy.log().contains(fault), "{}", proxy.log());
+        let told = console.query("reload");
+        assert_eq!(told.trace(), "E(55000) Z(I)");
+        let detail = told.error().and_then(|error| error.field(b'D')).unwrap_or_default();
+        assert!(detail.contains(fault), "{detail}");
+        assert_eq!(console.query("select value from bursar.config where key = 'pool.size'").value(), "1");
+        assert_eq!(proxy.connect().query("select 1").code(), "53300", "the pool is as small as before");
+    }
+    client.batch("commit");
+
+    std::fs::write(proxy.config_file(), good).expect("the good file");
+    assert_eq!(console.query("reload").trace(), "C(RELOAD) Z(I)");
+    client.bye();
+    proxy.stop();
+}
