@@ -167,8 +167,17 @@ impl Store {
 
     /// Puts a backend that is fit for the next session into the store, unless its time has come.
     /// Returns whether it was stored; if not, it is closed.
-    pub fn give_back(&self, mut object: Object, now: Instant, rules: &PoolRules) -> bool {
-        if !self.pool.manager().is_current(&object) || object.expired(now, rules) {
+    pub fn give_back(&self, object: Object, now: Instant, rules: &PoolRules) -> bool {
+        if object.expired(now, rules.lifetime) {
+            Store::discard(object);
+            return false;
+        }
+        self.keep(object, now)
+    }
+
+    /// [`Store::give_back`] of a backend whose age has been looked at.
+    pub fn keep(&self, mut object: Object, now: Instant) -> bool {
+        if !self.pool.manager().is_current(&object) {
             Store::discard(object);
             return false;
         }
@@ -198,7 +207,7 @@ impl Store {
             let idle = now.saturating_duration_since(backend.returned_at);
             let unfit = backend.poke() != Quiet::Yes || !manager.is_current(backend);
             let close = unfit
-                || backend.expired(now, rules)
+                || backend.expired(now, rules.lifetime)
                 || (spare > 0 && rules.idle_timeout.is_some_and(|timeout| idle >= timeout));
             spare -= usize::from(close && spare > 0);
             close

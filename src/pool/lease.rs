@@ -77,13 +77,13 @@ impl Drop for Lease {
         let back = if !self.fit {
             Store::cut(object);
             None
-        } else if object.expired(now, &self.pool.rules.load()) {
+        } else if self.pool.lifetime.is_over(&object, now) {
             // In a busy pool a backend goes from lease to lease and never by its store.
             Store::discard(object);
             None
         } else {
             Some(object)
         };
-        self.pools.checkin(now, self.id, back, self.usage, self.outcome);
+        self.pools.checkin(&self.pool, now, self.id, back, self.usage, self.outcome);
     }
 }
