@@ -289,4 +289,3 @@ impl<B, W> Book<B, W> {
 fn untagged(login: bool, tag: &Tag) -> bool {
     !login && tag.request.is_none()
 }
-

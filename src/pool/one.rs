@@ -45,7 +45,9 @@ impl Lifetime {
     /// Whether a backend's time is over.
     pub(super) fn is_over(&self, backend: &Backend, now: Instant) -> bool {
         let nanos = self.0.load(Ordering::Relaxed);
-        nanos != u64::MAX && backend.expired(now, Some(Duration::from_nanos(nanos)))
+        let age = now.saturating_duration_since(backend.connected).as_nanos() as u64;
+        // No backend's own lifetime is shorter than nine tenths of the pool's.
+        age >= nanos / 10 * 9 && backend.expired(now, Some(Duration::from_nanos(nanos)))
     }
 }
 
