@@ -140,7 +140,8 @@ impl<B, W> Book<B, W> {
     }
 
     /// Sends a backend out by way of the idle store, so that its slot stays taken until it is
-    /// closed: the server never sees more connections than the bounds allow.
+    /// closed: the server never sees more connections than the bounds allow. Whom the end of its
+    /// lease has let in (B4) is given one of those that stay.
     fn retire(
         &mut self,
         id: PoolId,
@@ -151,6 +152,7 @@ impl<B, W> Book<B, W> {
     ) {
         actions.push(Action::Store { pool: id, backend });
         self.leave(id, None, heir, now, actions);
+        self.hand_out(id, now, actions);
     }
 
     fn leave(
@@ -188,6 +190,11 @@ impl<B, W> Book<B, W> {
 
     /// Gives a pool's waiters what is idle, and opens what is missing.
     pub(super) fn serve(&mut self, id: PoolId, now: Instant, actions: &mut Vec<Action<B, W>>) {
+        self.hand_out(id, now, actions);
+        while self.open_one(id, now, actions) {}
+    }
+
+    fn hand_out(&mut self, id: PoolId, now: Instant, actions: &mut Vec<Action<B, W>>) {
         while !self.pools[id.0 as usize].paused
             && self.pools[id.0 as usize].census.at(Place::Idle) > 0
             && let Some(waiter) = self.next_in_line(id)
@@ -195,7 +202,6 @@ impl<B, W> Book<B, W> {
             self.shift(id, Some(Place::Idle), Some(Place::Leased), now);
             self.grant(waiter, None, now, actions);
         }
-        while self.open_one(id, now, actions) {}
     }
 
     pub(super) fn serve_all(&mut self, ids: &[PoolId], now: Instant, actions: &mut Vec<Action<B, W>>) {
