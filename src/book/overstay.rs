@@ -130,8 +130,9 @@ impl<B, W> Book<B, W> {
     ) -> Option<Instant> {
         self.ticks += 1;
         self.due = None;
-        self.expire(now, actions);
+        // First, so that whoever is refused reads figures of this moment.
         self.watch_leases(now, probe, actions);
+        self.expire(now, actions);
         self.refuse_nested(now, actions);
         self.feed(now, actions);
         self.requests.forget(32, |request| request.forgotten(now));
@@ -232,7 +233,7 @@ impl<B, W> Book<B, W> {
         self.scratch = ids;
     }
 
-    /// What the views and refusals say between ticks.
+    /// What the views and refusals say until the next tick.
     fn note(&mut self, sight: &Sight) {
         let Some(lease) = self.leases.get(&sight.id) else { return };
         let activity = &sight.activity;
