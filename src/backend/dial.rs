@@ -6,7 +6,6 @@ use super::login::login;
 use super::target::{Endpoint, Target};
 use super::trail::Trail;
 use crate::clock;
-use crate::config::PoolRules;
 use crate::net::stream::{Quiet, Stream};
 use crate::state::SetId;
 use bytes::Bytes;
@@ -113,10 +112,10 @@ impl Backend {
         self.stream.quiet()
     }
 
-    /// Whether it has outlived `rules.lifetime`, give or take its own ±10 %.
+    /// Whether it has outlived a pool's `lifetime` (`None`: off), give or take its own ±10 %.
     #[must_use]
-    pub fn expired(&self, now: Instant, rules: &PoolRules) -> bool {
-        let own = rules.lifetime.and_then(|lifetime| (lifetime / 1000).checked_mul(self.lifetime_permille));
+    pub fn expired(&self, now: Instant, lifetime: Option<Duration>) -> bool {
+        let own = lifetime.and_then(|lifetime| (lifetime / 1000).checked_mul(self.lifetime_permille));
         own.is_some_and(|own| now.saturating_duration_since(self.connected) >= own)
     }
 
@@ -154,7 +153,7 @@ impl fmt::Debug for Backend {
 #[cfg(test)]
 mod tests {
     use super::super::fake;
-    use super::super::target::tests::{database, rules};
+    use super::super::target::tests::database;
     use super::*;
     use tokio::net::TcpListener;
 
@@ -196,18 +195,15 @@ mod tests {
         let fake = fake::Server::start().await;
         let mut backend = dial(&fake.target(), Duration::from_secs(5)).await.unwrap();
         assert!((900..=1100).contains(&backend.lifetime_permille));
-        let mut rules = rules();
-        rules.lifetime = Some(Duration::from_secs(100));
+        let hundred = Some(Duration::from_secs(100));
         let at = |seconds| backend.connected + Duration::from_secs(seconds);
         let (before, after) = (at(89), at(110));
-        assert!(!backend.expired(before, &rules));
-        assert!(backend.expired(after, &rules));
+        assert!(!backend.expired(before, hundred));
+        assert!(backend.expired(after, hundred));
         backend.lifetime_permille = 950;
         let at = |seconds| backend.connected + Duration::from_secs(seconds);
-        assert!(!backend.expired(at(94), &rules) && backend.expired(at(95), &rules));
-        rules.lifetime = None;
-        assert!(!backend.expired(after, &rules));
-        rules.lifetime = Some(Duration::MAX);
-        assert!(!backend.expired(after, &rules));
+        assert!(!backend.expired(at(94), hundred) && backend.expired(at(95), hundred));
+        assert!(!backend.expired(after, None));
+        assert!(!backend.expired(after, Some(Duration::MAX)));
     }
 }

@@ -2,10 +2,14 @@
 //!
 //! deadpool creates, checks before reuse, and forgets; it never queues and never decides. The book
 //! says who gets a backend and when to open one, and a busy backend that goes to the next waiter
-//! does not come by here at all. So every call is immediate but [`Store::open`], and these of
-//! deadpool's features stay unused: waiting (`wait` is zero), its timeouts (a timer each),
-//! `resize` (it lets more out than the new size), and its idea of when an object was last used
-//! (it counts from checkout; we keep [`Backend::returned_at`]).
+//! does not come by here at all. Nor does deadpool see a backend that is idle for a moment only: it
+//! stays warm, on loan from deadpool, until somebody looks at all the idle ones (the janitor does
+//! once a second), because deadpool's way in and out costs more than all else at the end of a lease.
+//!
+//! So every call is immediate but [`Store::open`], and these of deadpool's features stay unused:
+//! waiting (`wait` is zero), its timeouts (a timer each), `resize` (it lets more out than the new
+//! size), and its idea of when an object was last used (it counts from checkout; we keep
+//! [`Backend::returned_at`]).
 
 use super::dial::{Backend, dial};
 use super::error::DialError;
@@ -13,6 +17,7 @@ use super::target::Target;
 use crate::config::{PoolRules, Reuse};
 use crate::net::stream::Quiet;
 use deadpool::managed::{self, Metrics, PoolError, QueueMode, RecycleError, RecycleResult, Timeouts};
+use parking_lot::{Mutex, MutexGuard};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -68,6 +73,13 @@ impl managed::Manager for Manager {
     /// Does not wait, so it cannot be cancelled half way. Age is not looked at here, which would
     /// take a clock: an old backend is closed when it is given back, or by the janitor.
     async fn recycle(&self, backend: &mut Box<Backend>, _: &Metrics) -> RecycleResult<NotCreated> {
+        self.check(backend).map_err(RecycleError::message)
+    }
+}
+
+impl Manager {
+    /// Whether an idle backend may be used again; one that may not is counted as lost.
+    fn check(&self, backend: &Backend) -> Result<(), &'static str> {
         let refused = match backend.poke() {
             Quiet::Yes if self.is_current(backend) => return Ok(()),
             Quiet::Yes => {
@@ -78,11 +90,9 @@ impl managed::Manager for Manager {
             Quiet::Closed => "closed by the server",
         };
         self.lost.fetch_add(1, Ordering::Relaxed);
-        Err(RecycleError::message(refused))
+        Err(refused)
     }
-}
 
-impl Manager {
     fn is_current(&self, backend: &Backend) -> bool {
         backend.generation == self.generation.load(Ordering::Relaxed)
     }
@@ -92,6 +102,10 @@ impl Manager {
 #[derive(Debug)]
 pub struct Store {
     pool: managed::Pool<Manager>,
+    /// Idle since a moment ago, the last one back at the end; later ones than all in deadpool.
+    /// Empty where the one that waits longest is to be next.
+    warm: Mutex<Vec<Object>>,
+    reuse: Reuse,
 }
 
 /// A backend from [`Store::open`].
@@ -126,7 +140,8 @@ impl Store {
         };
         let pool = managed::Pool::builder(manager).max_size(max).queue_mode(queue).build();
         // `build` refuses only timeouts without a runtime, and there are none.
-        Store { pool: pool.unwrap_or_else(|_| unreachable!("no timeouts are set")) }
+        let pool = pool.unwrap_or_else(|_| unreachable!("no timeouts are set"));
+        Store { pool, warm: Mutex::default(), reuse }
     }
 
     /// The target of its backends.
@@ -139,6 +154,12 @@ impl Store {
     /// closed and counted for [`Store::take_lost`].
     #[must_use]
     pub fn take_idle(&self) -> Option<Object> {
+        while let Some(object) = self.take_warm() {
+            match self.pool.manager().check(&object) {
+                Ok(()) => return Some(object),
+                Err(_) => Store::cut(object),
+            }
+        }
         // Ready at the first poll: nothing is waited for, recycle is synchronous, and create
         // refuses at once without the right to dial.
         let taken = pin!(self.pool.timeout_get(&AT_ONCE));
@@ -148,12 +169,26 @@ impl Store {
         }
     }
 
+    fn take_warm(&self) -> Option<Object> {
+        self.warm.lock().pop()
+    }
+
+    /// Gives deadpool what is warm, for a look at all that is idle. While the guard lives, nothing
+    /// gets warm.
+    fn cool(&self) -> MutexGuard<'_, Vec<Object>> {
+        let mut warm = self.warm.lock();
+        // A dropped object goes back to deadpool: the longest idle first, as deadpool keeps them.
+        warm.drain(..).for_each(drop);
+        warm
+    }
+
     /// A backend, opened within `within` unless an idle one has turned up meanwhile. Dropped half
     /// way, it gives the dial up and leaves nothing behind.
     ///
     /// # Errors
     /// [`DialError`]; `NoRoom` if `max` are open.
     pub async fn open(&self, within: Duration) -> Result<Opened, DialError> {
+        drop(self.cool());
         let opened = MAY_DIAL.scope(within, self.pool.timeout_get(&AT_ONCE)).await;
         match opened {
             Ok(object) => {
@@ -167,12 +202,24 @@ impl Store {
 
     /// Puts a backend that is fit for the next session into the store, unless its time has come.
     /// Returns whether it was stored; if not, it is closed.
-    pub fn give_back(&self, mut object: Object, now: Instant, rules: &PoolRules) -> bool {
-        if !self.pool.manager().is_current(&object) || object.expired(now, rules) {
+    pub fn give_back(&self, object: Object, now: Instant, rules: &PoolRules) -> bool {
+        if object.expired(now, rules.lifetime) {
+            Store::discard(object);
+            return false;
+        }
+        self.keep(object, now)
+    }
+
+    /// [`Store::give_back`] of a backend whose age has been looked at.
+    pub fn keep(&self, mut object: Object, now: Instant) -> bool {
+        if !self.pool.manager().is_current(&object) {
             Store::discard(object);
             return false;
         }
         object.returned_at = now;
+        if self.reuse == Reuse::Lifo {
+            self.warm.lock().push(object);
+        }
         true
     }
 
@@ -198,7 +245,7 @@ impl Store {
             let idle = now.saturating_duration_since(backend.returned_at);
             let unfit = backend.poke() != Quiet::Yes || !manager.is_current(backend);
             let close = unfit
-                || backend.expired(now, rules)
+                || backend.expired(now, rules.lifetime)
                 || (spare > 0 && rules.idle_timeout.is_some_and(|timeout| idle >= timeout));
             spare -= usize::from(close && spare > 0);
             close
@@ -241,13 +288,16 @@ impl Store {
     /// How many there are now.
     #[must_use]
     pub fn status(&self) -> Status {
+        let warm = self.warm.lock();
         let status = self.pool.status();
-        Status { open: status.size, idle: status.available }
+        Status { open: status.size, idle: status.available + warm.len() }
     }
 
     /// Takes idle backends out and closes them once deadpool's lock is released.
     fn close_where(&self, mut doomed: impl FnMut(&Backend) -> bool) -> usize {
+        let warm = self.cool();
         let removed = self.pool.retain(|backend, _| !doomed(backend)).removed;
+        drop(warm);
         let count = removed.len();
         removed.into_iter().for_each(|backend| backend.close());
         count

@@ -73,10 +73,37 @@ async fn a_dial_given_up_leaves_nothing_behind() {
 #[tokio::test]
 async fn reuse_decides_which_idle_backend_is_next() {
     let server = fake::Server::start().await;
+    let next = |store: &Store| {
+        let object = store.take_idle().unwrap();
+        let pid = object.pid;
+        assert!(store.give_back(object, clock::now(), &rules()));
+        pid
+    };
     let warm = filled(&server, Reuse::Lifo, 3).await;
-    assert_eq!([(); 3].map(|()| warm.take_idle().unwrap().pid), [3, 3, 3]);
+    assert_eq!([(); 3].map(|()| next(&warm)), [3, 3, 3]);
+    drop(warm.cool());
+    assert_eq!([(); 3].map(|()| next(&warm)), [3, 3, 3], "deadpool has the same order");
     let fair = filled(&server, Reuse::RoundRobin, 3).await;
-    assert_eq!([(); 4].map(|()| fair.take_idle().unwrap().pid), [4, 5, 6, 4]);
+    assert_eq!([(); 4].map(|()| next(&fair)), [4, 5, 6, 4]);
+}
+
+#[tokio::test]
+async fn deadpool_gets_what_is_warm_at_the_next_look_and_opens_nothing_beside_it() {
+    let server = fake::Server::start().await;
+    let store = filled(&server, Reuse::Lifo, 3).await;
+    assert_eq!(store.pool.status().available, 0, "all three came back just now");
+    assert_eq!(store.close_expired(clock::now(), &rules()), 0);
+    assert_eq!(store.pool.status().available, 3);
+
+    let (three, two) = (store.take_idle().unwrap(), store.take_idle().unwrap());
+    assert!(store.give_back(two, clock::now(), &rules()));
+    assert_eq!((store.take_idle().unwrap().pid, three.pid), (2, 3), "the warm one before the cold one");
+    assert_eq!(store.take_idle().unwrap().pid, 2, "dropped, it is with the cold ones, the last of them");
+
+    assert!(store.give_back(three, clock::now(), &rules()));
+    let opened = store.open(WITHIN).await.unwrap();
+    assert!(opened.reused);
+    assert_eq!((opened.object.pid, server.logins()), (3, 3));
 }
 
 #[tokio::test]
@@ -91,10 +118,11 @@ async fn dead_and_talkative_backends_are_passed_over_and_counted() {
     assert_eq!((a.pid, b.pid), (3, 2), "nothing was seen yet");
     a.stream.readable().await.unwrap();
     b.stream.readable().await.unwrap();
-    drop(a);
-    drop(b);
+    assert!(store.give_back(b, clock::now(), &rules()));
+    drop(store.cool());
+    assert!(store.give_back(a, clock::now(), &rules()));
 
-    assert_eq!(store.take_idle().unwrap().pid, 1);
+    assert_eq!(store.take_idle().unwrap().pid, 1, "neither the warm one nor the cold one");
     assert_eq!((store.take_lost(), store.take_lost()), (2, 0));
     assert_eq!(store.status(), Status { open: 1, idle: 1 });
 }

@@ -43,9 +43,7 @@ impl Trail {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        for entry in &mut self.ring[..self.next.min(STATEMENTS)] {
-            entry.at = None;
-        }
+        // Entries from `next` on are not looked at.
         self.next = 0;
     }
 

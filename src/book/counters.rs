@@ -104,12 +104,12 @@ pub(super) struct Histogram {
 
 impl Histogram {
     pub(super) fn wait() -> Self {
-        static NANOS: [u64; BOUNDS] = nanos(WAIT_BOUNDS);
+        static NANOS: [u64; BOUNDS] = in_nanos(WAIT_BOUNDS);
         Histogram { bounds: &NANOS, counts: [0; BOUNDS + 1] }
     }
 
     pub(super) fn hold() -> Self {
-        static NANOS: [u64; BOUNDS] = nanos(HOLD_BOUNDS);
+        static NANOS: [u64; BOUNDS] = in_nanos(HOLD_BOUNDS);
         Histogram { bounds: &NANOS, counts: [0; BOUNDS + 1] }
     }
 
@@ -123,7 +123,7 @@ impl Histogram {
     }
 
     fn bucket(&self, value: Duration) -> usize {
-        let nanos = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = nanos(value);
         // Most values fall into the first buckets, so looking from the front is the quick way.
         self.bounds.iter().position(|&bound| nanos <= bound).unwrap_or(BOUNDS)
     }
@@ -133,7 +133,12 @@ impl Histogram {
     }
 }
 
-const fn nanos(seconds: [f64; BOUNDS]) -> [u64; BOUNDS] {
+/// A duration in nanoseconds; five centuries at most.
+pub(super) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+const fn in_nanos(seconds: [f64; BOUNDS]) -> [u64; BOUNDS] {
     let mut nanos = [0; BOUNDS];
     let mut at = 0;
     while at < BOUNDS {

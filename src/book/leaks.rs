@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 pub const CLOSED_KEPT: usize = 1_000;
 
 /// A lease's end of an open case.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OpenCase {
     id: u64,
     pub(super) class: LeakClass,
@@ -162,7 +162,7 @@ impl<B, W> Book<B, W> {
         now: Instant,
         actions: &mut Vec<Action<B, W>>,
     ) {
-        let watch = &lease.watch;
+        let watch = lease.watch.as_deref().copied().unwrap_or_default();
         if watch.long.is_none() && watch.idle.is_none() {
             if hint == Some(Outcome::ClientGone) {
                 let spans = Spans { now, idle: Duration::ZERO, tx_age: Duration::ZERO };

@@ -1,6 +1,6 @@
 //! The life of a lease: begun at a checkout or a grant, accounted when it comes back.
 
-use super::counters::{Dim, Told};
+use super::counters::{Dim, Told, nanos};
 use super::overstay::Watch;
 use super::pool::Place;
 use super::queue::{Entry, Who};
@@ -9,18 +9,21 @@ use super::{
 };
 use crate::tag::Tag;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) session: SessionId,
     pub(super) pool: PoolId,
     pub(super) tag: Arc<Tag>,
+    /// For Bursar's own needs at login.
+    login: bool,
     pub(super) who: Who,
     /// When its session asked; from then to `since` it waited.
     asked: Instant,
     pub(super) since: Instant,
-    pub(super) watch: Watch,
+    /// What ticks have said about it; most leases are back before the first.
+    pub(super) watch: Option<Box<Watch>>,
 }
 
 impl<B, W> Book<B, W> {
@@ -102,6 +105,10 @@ impl<B, W> Book<B, W> {
     /// is free. `hint` says why it came back, if not by itself: [`Outcome::Reclaimed`] when Bursar
     /// took it, [`Outcome::ClientGone`] when its client left work behind (an open transaction, a
     /// running statement).
+    ///
+    /// `Some` is the backend, now idle: put it into the pool's store, before the actions. It is not
+    /// one of them because this is how nearly every lease ends.
+    #[must_use]
     pub fn checkin(
         &mut self,
         now: Instant,
@@ -110,23 +117,25 @@ impl<B, W> Book<B, W> {
         usage: Usage,
         hint: Option<Outcome>,
         actions: &mut Vec<Action<B, W>>,
-    ) {
+    ) -> Option<B> {
         // A lease nobody knows came back before: its backend, if any, is dropped and so closed.
-        let Some(old) = self.leases.remove(&lease) else { return };
+        let old = self.leases.remove(&lease)?;
         self.account(&old, &usage, now);
         self.close_cases(lease, &old, hint, now, actions);
         self.shift(old.pool, Some(Place::Leased), None, now);
         let promoted = self.promote(old.who.request);
-        if let Some(backend) = backend {
-            self.arrive(old.pool, backend, now, actions);
-        }
-        // Even so: what came back may have gone to another pool, and its tenant, below its cap again,
-        // may have what is idle.
-        self.serve(old.pool, now, actions);
+        let idle = match backend {
+            Some(backend) => self.arrive(old.pool, backend, now, actions),
+            None => {
+                self.serve(old.pool, now, actions);
+                None
+            }
+        };
         self.serve_all(&promoted, now, actions);
         if !self.hungry.is_empty() {
             self.feed(now, actions);
         }
+        idle
     }
 
     fn refuse_closing(&mut self, pool: PoolId) -> Refusal {
@@ -201,7 +210,7 @@ impl<B, W> Book<B, W> {
             self.requests[request].granted(waited);
         }
         if first {
-            self.tally.count(Dim::B9, Told::within(millis(waited), millis(max_wait)));
+            self.tally.count(Dim::B9, Told::within(nanos(waited), nanos(max_wait)));
             self.judge_tenant(who, warnings);
             if let Some(request) = who.request {
                 self.judge_request(request, warnings);
@@ -211,9 +220,9 @@ impl<B, W> Book<B, W> {
 
         let id = LeaseId(self.next_lease);
         self.next_lease += 1;
-        let (session, pool, tag) = (claim.session, claim.pool, claim.tag.clone());
-        let watch = Watch::new(claim.login);
-        self.leases.insert(id, Lease { session, pool, tag, who, asked, since: now, watch });
+        let &Claim { session, pool, login, .. } = claim;
+        let tag = claim.tag.clone();
+        self.leases.insert(id, Lease { session, pool, tag, login, who, asked, since: now, watch: None });
         self.wake_to_watch(now);
         id
     }
@@ -237,7 +246,7 @@ impl<B, W> Book<B, W> {
         let waited = old.since.saturating_duration_since(old.asked);
         let sofar = &mut self.pools[old.pool.0 as usize].sofar;
         sofar.leases -= 1;
-        sofar.untagged -= u64::from(untagged(old.watch.login, &old.tag));
+        sofar.untagged -= u64::from(untagged(old.login, &old.tag));
         sofar.waited -= waited;
         sofar.wait.remove(waited);
         let share = &mut self.shares[old.who.share];
@@ -270,7 +279,7 @@ impl<B, W> Book<B, W> {
             self.requests.settle(request);
         }
         for dim in [Dim::B10, Dim::B11] {
-            if !old.watch.was_told(dim) {
+            if !old.watch.as_ref().is_some_and(|watch| watch.was_told(dim)) {
                 self.tally.count(dim, Told::Ok);
             }
         }
@@ -279,8 +288,4 @@ impl<B, W> Book<B, W> {
 
 fn untagged(login: bool, tag: &Tag) -> bool {
     !login && tag.request.is_none()
-}
-
-fn millis(duration: Duration) -> u64 {
-    duration.as_millis().try_into().unwrap_or(u64::MAX)
 }

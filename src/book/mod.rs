@@ -106,6 +106,8 @@ pub struct Book<B, W> {
     pins: Vec<(&'static str, u64)>,
     ticks: u64,
     due: Option<Instant>,
+    /// `due` was brought forward since somebody asked.
+    sooner: bool,
     pace: Duration,
     scratch: Vec<LeaseId>,
     backends: PhantomData<fn(B) -> B>,
@@ -141,6 +143,7 @@ impl<B, W> Book<B, W> {
             pins: Vec::new(),
             ticks: 0,
             due: None,
+            sooner: false,
             pace: Duration::ZERO,
             scratch: Vec::new(),
             backends: PhantomData,

@@ -363,8 +363,13 @@ impl World {
     }
 
     fn give_back(&mut self, lease: LeaseId, backend: Option<u32>, hint: Option<Outcome>) {
+        let pool = self.book.leases.get(&lease).map(|lease| lease.pool);
         let mut actions = Vec::new();
-        self.book.checkin(self.now, lease, backend, Usage::default(), hint, &mut actions);
+        let idle = self.book.checkin(self.now, lease, backend, Usage::default(), hint, &mut actions);
+        if let Some(backend) = idle {
+            assert!(self.live.contains(&backend));
+            self.stores[pool.expect("a lease held is known").0 as usize].push(backend);
+        }
         self.carry_out(actions);
     }
 

@@ -23,9 +23,8 @@ const TICK_MOST: Duration = Duration::from_millis(250);
 const LEAK_SLACK: Duration = Duration::from_millis(40);
 
 /// What has been said about a lease so far.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Watch {
-    pub(super) login: bool,
     /// Dimensions counted as near, as told, as beyond the limit that acts ([`Dim::bit`]).
     near: u16,
     told: u16,
@@ -56,10 +55,6 @@ struct Limit {
 }
 
 impl Watch {
-    pub(super) fn new(login: bool) -> Self {
-        Watch { login, near: 0, told: 0, over: 0, tx: None, ended: false, long: None, idle: None }
-    }
-
     pub(super) fn was_told(&self, dim: Dim) -> bool {
         (self.near | self.told | self.over) & dim.bit() != 0
     }
@@ -135,8 +130,9 @@ impl<B, W> Book<B, W> {
     ) -> Option<Instant> {
         self.ticks += 1;
         self.due = None;
-        self.expire(now, actions);
+        // First, so that whoever is refused reads figures of this moment.
         self.watch_leases(now, probe, actions);
+        self.expire(now, actions);
         self.refuse_nested(now, actions);
         self.feed(now, actions);
         self.requests.forget(32, |request| request.forgotten(now));
@@ -151,6 +147,7 @@ impl<B, W> Book<B, W> {
             self.wake_to_watch(now);
         }
         self.due = self.due.map(|due| due.max(now + TICK_LEAST));
+        self.sooner = false;
         self.due
     }
 
@@ -161,9 +158,16 @@ impl<B, W> Book<B, W> {
         self.due
     }
 
+    /// [`Book::due`], if a call since the last tick, or since this was last asked, has brought it
+    /// forward.
+    pub fn hastened(&mut self) -> Option<Instant> {
+        if std::mem::take(&mut self.sooner) { self.due } else { None }
+    }
+
     pub(super) fn wake(&mut self, at: Instant) {
         if self.due.is_none_or(|due| due > at) {
             self.due = Some(at);
+            self.sooner = true;
         }
     }
 
@@ -229,7 +233,7 @@ impl<B, W> Book<B, W> {
         self.scratch = ids;
     }
 
-    /// What the views and refusals say between ticks.
+    /// What the views and refusals say until the next tick.
     fn note(&mut self, sight: &Sight) {
         let Some(lease) = self.leases.get(&sight.id) else { return };
         let activity = &sight.activity;
@@ -256,14 +260,14 @@ impl<B, W> Book<B, W> {
 
     fn watch_one(&mut self, sight: &Sight, actions: &mut Vec<Action<B, W>>) {
         let Some(lease) = self.leases.get(&sight.id) else { return };
-        let mut watch = lease.watch;
+        let mut watch = lease.watch.as_deref().copied().unwrap_or_default();
         if watch.tx != sight.activity.tx_start {
             (watch.tx, watch.over) = (sight.activity.tx_start, 0);
         }
         self.overstay(sight, &mut watch, actions);
         self.report_leaks(sight, &mut watch, actions);
         if let Some(lease) = self.leases.get_mut(&sight.id) {
-            lease.watch = watch;
+            **lease.watch.get_or_insert_default() = watch;
         }
     }
 

@@ -246,6 +246,9 @@ impl<B, W> Book<B, W> {
     /// the ring. Whoever enters does so at the end.
     pub(super) fn refresh(&mut self, at: u32) {
         let share = &mut self.shares[at];
+        if share.ready.is_empty() && share.demand == 0 && share.turn.is_none() {
+            return;
+        }
         let pool = &mut self.pools[share.pool.0 as usize];
         let demand = share.ready.len().min(share.room() as usize);
         pool.demand = pool.demand - share.demand + demand;

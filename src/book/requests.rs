@@ -237,9 +237,13 @@ impl<B, W> Book<B, W> {
 
     /// Lets held-back waiters of a request into their tenants' lines, as far as B1 has room again.
     /// The pools where that happened are to be served.
+    #[inline]
     pub(super) fn promote(&mut self, request: Option<u32>) -> SmallVec<[PoolId; 2]> {
+        request.map_or_else(SmallVec::new, |request| self.promote_within(request))
+    }
+
+    fn promote_within(&mut self, at: u32) -> SmallVec<[PoolId; 2]> {
         let mut pools = SmallVec::new();
-        let Some(at) = request else { return pools };
         let budget = &self.limits.budget;
         let limit = match budget.max_concurrent_mode {
             Mode::Enforce => budget.max_concurrent,

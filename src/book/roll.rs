@@ -4,9 +4,10 @@
 //! Names come from clients, so hashing is keyed and seeded at random. It does not decide when a
 //! thing is over, only which idle one to drop.
 
+use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
@@ -42,7 +43,7 @@ impl<T: Busy> Roll<T> {
     pub(super) fn new(limit: usize) -> Self {
         Roll {
             by_name: HashTable::new(),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             slots: Vec::new(),
             free: Vec::new(),
             idle: VecDeque::new(),

@@ -41,7 +41,9 @@ impl<B, W> Book<B, W> {
                 if reused {
                     self.shift(pool, Some(Place::Idle), None, now);
                 }
-                self.arrive(pool, backend, now, actions);
+                if let Some(backend) = self.arrive(pool, backend, now, actions) {
+                    actions.push(Action::Store { pool, backend });
+                }
             }
             Err(error) => {
                 dials.failures = dials.failures.saturating_add(1);
@@ -98,34 +100,48 @@ impl<B, W> Book<B, W> {
         true
     }
 
-    /// A backend without a slot is at hand: to the next waiter, or idle, or out.
-    pub(super) fn arrive(&mut self, id: PoolId, backend: B, now: Instant, actions: &mut Vec<Action<B, W>>) {
+    /// A backend without a slot is at hand: to the next waiter, or idle, or out. `Some` = it is
+    /// counted idle, and to be stored before any action from here on.
+    #[must_use]
+    pub(super) fn arrive(
+        &mut self,
+        id: PoolId,
+        backend: B,
+        now: Instant,
+        actions: &mut Vec<Action<B, W>>,
+    ) -> Option<B> {
         if self.closing {
             actions.push(Action::Close { pool: id, backend });
-            return;
+            return None;
         }
         let pool = &self.pools[id.0 as usize];
-        let most = if pool.has_takers() { pool.limit() } else { pool.rules.size };
-        if pool.census.total() >= most || self.census.total() >= self.limits.max_backends {
-            return self.retire(id, id, backend, now, actions);
+        let (total, takers) = (pool.census.total(), pool.has_takers());
+        let (size, most) = (pool.rules.size, if takers { pool.limit() } else { pool.rules.size });
+        if total >= most || self.census.total() >= self.limits.max_backends {
+            self.retire(id, id, backend, now, actions);
+            return None;
         }
         if let Some(heir) = self.starving_beside(id, now) {
-            return self.retire(id, heir, backend, now, actions);
+            self.retire(id, heir, backend, now, actions);
+            return None;
         }
-        let next = if self.pools[id.0 as usize].paused { None } else { self.next_in_line(id) };
-        if let Some(waiter) = next {
+        // Without demand nobody is in line.
+        if takers && let Some(waiter) = self.next_in_line(id) {
             self.shift(id, None, Some(Place::Leased), now);
             self.grant(waiter, Some(backend), now, actions);
-        } else if self.pools[id.0 as usize].census.total() >= self.pools[id.0 as usize].rules.size {
-            self.retire(id, id, backend, now, actions);
-        } else {
-            self.shift(id, None, Some(Place::Idle), now);
-            actions.push(Action::Store { pool: id, backend });
+            return None;
         }
+        if total >= size {
+            self.retire(id, id, backend, now, actions);
+            return None;
+        }
+        self.shift(id, None, Some(Place::Idle), now);
+        Some(backend)
     }
 
     /// Sends a backend out by way of the idle store, so that its slot stays taken until it is
-    /// closed: the server never sees more connections than the bounds allow.
+    /// closed: the server never sees more connections than the bounds allow. Whom the end of its
+    /// lease has let in (B4) is given one of those that stay.
     fn retire(
         &mut self,
         id: PoolId,
@@ -136,6 +152,7 @@ impl<B, W> Book<B, W> {
     ) {
         actions.push(Action::Store { pool: id, backend });
         self.leave(id, None, heir, now, actions);
+        self.hand_out(id, now, actions);
     }
 
     fn leave(
@@ -173,6 +190,11 @@ impl<B, W> Book<B, W> {
 
     /// Gives a pool's waiters what is idle, and opens what is missing.
     pub(super) fn serve(&mut self, id: PoolId, now: Instant, actions: &mut Vec<Action<B, W>>) {
+        self.hand_out(id, now, actions);
+        while self.open_one(id, now, actions) {}
+    }
+
+    fn hand_out(&mut self, id: PoolId, now: Instant, actions: &mut Vec<Action<B, W>>) {
         while !self.pools[id.0 as usize].paused
             && self.pools[id.0 as usize].census.at(Place::Idle) > 0
             && let Some(waiter) = self.next_in_line(id)
@@ -180,7 +202,6 @@ impl<B, W> Book<B, W> {
             self.shift(id, Some(Place::Idle), Some(Place::Leased), now);
             self.grant(waiter, None, now, actions);
         }
-        while self.open_one(id, now, actions) {}
     }
 
     pub(super) fn serve_all(&mut self, ids: &[PoolId], now: Instant, actions: &mut Vec<Action<B, W>>) {

@@ -165,7 +165,7 @@ pub struct Standing {
     pub pool_holds: u32,
     /// Its size.
     pub pool_size: u32,
-    /// Of those, idle in transaction (as of the last tick).
+    /// Of those, idle in transaction (as of the last tick, which may be the one that refuses).
     pub pool_idle_in_tx: u32,
     /// The longest holder, as of the last tick.
     pub longest: Option<Holder>,

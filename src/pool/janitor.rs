@@ -15,6 +15,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Runs for ever. Cancel safe between two ticks.
 pub async fn run(pools: Arc<Pools>) {
     let mut housekeeping = clock::now();
+    let alarm = clock::Alarm::new();
     loop {
         let now = clock::now();
         if now.saturating_duration_since(housekeeping) >= HOUSEKEEPING {
@@ -27,7 +28,7 @@ pub async fn run(pools: Arc<Pools>) {
             biased;
             // Somebody has begun to hold or to wait, with a deadline before the one we know.
             () = pools.wake.notified() => {}
-            () = tokio::time::sleep(sleep) => {}
+            () = alarm.after(sleep) => {}
         }
     }
 }

@@ -17,7 +17,6 @@ pub struct Lease {
     id: LeaseId,
     object: Option<Object>,
     fit: bool,
-    now: Option<Instant>,
     /// What it was used for so far.
     pub usage: Usage,
     /// How it ended, if it was part of a leak case.
@@ -26,16 +25,7 @@ pub struct Lease {
 
 impl Lease {
     pub(super) fn new(pools: Arc<Pools>, pool: Arc<Pool>, id: LeaseId, object: Object) -> Lease {
-        Lease {
-            pools,
-            pool,
-            id,
-            object: Some(object),
-            fit: false,
-            now: None,
-            usage: Usage::default(),
-            outcome: None,
-        }
+        Lease { pools, pool, id, object: Some(object), fit: false, usage: Usage::default(), outcome: None }
     }
 
     /// Its id.
@@ -56,7 +46,7 @@ impl Lease {
     /// Gives the backend back, fit for the next session: nothing outstanding, status `I`, clean.
     pub fn finish(mut self, now: Instant) {
         self.fit = true;
-        self.now = Some(now);
+        self.give_back(now);
     }
 
     /// A lease that was never used: its backend is as fit as it was.
@@ -68,22 +58,27 @@ impl Lease {
     pub(super) fn mark_used(&mut self) {
         self.fit = false;
     }
-}
 
-impl Drop for Lease {
-    fn drop(&mut self) {
+    fn give_back(&mut self, now: Instant) {
         let Some(object) = self.object.take() else { return };
-        let now = self.now.unwrap_or_else(clock::now);
         let back = if !self.fit {
             Store::cut(object);
             None
-        } else if object.expired(now, &self.pool.rules.load()) {
+        } else if self.pool.lifetime.is_over(&object, now) {
             // In a busy pool a backend goes from lease to lease and never by its store.
             Store::discard(object);
             None
         } else {
             Some(object)
         };
-        self.pools.checkin(now, self.id, back, self.usage, self.outcome);
+        self.pools.checkin(&self.pool, now, self.id, back, self.usage, self.outcome);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.object.is_some() {
+            self.give_back(clock::now());
+        }
     }
 }

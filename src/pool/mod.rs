@@ -44,7 +44,7 @@ pub use one::{Greeting, Pool};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::{Notify, watch};
 use wait::{Waiter, Waiting};
@@ -68,6 +68,8 @@ pub enum Start {
 /// Every pool of this process. See the module's page.
 pub struct Pools {
     config: ArcSwap<Config>,
+    /// Where `config` is, only ever compared: each transaction asks whether it still holds.
+    current: AtomicPtr<Config>,
     users: ArcSwap<Users>,
     book: Mutex<Book<Object, Waiter>>,
     pools: RwLock<Vec<Arc<Pool>>>,
@@ -92,6 +94,7 @@ impl Pools {
     pub fn new(config: Arc<Config>, users: Users, metrics: Arc<Metrics>) -> Arc<Pools> {
         Arc::new(Pools {
             book: Mutex::new(Book::new(&config)),
+            current: AtomicPtr::new(Arc::as_ptr(&config).cast_mut()),
             config: ArcSwap::new(config),
             users: ArcSwap::new(Arc::new(users)),
             pools: RwLock::default(),
@@ -117,7 +120,8 @@ impl Pools {
     /// Whether this is the configuration in force.
     #[must_use]
     pub fn is_current(&self, config: &Arc<Config>) -> bool {
-        Arc::ptr_eq(&self.config.load(), config)
+        // Whoever asks keeps its own alive, so no other can be at the same address.
+        std::ptr::eq(self.current.load(Ordering::Acquire), Arc::as_ptr(config))
     }
 
     /// The client roles in force.
@@ -158,6 +162,7 @@ impl Pools {
             id,
             database: key.0.clone(),
             user: key.1.clone(),
+            lifetime: one::Lifetime::of(&table.pool),
             rules: ArcSwap::new(Arc::new(table.pool.clone())),
             store: Store::new(target, config.server.max_backends, table.pool.reuse),
             greetings: Mutex::default(),
@@ -204,10 +209,14 @@ impl Pools {
         let mut book = self.book.lock();
         let mut answer =
             book.checkout(now, claim, |_| Waiter::new(claim, &mut wait), &mut warnings, &mut actions);
-        self.expect_tick(book.due());
+        if let Some(due) = book.hastened() {
+            self.expect_tick(due);
+        }
         drop(book);
         loop {
-            self.carry_out(std::mem::take(&mut actions));
+            if !actions.is_empty() {
+                self.carry_out(std::mem::take(&mut actions));
+            }
             match answer {
                 Checkout::Refused(refusal) => return Start::Refused(refusal),
                 Checkout::Queued(id) => {
@@ -289,6 +298,7 @@ impl Pools {
     /// A lease ends; called by its `Drop`.
     fn checkin(
         self: &Arc<Self>,
+        pool: &Pool,
         now: Instant,
         id: LeaseId,
         back: Option<Object>,
@@ -296,8 +306,15 @@ impl Pools {
         outcome: Option<Outcome>,
     ) {
         let mut actions = Vec::new();
-        self.book.lock().checkin(now, id, back, usage, outcome, &mut actions);
-        self.carry_out(actions);
+        let idle = self.book.lock().checkin(now, id, back, usage, outcome, &mut actions);
+        if let Some(backend) = idle
+            && !pool.store.keep(backend, now)
+        {
+            self.idle_closed(pool, 1);
+        }
+        if !actions.is_empty() {
+            self.carry_out(actions);
+        }
     }
 
     fn cancel_wait(self: &Arc<Self>, id: crate::book::WaiterId) {
@@ -308,8 +325,8 @@ impl Pools {
     }
 
     /// Wakes the janitor if the book's next tick is before the one it sleeps for.
-    fn expect_tick(&self, due: Option<Instant>) {
-        let due = self.stamp(due);
+    fn expect_tick(&self, due: Instant) {
+        let due = self.stamp(Some(due));
         if due < self.tick_at.load(Ordering::Relaxed) {
             self.tick_at.store(due, Ordering::Relaxed);
             self.wake.notify_one();
@@ -344,11 +361,13 @@ impl Pools {
         self.book.lock().reconfigure(&config, clock::now(), &mut actions);
         for pool in self.pools.read().iter() {
             if let Some(table) = config.database(&pool.database) {
-                pool.rules.store(Arc::new(table.pool.clone()));
+                pool.set_rules(table.pool.clone());
             }
         }
         self.users.store(Arc::new(users));
+        let at = Arc::as_ptr(&config).cast_mut();
         self.config.store(config);
+        self.current.store(at, Ordering::Release);
         self.carry_out(actions);
     }
 }

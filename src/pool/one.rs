@@ -1,6 +1,6 @@
 //! One pool: the backends of one (database, user), as far as the book does not decide.
 
-use crate::backend::{CancelHandle, Store, Target};
+use crate::backend::{Backend, CancelHandle, Store, Target};
 use crate::book::PoolId;
 use crate::config::PoolRules;
 use crate::state::{self, SetId};
@@ -8,8 +8,9 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// What a client is told of a server at login: ParameterStatus names and values.
@@ -24,6 +25,7 @@ pub struct Pool {
     /// Role as the client names it.
     pub user: Arc<str>,
     pub(super) rules: ArcSwap<PoolRules>,
+    pub(super) lifetime: Lifetime,
     pub(super) store: Store,
     pub(super) greetings: Mutex<HashMap<SetId, Greeting>>,
     /// The last refusal of the server to let us in, for logins that wait for a first backend.
@@ -39,7 +41,35 @@ pub(super) struct Opened {
     pub(super) generation: u64,
 }
 
+/// `rules.lifetime` for the end of every lease, where all the rules would cost more to look at: in
+/// nanoseconds, the highest number for off.
+pub(super) struct Lifetime(AtomicU64);
+
+impl Lifetime {
+    pub(super) fn of(rules: &PoolRules) -> Lifetime {
+        Lifetime(AtomicU64::new(nanos(rules)))
+    }
+
+    /// Whether a backend's time is over.
+    pub(super) fn is_over(&self, backend: &Backend, now: Instant) -> bool {
+        let nanos = self.0.load(Ordering::Relaxed);
+        let age = now.saturating_duration_since(backend.connected).as_nanos() as u64;
+        // No backend's own lifetime is shorter than nine tenths of the pool's.
+        age >= nanos / 10 * 9 && backend.expired(now, Some(Duration::from_nanos(nanos)))
+    }
+}
+
+fn nanos(rules: &PoolRules) -> u64 {
+    rules.lifetime.and_then(|lifetime| u64::try_from(lifetime.as_nanos()).ok()).unwrap_or(u64::MAX)
+}
+
 impl Pool {
+    /// Puts new rules in force.
+    pub(super) fn set_rules(&self, rules: PoolRules) {
+        self.lifetime.0.store(nanos(&rules), Ordering::Relaxed);
+        self.rules.store(Arc::new(rules));
+    }
+
     /// The rules in force.
     #[must_use]
     pub fn rules(&self) -> Arc<PoolRules> {

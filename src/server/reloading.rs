@@ -1,6 +1,7 @@
 //! When the configuration is read again, and by whom; see [`crate::reload`].
 
 use super::House;
+use crate::clock;
 use crate::metrics;
 use crate::reload::ReloadError;
 use std::sync::Arc;
@@ -42,10 +43,11 @@ impl House {
 pub(super) async fn watch(house: Arc<House>) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     let mut seen = house.reload.modified();
+    let alarm = clock::Alarm::new();
     loop {
         tokio::select! {
             _ = hangup.recv() => {}
-            () = tokio::time::sleep(LOOK) => {
+            () = alarm.after(LOOK) => {
                 let now = house.reload.modified();
                 if now == seen || now.is_none() {
                     continue;

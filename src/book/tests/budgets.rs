@@ -150,3 +150,19 @@ fn sessions_of_a_tenant_are_counted() {
     desk.book.logged_in(desk.pool);
     assert_eq!(desk.row().logins, 1);
 }
+
+#[test]
+fn a_refusal_quotes_what_its_own_tick_saw() {
+    let mut desk = Desk::new(setup(), 1);
+    desk.lease("a");
+    desk.queued("b");
+    desk.pass(3 * S);
+    desk.tick(idle_in_tx(desk.now - S));
+    match &desk.refusals()[..] {
+        [(_, Refusal::WaitedTooLong { standing, .. })] => {
+            let longest = standing.longest.as_ref().expect("a holder");
+            assert_eq!((standing.pool_idle_in_tx, longest.held, longest.idle), (1, 3 * S, Some(S)));
+        }
+        other => panic!("{other:?}"),
+    }
+}

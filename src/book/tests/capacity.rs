@@ -202,6 +202,27 @@ fn a_smaller_size_takes_effect_without_dropping_a_lease() {
 }
 
 #[test]
+fn a_lease_whose_backend_has_to_go_still_lets_its_tenant_have_an_idle_one() {
+    let mut desk = Desk::new(setup(), 3);
+    desk.setup.reload(3, 100, 1, 1);
+    desk.book.reconfigure(&desk.setup.config(), desk.now, &mut desk.actions);
+    let lease = desk.lease("a");
+    let waiter = desk.queued("a");
+    desk.setup.max_backends = 2;
+    desk.book.reconfigure(&desk.setup.config(), desk.now, &mut desk.actions);
+    assert!(matches!(desk.take()[..], [Action::Evict { .. }]), "one of the two that are idle");
+    // That one is not gone yet, so there is no room for the one that comes back.
+    desk.checkin(lease, Some(0));
+    match desk.take()[..] {
+        [Action::Store { .. }, Action::Evict { .. }, Action::Grant { waiter: served, backend: None, .. }] => {
+            assert_eq!(served, waiter);
+        }
+        ref other => panic!("{other:?}"),
+    }
+    assert_eq!((desk.row().leased, desk.row().idle, desk.row().leaving), (1, 0, 2));
+}
+
+#[test]
 fn closing_refuses_waiters_and_newcomers_and_closes_what_comes_back() {
     let mut desk = Desk::new(setup(), 1);
     let lease = desk.lease("a");

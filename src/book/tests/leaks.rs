@@ -84,7 +84,7 @@ fn a_client_that_leaves_work_behind_is_a_case_of_its_own() {
     let mut desk = Desk::new(leaky(), 1);
     let lease = desk.lease("a");
     let gone = Some(Outcome::ClientGone);
-    desk.book.checkin(desk.now, lease, Some(0), Usage::default(), gone, &mut desk.actions);
+    desk.checkin_as(lease, Some(0), gone);
     assert_eq!(cases(&mut desk), [(LeakClass::AbandonedClient, Outcome::ClientGone, "rollback")]);
 }
 
@@ -94,7 +94,7 @@ fn a_thousand_closed_cases_are_kept() {
     for _ in 0..1_001 {
         let lease = desk.lease("a");
         let gone = Some(Outcome::ClientGone);
-        desk.book.checkin(desk.now, lease, Some(0), Usage::default(), gone, &mut desk.actions);
+        desk.checkin_as(lease, Some(0), gone);
     }
     let leaks = desk.book.view(desk.now).leaks;
     assert_eq!((leaks.len(), leaks[0].id, leaks[999].id), (1_000, 2, 1_001));

@@ -216,7 +216,16 @@ impl Desk {
     }
 
     fn checkin(&mut self, lease: LeaseId, backend: Option<u32>) {
-        self.book.checkin(self.now, lease, backend, Usage::default(), None, &mut self.actions);
+        self.checkin_as(lease, backend, None);
+    }
+
+    /// What comes back idle is stored before anything else is done.
+    fn checkin_as(&mut self, lease: LeaseId, backend: Option<u32>, hint: Option<Outcome>) {
+        let pool = self.book.leases.get(&lease).map(|lease| lease.pool);
+        let mut actions = Vec::new();
+        let idle = self.book.checkin(self.now, lease, backend, Usage::default(), hint, &mut actions);
+        let stored = pool.zip(idle).map(|(pool, backend)| Action::Store { pool, backend });
+        self.actions.extend(stored.into_iter().chain(actions));
     }
 
     fn dialled(&mut self, pool: PoolId, result: Result<u32, &str>) {
