@@ -125,6 +125,7 @@ impl Lane {
     pub const HELD: usize = Size::Middle.bytes();
 
     /// Passes the next `n` unwalked bytes.
+    #[inline]
     pub fn pass(&mut self, n: usize) {
         if n == 0 {
             return;

@@ -3,8 +3,8 @@
 //!
 //! What happens with an accepted stream, and how many there may be, is decided by the caller.
 
-use super::stream::Stream;
-use socket2::{Domain, Protocol, Socket, Type};
+use super::stream::{Stream, spare_loopback};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -38,8 +38,8 @@ pub struct SocketFile {
 impl Listener {
     /// Listens on a TCP address. Must run inside a tokio runtime.
     ///
-    /// TCP_NODELAY and keepalive are set here, on the listening socket, because accepted sockets
-    /// inherit them: that saves two system calls per connection.
+    /// Options are set here, on the listening socket, because accepted sockets inherit them: that saves
+    /// system calls per connection.
     ///
     /// # Errors
     /// Those of socket, bind and listen, such as `AddrInUse`.
@@ -48,6 +48,9 @@ impl Listener {
         socket.set_reuse_address(true)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_keepalive(true)?;
+        if address.ip().is_loopback() {
+            spare_loopback(SockRef::from(&socket));
+        }
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
@@ -173,7 +176,12 @@ mod tests {
         assert_eq!(peer, client.local_addr().unwrap().to_string());
         let Stream::Tcp(tcp) = &stream else { panic!("not TCP") };
         assert!(tcp.nodelay().unwrap());
-        assert!(socket2::SockRef::from(tcp).keepalive().unwrap());
+        assert!(SockRef::from(tcp).keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            SockRef::from(tcp).tcp_congestion().unwrap().split(|b| *b == 0).next(),
+            Some(&b"reno"[..])
+        );
     }
 
     #[tokio::test]

@@ -127,8 +127,23 @@ impl Stream {
         )?;
         #[cfg(target_os = "linux")]
         socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        if self.is_local() {
+            spare_loopback(socket);
+        }
         Ok(())
     }
+}
+
+/// Takes the plainest congestion control for a connection that never leaves this machine: nothing gets
+/// lost there, and what the system may have as its default (bbr measures and paces each packet) is
+/// paid for at every write. Where that is not allowed, everything stays as it was.
+pub(super) fn spare_loopback(socket: SockRef<'_>) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket.set_tcp_congestion(b"reno") {
+        tracing::debug!(%error, "the default congestion control stays for a local connection");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = socket;
 }
 
 impl AsyncRead for Stream {

@@ -110,6 +110,7 @@ impl Stretch {
     }
 
     /// Decides the next message, of `total` bytes: what is there of it now, the rest as it comes.
+    #[inline]
     fn take(&mut self, total: usize, keep: bool) {
         self.rest = total;
         self.keep = keep;

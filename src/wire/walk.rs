@@ -33,8 +33,10 @@ impl Header {
 
 /// Reads a NUL-terminated string at the start of `buf`: the string and what follows its NUL.
 #[must_use]
+#[inline]
 pub fn cstr(buf: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = memchr::memchr(0, buf)?;
+    // Most names are empty.
+    let end = if buf.first() == Some(&0) { 0 } else { memchr::memchr(0, buf)? };
     Some((&buf[..end], &buf[end + 1..]))
 }
 
