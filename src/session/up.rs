@@ -302,6 +302,9 @@ impl<S> Session<S> {
         if !self.locals.is_empty()
             && let Some(text) = self.locals.portal(portal).cloned()
         {
+            if self.tracker.may_be_skipped() {
+                return Next::Stop(Stop::Hold);
+            }
             let mut done = BytesMut::new();
             match text.iter().try_for_each(|local| self.perform(local, false, &mut done)) {
                 Ok(()) => self.make_up(OpKind::Execute, total, |_, out| out.unsplit(done)),
@@ -369,6 +372,9 @@ impl<S> Session<S> {
     }
 
     fn answer_query(&mut self, statements: &locals::Text, total: usize) -> Next {
+        if self.tracker.may_be_skipped() {
+            return Next::Stop(Stop::Hold);
+        }
         self.make_up(OpKind::Query, total, |session, out| {
             for local in statements {
                 if let Err(report) = session.perform(local, true, out) {

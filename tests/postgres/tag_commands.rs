@@ -139,9 +139,38 @@ fn replies_made_here_keep_their_place_in_a_pipeline() {
     assert_eq!((third.trace().as_str(), third.value().as_str()), ("T D C(SELECT 1) Z(I)", "3"));
     assert_eq!(wire.recv_reply().value(), "acme");
     // After an error of PostgreSQL replies are skipped up to Sync, these as well.
-    let set = msg::unnamed("set bursar.request_id = 'late'");
-    let pipeline = [set.clone(), msg::unnamed("select no_such_column"), set, msg::sync()];
-    assert_eq!(wire.ask(&pipeline.concat()).trace(), "1 2 n C(SET) E(42703) Z(I)");
+    let set = |value: &str| format!("set bursar.request_id = '{value}'");
+    let failing = [msg::unnamed("select 4"), msg::unnamed("select no_such_column")].concat();
+    let pipeline = [msg::unnamed(&set("early")), failing, msg::unnamed(&set("late")), msg::sync()];
+    let trace = "1 2 n C(SET) 1 2 T D C(SELECT 1) E(42703) Z(I)";
+    assert_eq!(wire.ask(&pipeline.concat()).trace(), trace);
+    assert_eq!(wire.query("show bursar.request_id").value(), "early", "what is skipped has no effect");
+    // A Query in the same place is skipped too.
+    let late = [msg::parse("", "selec"), msg::query(&set("late")), msg::sync()].concat();
+    assert_eq!(wire.ask(&late).trace(), "E(42601) Z(I)");
+    assert_eq!(wire.query("show bursar.request_id").value(), "early");
+    proxy.stop();
+}
+
+/// As after an error of PostgreSQL's own: the implicit transaction of the pipeline is undone.
+#[test]
+fn a_refused_tag_undoes_the_pipeline_it_stands_in() {
+    let (db, proxy) = start();
+    db.run(&["create table t (id int)"]);
+    let mut wire = proxy.connect();
+    let insert = || msg::unnamed("insert into t values (1)");
+    let refused = || msg::unnamed("set bursar.no_such_tag = 'x'");
+    let pipeline = [insert(), refused(), insert(), msg::sync()];
+    assert_eq!(wire.ask(&pipeline.concat()).trace(), "1 2 n C(INSERT 0 1) E(42704) Z(I)");
+    assert_eq!(db.value("select count(*) from t"), "0");
+    wire.batch("begin");
+    assert_eq!(wire.ask(&[refused(), msg::sync()].concat()).trace(), "E(42704) Z(E)");
+    assert_eq!(wire.query("rollback").trace(), "C(ROLLBACK) Z(I)");
+    // The client leaves in the middle of it.
+    wire.send(&[insert(), refused()].concat());
+    assert_eq!(trace(&wire.recv_count(5)), "1 2 n C(INSERT 0 1) E(42704)");
+    drop(wire);
+    assert_eq!(proxy.connect().query("select count(*) from t").value(), "0");
     proxy.stop();
 }
 

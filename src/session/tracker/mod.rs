@@ -173,6 +173,13 @@ impl Tracker {
         self.unsynced
     }
 
+    /// Whether an error that is still to come may make the client's next extended message one that is
+    /// skipped. Not in a COPY, where no such message belongs.
+    #[must_use]
+    pub fn may_be_skipped(&self) -> bool {
+        self.unsynced && self.copy != Copy::Open && self.ops.iter().any(|op| !op.made_up)
+    }
+
     /// Whether the server reads COPY data and nobody has told it the end yet.
     #[must_use]
     pub fn is_copying_in(&self) -> bool {
