@@ -8,8 +8,11 @@
 use super::relay::Event;
 use super::up::FAIL;
 use super::{Session, Socket, private};
+use crate::book::Outcome;
 use crate::clock;
 use crate::metrics::Reset;
+use crate::pool::cell::Worked;
+use crate::pool::lease::Lease;
 use crate::wire::backend::TxStatus;
 use crate::wire::sql::scan::Traces;
 use std::future::poll_fn;
@@ -157,11 +160,7 @@ impl<S: Socket> Session<S> {
             // A cancel request is on its way: the backend is not free before it has arrived.
             self.cancel_delivered().await;
         };
-        lease.usage.active = worked.active;
-        lease.usage.statements = worked.statements;
-        if client_gone {
-            lease.outcome.get_or_insert(crate::book::Outcome::ClientGone);
-        }
+        settle(&mut lease, worked, client_gone);
         lease.finish(self.now);
     }
 
@@ -192,14 +191,19 @@ impl<S: Socket> Session<S> {
         }
     }
 
-    fn close_lease(&self, mut lease: crate::pool::lease::Lease, client_gone: bool) {
+    fn close_lease(&self, mut lease: Lease, client_gone: bool) {
         let worked = self.cell.abandon(clock::now());
-        lease.usage.active = worked.active;
-        lease.usage.statements = worked.statements;
-        if client_gone {
-            lease.outcome.get_or_insert(crate::book::Outcome::ClientGone);
-        }
+        settle(&mut lease, worked, client_gone);
         drop(lease);
+    }
+}
+
+/// Notes what a lease came to, before it ends one way or the other.
+fn settle(lease: &mut Lease, worked: Worked, client_gone: bool) {
+    lease.usage.active = worked.active;
+    lease.usage.statements = worked.statements;
+    if client_gone {
+        lease.outcome.get_or_insert(Outcome::ClientGone);
     }
 }
 

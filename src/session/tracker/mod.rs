@@ -239,57 +239,30 @@ impl Tracker {
     /// A client message is about to be sent. For Describe, `statement` says whether it names a
     /// statement (and not a portal). `noted` and `local_settings` are kept with the op.
     pub fn client(&mut self, kind: Kind, statement: bool, noted: bool, local_settings: bool) -> Take {
-        if kind == Kind::Terminate {
-            return Take::Forward;
-        }
-        if self.would_hold(kind) {
-            return Take::Hold;
-        }
-        if matches!(kind, Kind::CopyData | Kind::CopyDone | Kind::CopyFail) {
-            return self.copy_message(kind);
-        }
-        if self.copy == Copy::Open && matches!(kind, Kind::Sync | Kind::Flush) {
+        match kind {
+            Kind::Terminate => return Take::Forward,
+            _ if self.would_hold(kind) => return Take::Hold,
+            Kind::CopyData | Kind::CopyDone | Kind::CopyFail => return self.copy_message(kind),
             // The server swallows both while it reads data. A Flush has no reply either way. A Sync
             // has one if the COPY has just failed, so the server must see it and be believed.
-            if kind == Kind::Flush {
-                return Take::Drop;
-            }
-            *if self.copy_data { &mut self.late_syncs } else { &mut self.early_syncs } += 1;
-            return Take::Forward;
-        }
-        if self.skipping && kind != Kind::Sync {
-            return Take::Drop;
-        }
-        let op = match kind {
-            Kind::Sync => {
-                self.skipping = false;
-                self.unsynced = false;
-                OpKind::Sync
-            }
-            Kind::Flush => {
-                self.unflushed = false;
+            Kind::Flush if self.copy == Copy::Open => return Take::Drop,
+            Kind::Sync if self.copy == Copy::Open => {
+                *if self.copy_data { &mut self.late_syncs } else { &mut self.early_syncs } += 1;
                 return Take::Forward;
             }
-            Kind::Query => OpKind::Query,
-            Kind::FunctionCall => OpKind::Function,
-            Kind::Parse => OpKind::Parse,
-            Kind::Bind => OpKind::Bind,
-            Kind::Describe if statement => OpKind::DescribeStatement,
-            Kind::Describe => OpKind::DescribePortal,
-            Kind::Execute => OpKind::Execute,
-            Kind::Close => OpKind::Close,
-            Kind::CopyData | Kind::CopyDone | Kind::CopyFail | Kind::Terminate => return Take::Forward,
-        };
-        match op {
-            // A Query or FunctionCall joins the implicit transaction of unsynced messages and
-            // commits it.
-            OpKind::Query | OpKind::Function => self.unsynced = false,
-            op if op.is_extended() => self.unsynced = true,
-            _ => {}
+            Kind::Sync => (self.skipping, self.unsynced) = (false, false),
+            _ if self.skipping => return Take::Drop,
+            // They join the implicit transaction of unsynced messages and commit it.
+            Kind::Query | Kind::FunctionCall => self.unsynced = false,
+            Kind::Flush => {}
+            _ => self.unsynced = true,
         }
-        self.intruded = self.copy == Copy::Open;
-        self.unflushed = op.is_extended();
-        self.ops.push_back(Op { noted, local_settings, ..Op::new(op) });
+        let op = OpKind::of(kind, statement);
+        self.unflushed = op.is_some_and(OpKind::is_extended);
+        if let Some(op) = op {
+            self.intruded = self.copy == Copy::Open;
+            self.ops.push_back(Op { noted, local_settings, ..Op::new(op) });
+        }
         Take::Forward
     }
 

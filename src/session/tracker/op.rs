@@ -1,5 +1,7 @@
 //! One outstanding message.
 
+use crate::wire::frontend::Kind;
+
 /// What a message will be answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpKind {
@@ -24,6 +26,23 @@ pub enum OpKind {
 }
 
 impl OpKind {
+    /// What a client's message is answered with, if with anything of its own. For Describe,
+    /// `statement` says whether it names a statement.
+    pub(super) fn of(kind: Kind, statement: bool) -> Option<OpKind> {
+        Some(match kind {
+            Kind::Parse => OpKind::Parse,
+            Kind::Bind => OpKind::Bind,
+            Kind::Describe if statement => OpKind::DescribeStatement,
+            Kind::Describe => OpKind::DescribePortal,
+            Kind::Execute => OpKind::Execute,
+            Kind::Close => OpKind::Close,
+            Kind::Sync => OpKind::Sync,
+            Kind::Query => OpKind::Query,
+            Kind::FunctionCall => OpKind::Function,
+            Kind::Flush | Kind::Terminate | Kind::CopyData | Kind::CopyDone | Kind::CopyFail => return None,
+        })
+    }
+
     /// Whether an error in it makes the server skip to Sync.
     #[must_use]
     pub fn is_extended(self) -> bool {
