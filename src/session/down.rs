@@ -159,6 +159,7 @@ impl<S> Session<S> {
         if self.tracker.is_busy() {
             return Ok(());
         }
+        self.linked.text_noted = false;
         self.tags.end_statement(!idle);
         let pin = self.pin();
         if !idle || !pin.is_empty() {

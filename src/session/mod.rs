@@ -144,7 +144,7 @@ struct Linked {
     traces: Traces,
     /// Every SET in the text of what the unnamed portal was bound to is a local one.
     portal_local: bool,
-    /// The text of what is being executed has been noted since the last Sync.
+    /// The text of what is being executed has been noted since the last Sync or ReadyForQuery.
     text_noted: bool,
     /// The server said FATAL: it is closing.
     dying: bool,

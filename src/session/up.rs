@@ -82,6 +82,7 @@ impl<S> Session<S> {
                 Kind::Describe | Kind::Close => self.describe_or_close(kind, total),
                 Kind::Execute => self.execute(total),
                 Kind::Sync => self.sync(total),
+                Kind::FunctionCall => self.function_call(total),
                 Kind::CopyData | Kind::CopyDone | Kind::CopyFail if self.lease.is_none() => {
                     // Nobody is copying; PostgreSQL ignores these at idle.
                     self.up.take(total, false);
@@ -317,6 +318,13 @@ impl<S> Session<S> {
             self.cell.statement(b"(prepared earlier)", self.now);
         }
         self.forward(Kind::Execute, total, Op { local_settings, ..Op::default() })
+    }
+
+    fn function_call(&mut self, total: usize) -> Next {
+        if self.lease.is_some() {
+            self.cell.statement(b"(function call)", self.now);
+        }
+        self.forward(Kind::FunctionCall, total, Op::default())
     }
 
     fn sync(&mut self, total: usize) -> Next {

@@ -74,6 +74,31 @@ fn a_wrong_key_cancels_nothing() {
     proxy.stop();
 }
 
+/// Whatever set it going, and wherever in a transaction: asyncpg parses with a Flush and no Sync.
+#[test]
+fn a_statement_in_a_transaction_is_cancelled_however_it_was_started() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let mut client = proxy.connect();
+    let oid = db.value("select 'pg_catalog.pg_sleep'::regproc::oid").parse().expect("an oid");
+    let prepared = [msg::bind("", "s"), msg::execute("", 0), msg::sync()].concat();
+    for (start, cancelled) in
+        [(prepared, "2 E(57014) Z(E)"), (msg::function_call(oid, &["600"]), "E(57014) Z(E)")]
+    {
+        client.send(&[msg::parse("s", "select pg_sleep(600)"), msg::flush()].concat());
+        assert_eq!(client.recv().map(|reply| reply.kind), Some(b'1'));
+        assert_eq!(client.query("begin").trace(), "C(BEGIN) Z(T)");
+        client.send(&start);
+        until("it sleeps", || db.backends("wait_event = 'PgSleep'") == 1);
+        client.cancel();
+        assert_eq!(client.recv_reply().trace(), cancelled);
+        assert_eq!(client.query("rollback").trace(), "C(ROLLBACK) Z(I)");
+        client.batch("deallocate s");
+    }
+    client.bye();
+    proxy.stop();
+}
+
 #[test]
 fn the_key_of_an_idle_session_does_not_reach_the_next_holder_of_its_backend() {
     let db = Db::new();
