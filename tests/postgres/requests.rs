@@ -1,7 +1,7 @@
 //! Budgets of requests and tenants: counted exactly, refused in the words of budgets.md §2.5, and
 //! never at the cost of the session that asked.
 
-use crate::support::{Config, Db, Login, Msg, Proxy, Refused, Wire, eventually, msg, until};
+use crate::support::{Config, Db, Login, Msg, Proxy, Refused, Wire, eventually, msg, until, watch};
 use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,9 +23,7 @@ fn of_size(size: usize) -> Config {
 
 /// Values of the console's only row.
 fn row(proxy: &Proxy, sql: &str) -> Vec<String> {
-    let rows = proxy.console().query(sql).rows();
-    assert_eq!(rows.len(), 1, "{sql}: {rows:?}");
-    rows[0].iter().map(|value| value.clone().unwrap_or_else(|| "-".into())).collect()
+    watch::row(&mut proxy.console(), sql)
 }
 
 fn ledger(proxy: &Proxy, request: &str) -> Vec<String> {
