@@ -202,13 +202,13 @@ impl<B, W> Book<B, W> {
         }
     }
 
-    /// B18: a client session of this tenant begins. `Err` only in mode enforce; each `Ok` wants one
-    /// [`Book::logout`].
+    /// B18: a client session of this tenant begins, perhaps with a warning. `Err` only in mode enforce;
+    /// each `Ok` wants one [`Book::logout`].
     ///
     /// # Errors
     ///
     /// [`Refusal::TooManySessions`] if the tenant has as many as it may.
-    pub fn login(&mut self, tenant: &Arc<str>) -> Result<(), Refusal> {
+    pub fn login(&mut self, tenant: &Arc<str>) -> Result<Option<Warning>, Refusal> {
         let rule = self.limits.tenant(tenant);
         let (limit, mode) = (rule.max_sessions, rule.mode);
         let sessions = self.sessions.get(tenant).copied().unwrap_or(0);
@@ -222,7 +222,8 @@ impl<B, W> Book<B, W> {
         };
         self.tally.count(Dim::B18, told);
         *self.sessions.entry(tenant.clone()).or_default() += 1;
-        Ok(())
+        let sessions = sessions + 1;
+        Ok((told == Told::Warn).then_some(Warning::ManySessions { sessions, limit }))
     }
 
     /// A client session is ready to ask for leases of this pool.

@@ -292,6 +292,13 @@ pub enum Warning {
         /// The budget.
         limit: Duration,
     },
+    /// B18
+    ManySessions {
+        /// Sessions of the tenant with this one.
+        sessions: u32,
+        /// The budget.
+        limit: u32,
+    },
 }
 
 /// What a lease was used for, told at checkin.

@@ -184,10 +184,10 @@ impl Pools {
     ///
     /// # Errors
     /// The tenant has as many sessions as it may.
-    pub fn login(&self, cell: &Arc<Cell>, tenant: &Arc<str>) -> Result<(), Refusal> {
-        self.book.lock().login(tenant)?;
+    pub fn login(&self, cell: &Arc<Cell>, tenant: &Arc<str>) -> Result<Option<Warning>, Refusal> {
+        let warning = self.book.lock().login(tenant)?;
         self.cells.lock().insert(cell.id, cell.clone());
-        Ok(())
+        Ok(warning)
     }
 
     /// A session has been greeted: one more login of this pool.

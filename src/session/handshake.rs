@@ -330,7 +330,9 @@ async fn prepare(
         user_suffix: suffix.as_deref(),
     };
     let tag = tags.resolve(&pools.config().tag, &identity, clock::now()).clone();
-    pools.login(&cell, &tag.tenant).map_err(|refusal| Refused::Told(reply::refusal_at_login(&refusal)))?;
+    let warning = pools
+        .login(&cell, &tag.tenant)
+        .map_err(|refusal| Refused::Told(reply::refusal_at_login(&refusal)))?;
     let seat = Seat { pools: pools.clone(), id: cell.id, tenant: tag.tenant.clone() };
 
     let session_mode = pool.rules().mode == PoolMode::Session;
@@ -339,6 +341,9 @@ async fn prepare(
     let pid = lease.as_ref().map_or((cell.id.0 & 0x7fff_ffff) as u32, |(_, pid)| *pid as u32);
     let key_len = if startup.agreed_minor() >= 2 { 32 } else { 4 };
     let registered = visitor.registry.register(pid, key_len, &cell);
+    if let Some(warning) = warning {
+        reply::warning(&warning).encode(&mut out);
+    }
     greeting::encode(&parameters, pid, &registered.key, &mut out);
     cell.set_waiting(false, &tag, clock::now());
     Ok(Prepared {

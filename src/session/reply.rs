@@ -92,10 +92,12 @@ pub enum Fault {
 
 const TOO_MANY_SESSIONS: &str = "bursar: request opened too many sessions";
 const NESTS_TOO_DEEP: &str = "bursar: request nests more sessions than its budget";
+const TOO_MANY_CLIENTS: &str = "bursar: too many sessions of this tenant";
 const REUSE: &str = "Reuse one session for the request or batch the statement. Not retryable.";
 const UNNEST: &str = "Finish a session before opening another one inside it. Not retryable.";
 const SHORTER: &str = "Split the work into shorter transactions.";
 const NO_NETWORK: &str = "Do not hold a transaction open across network calls.";
+const FEWER_CLIENTS: &str = "Close idle connections, or make the application's pools smaller.";
 
 /// A checkout that was refused. The connection stays, unless Bursar stops or it is a login.
 #[must_use]
@@ -144,9 +146,9 @@ pub fn refusal(refusal: &Refusal) -> Report {
         Refusal::TooManySessions { tenant, sessions, limit } => report(
             Severity::Fatal,
             code,
-            "bursar: too many sessions of this tenant",
+            TOO_MANY_CLIENTS,
             format!("tenant {tenant} has {} (max_sessions={limit}).", count(*sessions as usize, "session")),
-            "Close idle connections, or make the application's pools smaller.".into(),
+            FEWER_CLIENTS.into(),
         ),
         Refusal::Closing => fault(&Fault::Shutdown),
     }
@@ -219,6 +221,10 @@ pub fn warning(warning: &Warning) -> Report {
             format!("idle {} (budget {}).", spent(idle), span(limit)),
             NO_NETWORK,
         ),
+        Warning::ManySessions { sessions, limit } => {
+            let sessions = count(sessions as usize, "session");
+            (TOO_MANY_CLIENTS, format!("tenant has {sessions} (max_sessions={limit})."), FEWER_CLIENTS)
+        }
     };
     report(Severity::Warning, "01000", message, detail, hint.into())
 }

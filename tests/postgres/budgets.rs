@@ -321,6 +321,27 @@ fn client_sessions_are_bounded() {
 }
 
 #[test]
+fn in_warn_mode_a_notice_at_login_tells_of_too_many_sessions() {
+    let db = Db::new();
+    let config =
+        Config::one_backend().with("tenant.acme", "max_sessions = 1").with("tenant.acme", "mode = \"warn\"");
+    let proxy = Proxy::start(&db, config);
+    let login = || proxy.as_app().with("bursar.tenant", "acme");
+    let first = Wire::login(proxy.addr(), &login());
+    let mut second = Wire::open(proxy.addr()).expect("it listens");
+    second.send(&login().packet());
+    let greeting = second.recv_reply();
+    let [notice] = greeting.notices()[..] else { panic!("one notice, not {greeting:?}") };
+    let field = |code| notice.field(code).unwrap_or_default();
+    assert_eq!([field(b'S'), field(b'C')], ["WARNING", "01000"]);
+    assert_eq!(field(b'M'), "bursar: too many sessions of this tenant");
+    assert_eq!(field(b'D'), "tenant has 2 sessions (max_sessions=1).");
+    assert_eq!(second.query("select 1").value(), "1");
+    drop((first, second));
+    proxy.stop();
+}
+
+#[test]
 fn in_warn_mode_a_notice_tells_once() {
     let db = Db::new();
     let config = Config::of_size(2)

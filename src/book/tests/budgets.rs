@@ -140,11 +140,11 @@ fn sessions_of_a_tenant_are_counted() {
     setup.tenant.mode = Mode::Enforce;
     let mut desk = Desk::new(setup, 1);
     let tenant: Arc<str> = "a".into();
-    assert_eq!(desk.book.login(&tenant), Ok(()));
+    assert_eq!(desk.book.login(&tenant), Ok(None));
     let refusal = Refusal::TooManySessions { tenant: tenant.clone(), sessions: 1, limit: 1 };
     assert_eq!(desk.book.login(&tenant), Err(refusal));
     desk.book.logout(&tenant);
-    assert_eq!(desk.book.login(&tenant), Ok(()));
+    assert_eq!(desk.book.login(&tenant), Ok(None));
     assert_eq!((desk.count("B18", "near"), desk.count("B18", "reject")), (2, 1));
     assert_eq!(desk.row().logins, 0, "not ready yet");
     desk.book.logged_in(desk.pool);
