@@ -7,7 +7,6 @@ use bursar::book::{Action, Book, Checkout, Claim, LeaseId, PoolId, SessionId, Us
 use bursar::config::*;
 use bursar::tag::Tag;
 use divan::{Bencher, black_box};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -101,76 +100,33 @@ fn hand_off_among_10_000(bencher: Bencher<'_, '_>) {
 
 fn rules(size: usize) -> PoolRules {
     PoolRules {
-        mode: PoolMode::Transaction,
         size,
-        overflow: 0,
         min_idle: size,
-        reuse: Reuse::Lifo,
-        reset: Reset::Dirty,
         max_wait: Duration::from_secs(3600),
         queue: 20_000,
         idle_timeout: None,
         lifetime: None,
-        connect_timeout: Duration::from_secs(5),
-        client_gone_grace: Duration::from_secs(2),
+        ..PoolRules::default()
     }
 }
 
 fn config(rules: &PoolRules) -> Config {
-    let any_database = Database {
-        host: "127.0.0.1".into(),
-        port: 5432,
-        dbname: None,
-        user: None,
-        password: None,
-        pool: rules.clone(),
-    };
-    let second = |seconds| Some(Duration::from_secs(seconds));
     Config {
-        listen: Listen {
-            addresses: Vec::new(),
-            unix_dir: None,
-            workers: 1,
-            max_clients: 10_000,
-            login_timeout: Duration::from_secs(10),
-        },
-        admin: Admin { address: None, users: Vec::new() },
-        auth: Auth { method: AuthMethod::Trust },
-        users: BTreeMap::new(),
-        databases: BTreeMap::new(),
-        any_database: Some(Arc::new(any_database)),
+        any_database: Some(Arc::new(Database { pool: rules.clone(), ..Database::default() })),
         pool: rules.clone(),
         server: Server { max_backends: 100, connect_parallel: 4 },
-        tag: TagRules {
-            tenant: Vec::new(),
-            request: Vec::new(),
-            strip_comments: true,
-            idle_ttl: Duration::from_secs(5),
-        },
         budget: Budgets {
-            max_concurrent: 3,
             max_concurrent_mode: Mode::Enforce,
-            leases_warn: Some(10),
-            leases_reject: None,
             leases_mode: Mode::Observe,
-            age_warn: second(5),
-            age_abort: second(60),
-            age_mode: Mode::Warn,
-            idle_warn: second(1),
-            idle_abort: second(10),
-            idle_abort_alone: second(60),
-            idle_warn_only_if_waiters: true,
-            idle_mode: Mode::Warn,
+            ..Budgets::default()
         },
         tenant_default: TenantRule {
             max: Share::Percent(100.0),
             queue: 20_000,
-            max_sessions: 1_000,
             mode: Mode::Enforce,
+            ..TenantRule::default()
         },
-        tenants: BTreeMap::new(),
-        leak: Leak { hold: second(60), idle: second(10), statement_text: false },
-        drain: Drain { notice: Duration::ZERO, deadline: Duration::from_secs(25) },
-        log: Log { format: LogFormat::Text, level: "info".into() },
+        leak: Leak { hold: Some(Duration::from_secs(60)), ..Config::default().leak },
+        ..Config::default()
     }
 }

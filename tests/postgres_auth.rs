@@ -5,7 +5,7 @@
 
 use bursar::auth::{MockKey, SecretKind, Step, Verifier};
 use bursar::backend::{AuthFault, Backend, Cancelled, DialError, Store, Target, dial};
-use bursar::config::{AuthMethod, Database, PoolMode, PoolRules, Reset, Reuse, Secret};
+use bursar::config::{AuthMethod, Database, PoolRules, Reuse, Secret};
 use bursar::net::stream::Quiet;
 use bytes::{BufMut, BytesMut};
 use cluster::Cluster;
@@ -16,22 +16,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const WITHIN: Duration = Duration::from_secs(20);
 
 fn target(host: &str, port: u16, dbname: &str, user: &str, password: Option<&str>) -> Target {
-    let pool = PoolRules {
-        mode: PoolMode::Transaction,
-        size: 20,
-        overflow: 0,
-        min_idle: 0,
-        reuse: Reuse::Lifo,
-        reset: Reset::Dirty,
-        max_wait: Duration::from_secs(3),
-        queue: 1000,
-        idle_timeout: None,
-        lifetime: None,
-        connect_timeout: WITHIN,
-        client_gone_grace: Duration::from_secs(5),
-    };
+    let pool =
+        PoolRules { idle_timeout: None, lifetime: None, connect_timeout: WITHIN, ..PoolRules::default() };
     let password = password.map(|text| Secret::new(text.to_owned()));
-    let table = Database { host: host.into(), port, dbname: None, user: None, password, pool };
+    let table = Database { host: host.into(), port, password, pool, ..Database::default() };
     Target::new(&table, dbname, user, None)
 }
 

@@ -115,28 +115,15 @@ fn unix_path(host: &str, port: u16) -> Option<PathBuf> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::config::{PoolMode, PoolRules, Reset, Reuse};
+    use crate::config::PoolRules;
     use std::time::Duration;
 
     pub(crate) fn rules() -> PoolRules {
-        PoolRules {
-            mode: PoolMode::Transaction,
-            size: 20,
-            overflow: 0,
-            min_idle: 0,
-            reuse: Reuse::Lifo,
-            reset: Reset::Dirty,
-            max_wait: Duration::from_secs(3),
-            queue: 1000,
-            idle_timeout: Some(Duration::from_secs(600)),
-            lifetime: Some(Duration::from_secs(3600)),
-            connect_timeout: Duration::from_secs(5),
-            client_gone_grace: Duration::from_secs(5),
-        }
+        PoolRules { queue: 1000, client_gone_grace: Duration::from_secs(5), ..PoolRules::default() }
     }
 
     pub(crate) fn database(host: &str, port: u16) -> Database {
-        Database { host: host.into(), port, dbname: None, user: None, password: None, pool: rules() }
+        Database { host: host.into(), port, pool: rules(), ..Database::default() }
     }
 
     #[test]

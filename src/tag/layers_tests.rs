@@ -7,19 +7,7 @@ use std::time::Duration;
 const TTL: Duration = Duration::from_secs(5);
 
 fn rules() -> TagRules {
-    let comment = |key: &str| TagSource::Comment(key.to_owned());
-    TagRules {
-        tenant: vec![
-            TagSource::Set,
-            TagSource::Startup,
-            TagSource::UserSuffix,
-            comment("tenant"),
-            TagSource::User,
-        ],
-        request: vec![TagSource::Set, comment("request_id"), comment("traceparent"), TagSource::Startup],
-        strip_comments: true,
-        idle_ttl: TTL,
-    }
+    TagRules { idle_ttl: TTL, ..TagRules::default() }
 }
 
 const WHO: Identity<'_> =

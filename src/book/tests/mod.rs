@@ -10,7 +10,6 @@ mod requests;
 use super::*;
 use crate::config::*;
 use crate::tag::Tag;
-use std::collections::BTreeMap;
 
 /// A configuration for tests, with what the model varies.
 #[derive(Debug, Clone)]
@@ -46,41 +45,14 @@ impl Setup {
     }
 
     pub(super) fn config(&self) -> Config {
-        let database = Database {
-            host: "127.0.0.1".into(),
-            port: 5432,
-            dbname: None,
-            user: None,
-            password: None,
-            pool: self.rules.clone(),
-        };
         Config {
-            listen: Listen {
-                addresses: Vec::new(),
-                unix_dir: None,
-                workers: 1,
-                max_clients: 10_000,
-                login_timeout: Duration::from_secs(10),
-            },
-            admin: Admin { address: None, users: Vec::new() },
-            auth: Auth { method: AuthMethod::Trust },
-            users: BTreeMap::new(),
-            databases: BTreeMap::new(),
             pool: self.rules.clone(),
-            any_database: Some(Arc::new(database)),
+            any_database: Some(Arc::new(Database { pool: self.rules.clone(), ..Database::default() })),
             server: Server { max_backends: self.max_backends, connect_parallel: self.parallel },
-            tag: TagRules {
-                tenant: Vec::new(),
-                request: Vec::new(),
-                strip_comments: true,
-                idle_ttl: Duration::from_secs(5),
-            },
             budget: self.budget.clone(),
             tenant_default: self.tenant.clone(),
-            tenants: BTreeMap::new(),
             leak: self.leak.clone(),
-            drain: Drain { notice: Duration::ZERO, deadline: Duration::from_secs(25) },
-            log: Log { format: LogFormat::Text, level: "info".into() },
+            ..Config::default()
         }
     }
 }
@@ -88,20 +60,7 @@ impl Setup {
 /// One backend, no budget that acts.
 pub(super) fn setup() -> Setup {
     Setup {
-        rules: PoolRules {
-            mode: PoolMode::Transaction,
-            size: 1,
-            overflow: 0,
-            min_idle: 0,
-            reuse: Reuse::Lifo,
-            reset: Reset::Dirty,
-            max_wait: Duration::from_secs(3),
-            queue: 1000,
-            idle_timeout: None,
-            lifetime: None,
-            connect_timeout: Duration::from_secs(5),
-            client_gone_grace: Duration::from_secs(2),
-        },
+        rules: PoolRules { size: 1, queue: 1000, idle_timeout: None, lifetime: None, ..PoolRules::default() },
         max_backends: 100,
         parallel: 4,
         cap: u32::MAX,
