@@ -12,7 +12,7 @@
 //! | 5 faces | [`console`], [`http`] |
 //! | 4 session | [`session`]: handshake → tag → serve → close, the relay, the tracker |
 //! | 3 doors | [`net`], [`backend`], [`pool`], [`auth`] |
-//! | 2 rules (pure) | [`book`], [`state`] |
+//! | 2 rules (pure) | [`book`], [`statements`], [`state`] |
 //! | 1 wire (pure) | [`wire`] |
 //! | 0 ground | [`tag`], [`config`], [`metrics`], [`clock`], [`log`] |
 //!
@@ -49,6 +49,7 @@ pub mod wire;
 
 pub mod book;
 pub mod state;
+pub mod statements;
 
 pub mod auth;
 pub mod backend;

@@ -11,7 +11,6 @@ mod intake;
 
 use super::registry::{Registered, Registry};
 use super::reply::{self, Fault};
-use super::statements::Statements;
 use super::tracker::Tracker;
 use super::{Linked, Session, Socket, Stretch, locals};
 use crate::auth::exchange::Step;
@@ -23,6 +22,7 @@ use crate::net::lane::Lane;
 use crate::pool::Pools;
 use crate::pool::cell::Cell;
 use crate::state::SetId;
+use crate::statements::session::Statements;
 use crate::tag::{self, Key, Scope, Tags};
 use crate::wire::backend::message;
 use crate::wire::error::Report;

@@ -16,7 +16,7 @@
 //! | `relay` | spans between client and leased backend, both ways, in one poll |
 //! | `up`, `down` | what to do with each client message, each server message |
 //! | [`tracker`] | the op queue |
-//! | [`statements`], [`locals`] | prepared statements, and those answered here |
+//! | [`locals`] | prepared statements that are answered here |
 //! | `private` | Bursar's own words with a backend: settings, rollback, scrub |
 //! | `wind_up` | what is left to do when the client has gone |
 //! | [`cancel`] | cancel requests to the backend a session holds *now*, or nowhere |
@@ -32,7 +32,6 @@ pub mod registry;
 mod relay;
 pub mod reply;
 mod serve;
-pub mod statements;
 pub mod tracker;
 mod up;
 mod wind_up;
@@ -44,11 +43,11 @@ use crate::pool::cell::Cell;
 use crate::pool::lease::Lease;
 use crate::pool::{Pool, Pools};
 use crate::state::SetId;
+use crate::statements::session::Statements;
 use crate::tag::Tags;
 use crate::wire::sql::scan::Traces;
 use bytes::{Bytes, BytesMut};
 use locals::Locals;
-use statements::Statements;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::AsyncWrite;

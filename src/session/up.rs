@@ -1,10 +1,10 @@
 //! From the client to the backend: what to do with each client message.
 
 use super::reply::{self, Fault};
-use super::statements::Before;
 use super::tracker::{Injected, OpKind, Take};
 use super::{Glance, Session, locals};
 use crate::net::lane::Lane;
+use crate::statements::session::Before;
 use crate::tag::Scope;
 use crate::wire::backend::{bare, command_complete, message, ready_for_query, text_columns, text_row};
 use crate::wire::error::Report;
