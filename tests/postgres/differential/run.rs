@@ -1,19 +1,21 @@
 //! One program, twice: directly, each client on a connection of its own, and through the proxy.
 
-use super::{Program, Step};
+use super::{CAP, CLIENTS, Pin, Pool, Program, Step, same};
 use crate::support::wire::Msg;
-use crate::support::{Config, Db, PATIENCE, Proxy, Wire, trace};
+use crate::support::{self, Config, Db, PATIENCE, Proxy, Refused, SHARED, Wire, trace};
+use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// After so long a reply that PostgreSQL gave is missing.
 const MISSING: Duration = Duration::from_secs(5);
 
 /// What one step brought.
-#[derive(Clone, PartialEq, Eq, Default)]
-struct Outcome {
-    messages: Vec<Msg>,
-    closed: bool,
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Outcome {
+    pub(super) messages: Vec<Msg>,
+    pub(super) closed: bool,
 }
 
 impl Outcome {
@@ -27,6 +29,12 @@ pub(super) struct Difference {
     step: String,
     direct: Outcome,
     proxied: Outcome,
+}
+
+impl Difference {
+    fn at(step: String, direct: &Outcome, proxied: Outcome) -> Difference {
+        Difference { step, direct: direct.clone(), proxied }
+    }
 }
 
 impl fmt::Display for Difference {
@@ -45,38 +53,73 @@ impl fmt::Display for Difference {
 pub(super) struct Totals {
     pub(super) steps: usize,
     pub(super) messages: usize,
+    /// Clients that left because they met another copy of a statement than directly.
+    pub(super) by_age: usize,
 }
 
 /// A step that was carried out directly, and what must be done and seen through the proxy.
 struct Done<'p> {
     step: &'p Step,
-    /// The other client left before it.
-    evicts: bool,
+    /// Those who left before it.
+    evicted: Vec<usize>,
+    /// Its client was not there yet.
+    login: Option<Login>,
     outcome: Outcome,
     /// No reply may come any more until the client says something.
     idle: bool,
 }
 
+/// What a client was told when it came: its parameters, or why it may not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Login {
+    Accepted(BTreeMap<String, String>),
+    Refused(Vec<Msg>),
+}
+
+fn log_in(addr: SocketAddr, db: &Db<'_>, parameters: &[(String, String)]) -> (Option<Wire>, Login) {
+    let as_app = support::Login::new("app", db.name());
+    let login = parameters.iter().fold(as_app, |login, (name, value)| login.with(name, value));
+    match Wire::try_login(addr, &login) {
+        Ok(wire) => {
+            let parameters = wire.parameters.clone();
+            (Some(wire), Login::Accepted(parameters))
+        }
+        Err(Refused::Said(reply)) => {
+            (None, Login::Refused(reply.messages.into_iter().filter(|m| m.kind == b'E').collect()))
+        }
+        Err(Refused::Io(error)) => panic!("nobody answers at {addr}: {error}"),
+    }
+}
+
 pub(super) struct Lab<'a> {
     db: &'a Db<'a>,
-    proxy: Proxy,
+    one: Proxy,
+    three: Proxy,
     monitor: Wire,
     totals: Totals,
 }
 
 impl<'a> Lab<'a> {
     pub(super) fn new(db: &'a Db<'a>) -> Lab<'a> {
-        let proxy = Proxy::start(db, Config::one_backend());
-        Lab { db, proxy, monitor: db.cluster().admin(), totals: Totals::default() }
+        let (one, three) = (start(db, Pool::One), start(db, Pool::Three));
+        Lab { db, one, three, monitor: db.cluster().admin(), totals: Totals::default() }
     }
 
-    /// Asks the proxy to end, and looks how.
+    /// Asks the proxies to end, and looks how.
     pub(super) fn stop(self) {
-        self.proxy.stop();
+        self.one.stop();
+        self.three.stop();
     }
 
     pub(super) fn totals(&self) -> Totals {
         self.totals
+    }
+
+    fn proxy(&self, pool: Pool) -> &Proxy {
+        match pool {
+            Pool::One => &self.one,
+            Pool::Three => &self.three,
+        }
     }
 
     /// Runs a program both ways, on fresh sessions and the same data. After a difference the next
@@ -85,79 +128,152 @@ impl<'a> Lab<'a> {
         self.db.run(super::generate::RESET);
         let direct = self.run_directly(program);
         self.db.run(super::generate::RESET);
-        let compared = self.run_proxied(&direct);
+        let compared = self.run_proxied(program, &direct);
         if compared.is_err() {
-            self.proxy = Proxy::start(self.db, Config::one_backend());
+            let fresh = start(self.db, program.pool);
+            match program.pool {
+                Pool::One => self.one = fresh,
+                Pool::Three => self.three = fresh,
+            }
         }
-        compared?;
+        self.totals.by_age += compared?;
         self.totals.steps += direct.len();
         self.totals.messages += direct.iter().map(|done| done.outcome.messages.len()).sum::<usize>();
         Ok(())
     }
 
     fn run_directly<'p>(&mut self, program: &'p Program) -> Vec<Done<'p>> {
-        let mut clients: [Option<Direct>; 2] = [None, None];
+        let mut clients: [Option<Direct>; CLIENTS] = Default::default();
         let mut done = Vec::new();
-        for step in program.iter().filter(|step| !step.ops.is_empty()) {
-            let other = 1 - step.client;
-            let held = clients[other].as_ref().is_some_and(|client| client.holds);
-            if held && !step.evict {
+        for step in program.steps.iter().filter(|step| !step.ops.is_empty()) {
+            let evicted = in_the_way(program, &clients, step.client);
+            if !evicted.is_empty() && !step.evict {
                 continue;
             }
-            if held {
+            for &other in &evicted {
                 clients[other] = None;
             }
-            let client = clients[step.client].get_or_insert_with(|| Direct::new(self.db.direct()));
-            let outcome = client.step(step, &mut self.monitor);
-            let idle = !client.holds;
-            if outcome.closed {
-                clients[step.client] = None;
+            let mut login = None;
+            let client = &mut clients[step.client];
+            if client.is_none() {
+                let addr = self.db.cluster().addr();
+                let (wire, told) = log_in(addr, self.db, program.login(step.client));
+                login = Some(told);
+                *client = wire.map(Direct::new);
             }
-            done.push(Done { step, evicts: held, outcome, idle });
+            let outcome = client.as_mut().map(|client| client.step(step, &mut self.monitor));
+            let idle = client.as_ref().is_none_or(|client| !client.open && !client.pinned);
+            let outcome = outcome.unwrap_or_default();
+            if outcome.closed {
+                *client = None;
+            }
+            done.push(Done { step, evicted, login, outcome, idle });
         }
         done
     }
 
-    fn run_proxied(&self, program: &[Done<'_>]) -> Result<(), Difference> {
-        let mut clients: [Option<Proxied>; 2] = [None, None];
-        for Done { step, evicts, outcome, idle } in program {
-            if *evicts {
-                clients[1 - step.client] = None;
+    /// How often the two differed by age alone; see [`same::differs_by_age`].
+    fn run_proxied(&self, program: &Program, direct: &[Done<'_>]) -> Result<usize, Difference> {
+        let mut clients: [Option<Proxied>; CLIENTS] = Default::default();
+        let mut left = [false; CLIENTS];
+        for done in direct {
+            for &other in &done.evicted {
+                (clients[other], left[other]) = (None, false);
             }
-            let client = clients[step.client].get_or_insert_with(|| Proxied::new(self.proxy.connect()));
-            client.idle = *idle;
+            let index = done.step.client;
+            if done.login.is_some() {
+                clients[index] = self.start_client(program, done)?;
+                left[index] = false;
+            }
+            let Some(client) = clients[index].as_mut() else { continue };
+            client.idle = done.idle;
             // The proxy may rightly close before all was sent.
-            let _ = client.wire.try_send(&bytes(step));
-            let proxied = client.receive(outcome);
-            if proxied != *outcome {
-                let direct = outcome.clone();
-                return Err(Difference { step: step.to_string(), direct, proxied });
+            let _ = client.wire.try_send(&bytes(done.step));
+            let proxied = client.receive(&done.outcome, program.reshapes);
+            if !same::same(&done.outcome, &proxied) {
+                if !program.reshapes || !same::differs_by_age(&done.outcome, &proxied) {
+                    return Err(Difference::at(done.step.to_string(), &done.outcome, proxied));
+                }
+                (clients[index], left[index]) = (None, true);
             }
-            if outcome.closed {
-                clients[step.client] = None;
+            if done.outcome.closed {
+                clients[index] = None;
             }
         }
-        for client in &mut clients {
-            let Some(client) = client.as_mut().filter(|client| client.idle) else { continue };
+        for client in clients.iter_mut().flatten().filter(|client| client.idle) {
             let proxied = client.rest();
             if !proxied.messages.is_empty() {
-                return Err(Difference { step: "the end".to_owned(), direct: Outcome::default(), proxied });
+                return Err(Difference::at("the end".to_owned(), &Outcome::default(), proxied));
             }
         }
         drop(clients);
-        self.look_afterwards()
+        self.look_afterwards(program)?;
+        Ok(left.iter().filter(|left| **left).count())
+    }
+
+    fn start_client(&self, program: &Program, done: &Done<'_>) -> Result<Option<Proxied>, Difference> {
+        let parameters = program.login(done.step.client);
+        let (wire, told) = log_in(self.proxy(program.pool).addr(), self.db, parameters);
+        let expected = done.login.as_ref().expect("asked because it logs in");
+        if told == *expected {
+            return Ok(wire.map(Proxied::new));
+        }
+        let step = format!("the login before {}: {expected:?}, and through the proxy {told:?}", done.step);
+        Err(Difference::at(step, &Outcome::default(), Outcome::default()))
     }
 
     /// In whatever state the clients left: the backend serves the next one, and nothing is left of them.
-    fn look_afterwards(&self) -> Result<(), Difference> {
+    fn look_afterwards(&self, program: &Program) -> Result<(), Difference> {
         let look = |mut wire: Wire| {
-            let reply = wire.query("show work_mem");
+            let reply = wire.query(LOOK);
             Outcome { messages: reply.messages, closed: reply.closed }
         };
-        let (direct, proxied) = (look(self.db.direct()), look(self.proxy.connect()));
-        let step = || "a new client, afterwards".to_owned();
-        if direct == proxied { Ok(()) } else { Err(Difference { step: step(), direct, proxied }) }
+        let direct = look(self.db.direct());
+        for _ in 0..program.pool.size() {
+            let proxied = look(self.proxy(program.pool).connect());
+            if direct != proxied {
+                return Err(Difference::at("a new client, afterwards".to_owned(), &direct, proxied));
+            }
+        }
+        Ok(())
     }
+}
+
+/// A value of everything the programs set.
+const LOOK: &str = "select current_setting('work_mem'), current_setting('timezone'), \
+    current_setting('application_name'), current_setting('search_path'), current_setting('datestyle'), \
+    current_setting('statement_timeout'), current_setting('client_encoding'), \
+    current_setting('standard_conforming_strings'), coalesce(current_setting('app.mark', true), ''), \
+    current_setting('default_transaction_read_only'), current_setting('transaction_isolation'), \
+    current_setting('client_min_messages'), current_user, session_user, \
+    (select count(*) from pg_cursors), to_regclass('pg_temp.mine')";
+
+fn start(db: &Db<'_>, pool: Pool) -> Proxy {
+    let config = Config::of_size(pool.size()).with("pool", "reuse = \"round_robin\"");
+    // All clients are one tenant, who may have the whole pool.
+    let config = config.with("tenant.\"*\"", "mode = \"observe\"");
+    Proxy::start(db, CAP.iter().fold(config, |config, cap| config.with("pool", cap)))
+}
+
+/// Those who hold the backends that a client's step needs, and must leave before it.
+fn in_the_way(program: &Program, clients: &[Option<Direct>], client: usize) -> Vec<usize> {
+    let others = || (0..clients.len()).filter(|other| *other != client);
+    let is = |other: &usize, what: fn(&Direct) -> bool| clients[*other].as_ref().is_some_and(what);
+    let mut leave: Vec<usize> = match program.apart {
+        true => Vec::new(),
+        // They would wait for each other's locks.
+        false => others().filter(|other| is(other, |direct| direct.open)).collect(),
+    };
+    let holders: Vec<usize> = others().filter(|other| is(other, |d| d.open || d.pinned)).collect();
+    let holds = clients[client].as_ref().is_some_and(|d| d.open || d.pinned);
+    if !holds && holders.len() >= program.pool.size() {
+        let staying = holders.iter().filter(|other| !leave.contains(other)).count();
+        let surplus = (staying + 1).saturating_sub(program.pool.size());
+        let more: Vec<usize> =
+            holders.into_iter().filter(|other| !leave.contains(other)).take(surplus).collect();
+        leave.extend(more);
+    }
+    leave
 }
 
 fn bytes(step: &Step) -> Vec<u8> {
@@ -179,10 +295,16 @@ impl Proxied {
         Proxied { wire, idle: true, ahead: Vec::new() }
     }
 
-    /// As many messages as there were directly, and whatever else is there by then.
-    fn receive(&mut self, expected: &Outcome) -> Outcome {
+    /// As many messages as there were directly, and whatever else is there by then. `by_segments`: it
+    /// may be fewer, and ends with as many segments.
+    fn receive(&mut self, expected: &Outcome, by_segments: bool) -> Outcome {
+        let ends = |messages: &[Msg]| messages.iter().filter(|m| m.kind == b'Z').count();
         let mut messages = std::mem::take(&mut self.ahead);
         while messages.len() < expected.messages.len() || expected.closed {
+            let all = ends(&messages) == ends(&expected.messages);
+            if by_segments && all && messages.last().is_some_and(|m| m.kind == b'Z') {
+                break;
+            }
             match self.wire.try_recv(MISSING) {
                 Ok(Some(message)) => messages.push(message),
                 Ok(None) | Err(_) => break,
@@ -210,28 +332,33 @@ impl Proxied {
 /// A client with a backend of its own.
 struct Direct {
     wire: Wire,
-    /// Through a pool it would keep its backend now.
-    holds: bool,
+    /// In the middle of a transaction, a pipeline or a COPY.
+    open: bool,
+    /// Through a pool it would keep its backend in any case.
     pinned: bool,
 }
 
 impl Direct {
     fn new(wire: Wire) -> Direct {
-        Direct { wire, holds: false, pinned: false }
+        Direct { wire, open: false, pinned: false }
     }
 
     fn step(&mut self, step: &Step, monitor: &mut Wire) -> Outcome {
         let _ = self.wire.try_send(&bytes(step));
         let outcome = self.settle(monitor);
-        self.pinned |= step.ops.iter().any(|op| op.pins);
+        self.pinned |= step.ops.iter().any(|op| match op.pin {
+            Pin::None => false,
+            Pin::Carried => !SHARED,
+            Pin::Kept => true,
+        });
         // COPY messages while idle neither need a backend nor change the state.
         let last = step.ops.iter().map(|op| op.bytes[0]).rfind(|kind| !b"dcf".contains(kind));
         let ends = last.is_none_or(|kind| b"SQF".contains(&kind));
         let idle = match outcome.messages.last() {
             Some(message) => message.to_string() == "Z(I)",
-            None => !self.holds,
+            None => !self.open,
         };
-        self.holds = self.pinned || !(ends && idle);
+        self.open = !(ends && idle);
         outcome
     }
 

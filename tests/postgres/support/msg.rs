@@ -55,7 +55,14 @@ pub(crate) fn query(sql: &str) -> Vec<u8> {
 
 /// Parse, no parameter types given.
 pub(crate) fn parse(name: &str, sql: &str) -> Vec<u8> {
-    message(b'P', &[cstr(name), cstr(sql), vec![0, 0]].concat())
+    parse_typed(name, sql, &[])
+}
+
+/// Parse with the object ids of its parameters' types; 0 leaves one to the server.
+pub(crate) fn parse_typed(name: &str, sql: &str, types: &[u32]) -> Vec<u8> {
+    let count = u16::try_from(types.len()).expect("few parameters").to_be_bytes();
+    let types: Vec<u8> = types.iter().flat_map(|oid| oid.to_be_bytes()).collect();
+    message(b'P', &[cstr(name), cstr(sql), count.to_vec(), types].concat())
 }
 
 /// Bind with parameters as text; results as text.
@@ -72,6 +79,30 @@ pub(crate) fn bind_with(portal: &str, statement: &str, parameters: &[Option<&str
         }
     }
     body.extend([0, 0]);
+    message(b'B', &body)
+}
+
+/// Bind with parameters that are text or, if `true`, binary; results all in the one form or the other.
+pub(crate) fn bind_formats(
+    portal: &str,
+    statement: &str,
+    parameters: &[(bool, Option<Vec<u8>>)],
+    binary_results: bool,
+) -> Vec<u8> {
+    let count = u16::try_from(parameters.len()).expect("few parameters").to_be_bytes();
+    let mut body = [cstr(portal), cstr(statement), count.to_vec()].concat();
+    body.extend(parameters.iter().flat_map(|(binary, _)| u16::from(*binary).to_be_bytes()));
+    body.extend(count);
+    for (_, value) in parameters {
+        match value {
+            None => body.extend((-1i32).to_be_bytes()),
+            Some(value) => {
+                body.extend(length(value.len()));
+                body.extend(value);
+            }
+        }
+    }
+    body.extend([0, 1, 0, u8::from(binary_results)]);
     message(b'B', &body)
 }
 
