@@ -10,7 +10,9 @@
 //! Settings that a client changes later are not here: they pin its backend, which is scrubbed
 //! before anybody else gets it.
 
+use crate::statements::Planner;
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// An interned set. Sets are equal exactly if their ids are.
@@ -38,6 +40,24 @@ pub enum SettingsError {
     #[error("too many different sets of start-up parameters")]
     TooMany,
 }
+
+/// Settings that are of no consequence for what a statement means.
+const PLAIN: [&str; 14] = [
+    "application_name",
+    "bytea_output",
+    "client_connection_check_interval",
+    "client_min_messages",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "extra_float_digits",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "lock_timeout",
+    "log_min_duration_statement",
+    "statement_timeout",
+    "tcp_user_timeout",
+    "work_mem",
+];
 
 /// Every set seen by this process.
 #[derive(Debug)]
@@ -90,6 +110,23 @@ impl Table {
     #[must_use]
     pub fn get(&self, id: SetId) -> Arc<Settings> {
         self.sets.get(id.0 as usize).unwrap_or(&self.sets[0]).clone()
+    }
+
+    /// As a number of this process, what of a set a prepared statement depends on: everything but a few settings that
+    /// surely do not matter when a text is read.
+    #[must_use]
+    pub fn planner(&self, id: SetId) -> Planner {
+        if id == SetId::BASE {
+            return Planner::default();
+        }
+        let settings = self.get(id);
+        let mut matter = settings.iter().filter(|(name, _)| !PLAIN.contains(&&**name)).peekable();
+        if matter.peek().is_none() {
+            return Planner::default();
+        }
+        let mut hasher = self.ids.hasher().build_hasher();
+        matter.for_each(|setting| setting.hash(&mut hasher));
+        Planner(hasher.finish())
     }
 
     /// The text of the one query that turns a backend that carries `from` into one that carries

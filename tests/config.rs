@@ -152,7 +152,7 @@ cert = \"x\"
 cap = 3
 [pool]
 mode = \"statement\"
-max_prepared = 200
+tls = \"require\"
 [tenant.acme]
 weight = 4
 [auth]
@@ -164,7 +164,7 @@ method = \"cert\"
             "c.toml:1:2: tls: this key is not available in this version; remove it",
             "c.toml:3:2: fleet: this key is not available in this version; remove it",
             "c.toml:6:8: pool.mode: \"statement\" is not available in this version; remove it",
-            "c.toml:7:1: pool.max_prepared: this key is not available in this version; remove it",
+            "c.toml:7:1: pool.tls: this key is not available in this version; remove it",
             "c.toml:9:1: tenant.acme.weight: this key is not available in this version; remove it",
             "c.toml:11:10: auth.method: \"cert\" is not available in this version; remove it",
             "environment variable BURSAR_TENANT_ACME_WEIGHT: this key is not available in this version; \

@@ -8,6 +8,7 @@ use super::trail::Trail;
 use crate::clock;
 use crate::net::stream::{Quiet, Stream};
 use crate::state::SetId;
+use crate::statements::Held;
 use bytes::Bytes;
 use std::fmt;
 use std::io;
@@ -42,6 +43,8 @@ pub struct Backend {
     pub cancel: Arc<CancelHandle>,
     /// The settings it carries.
     pub settings: SetId,
+    /// The shared statements it has.
+    pub prepared: Held,
     /// Room for the statements of its next lease.
     pub trail: Option<Box<Trail>>,
     /// Thousandths of the configured lifetime that are this one's, 900 to 1,100: a pool that was
@@ -88,6 +91,7 @@ async fn ready(target: &Target, mut stream: Stream, endpoint: Endpoint) -> Resul
         returned_at: now,
         cancel: Arc::new(CancelHandle { endpoint, pid: login.pid, key: login.key }),
         settings: SetId::BASE,
+        prepared: Held::default(),
         trail: None,
         lifetime_permille: rand::random_range(900..=1100),
     })

@@ -65,6 +65,7 @@ impl Default for PoolRules {
             lifetime: Some(seconds(3_600)),
             connect_timeout: seconds(5),
             client_gone_grace: seconds(2),
+            max_prepared: 200,
         }
     }
 }

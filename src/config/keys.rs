@@ -175,6 +175,7 @@ pub(super) fn pool_keys() -> Vec<Key<PoolRules>> {
         key!(PoolRules, "lifetime", OrOff(span(TICK, 30)), lifetime),
         key!(PoolRules, "connect_timeout", span(TICK, 1), connect_timeout),
         key!(PoolRules, "client_gone_grace", span(0, 1), client_gone_grace),
+        key!(PoolRules, "max_prepared", count(0, 10_000), max_prepared),
     ]
 }
 
@@ -295,7 +296,7 @@ pub(super) const ALIASES: [(&str, &str); 2] = [
 
 /// Tables and keys that the design knows and this version does not build: refused with a word of
 /// their own, so that nobody believes them to be in force.
-pub(super) const NOT_YET: [&str; 24] = [
+pub(super) const NOT_YET: [&str; 22] = [
     "admin.write",
     "auth.auth_query",
     "auth.hba_file",
@@ -304,13 +305,11 @@ pub(super) const NOT_YET: [&str; 24] = [
     "budget.request.db_time",
     "budget.statement",
     "class",
-    "database.NAME.max_prepared",
     "database.NAME.tls",
     "fleet",
     "listen.tls",
     "mode.routes",
     "parking",
-    "pool.max_prepared",
     "pool.tls",
     "readiness",
     "server.tls",

@@ -216,6 +216,8 @@ pub struct PoolRules {
     pub connect_timeout: Duration,
     /// How long a running statement may finish after its client has gone (wire.md A6).
     pub client_gone_grace: Duration,
+    /// Shared prepared statements one backend may have; 0: they are not shared.
+    pub max_prepared: usize,
 }
 
 /// `[server]`: the PostgreSQL server as a whole.

@@ -26,6 +26,9 @@ const SLICES: usize = 16;
 /// A read at least this long is taken as part of a long result: PostgreSQL sends 8 KiB at a time.
 const LONG_READ: usize = 8000;
 
+/// Room for bytes of Bursar's own that an idle lane keeps.
+const MADE_KEPT: usize = 512;
+
 /// A socket that may know, without a system call, that there is nothing to read.
 pub trait Readable: AsyncRead {
     /// Whether a read is worth trying; `Pending` registers the task as [`AsyncRead`] would.
@@ -165,6 +168,16 @@ impl Lane {
         result
     }
 
+    /// Sends what `write` makes of the next `n` unwalked bytes in their place, after everything staged
+    /// so far.
+    pub fn rewrite(&mut self, n: usize, write: impl FnOnce(&[u8], &mut BytesMut)) {
+        let Some(buf) = self.buf.take() else { return };
+        let old = self.walked..self.walked + n;
+        self.make(|made| write(&buf.data[old], made));
+        self.buf = Some(buf);
+        self.skip(n);
+    }
+
     /// Forgets everything staged: nobody is there to read it.
     pub fn discard(&mut self) {
         self.pieces.clear();
@@ -287,6 +300,9 @@ impl Lane {
             self.advance(n);
         }
         self.made.clear();
+        if self.made.capacity() > MADE_KEPT {
+            self.made = BytesMut::new();
+        }
         self.settle();
         Poll::Ready(Ok(()))
     }

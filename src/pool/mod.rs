@@ -165,6 +165,7 @@ impl Pools {
             lifetime: one::Lifetime::of(&table.pool),
             rules: ArcSwap::new(Arc::new(table.pool.clone())),
             store: Store::new(target, config.server.max_backends, table.pool.reuse),
+            statements: Mutex::default(),
             greetings: Mutex::default(),
             refusal: watch::Sender::new(None),
             backends: Mutex::default(),

@@ -4,6 +4,7 @@ use crate::backend::{Backend, CancelHandle, Store, Target};
 use crate::book::PoolId;
 use crate::config::PoolRules;
 use crate::state::{self, SetId};
+use crate::statements;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -27,6 +28,8 @@ pub struct Pool {
     pub(super) rules: ArcSwap<PoolRules>,
     pub(super) lifetime: Lifetime,
     pub(super) store: Store,
+    /// The prepared statements that its sessions share.
+    pub statements: Mutex<statements::Table>,
     pub(super) greetings: Mutex<HashMap<SetId, Greeting>>,
     /// The last refusal of the server to let us in, for logins that wait for a first backend.
     pub(super) refusal: watch::Sender<Option<Bytes>>,

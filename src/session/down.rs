@@ -1,7 +1,8 @@
 //! From the backend to the client: what to do with each server message.
 
-use super::Session;
 use super::tracker::{Desync, Give, Op, OpKind, marker, wants};
+use super::{Session, named};
+use crate::net::lane::Lane;
 use crate::wire::backend::{TxStatus, is_fatal, parameter, ready_for_query};
 use crate::wire::sql::scan::{Traces, clears_everything, deallocate_all, tag_traces};
 use crate::wire::walk::{HEADER, Header, cstr};
@@ -24,16 +25,21 @@ impl<S> Session<S> {
             if self.down.rest > 0 && !self.down.stream() {
                 return Ok(());
             }
+            if self.tracker.front().is_some_and(|op| op.made_up) {
+                self.emit_made_up();
+            }
             self.pass_rows();
             let bytes = self.down.lane.unwalked();
             let Some(head) = Header::read(bytes) else { return Ok(()) };
             let total = head.total().filter(|_| head.len <= MAX_MESSAGE).ok_or(Desync(head.kind))?;
-            let seen = HEADER + wants(head.kind, total - HEADER);
+            let front = self.tracker.front().copied();
+            let named =
+                front.and_then(|op| op.statement).filter(|_| head.kind == b'E' && total <= Lane::HELD);
+            let seen = if named.is_some() { total } else { HEADER + wants(head.kind, total - HEADER) };
             if bytes.len() < seen {
                 return Ok(());
             }
             let body = &bytes[HEADER..seen];
-            let front = self.tracker.front().copied();
             let fatal = head.kind == b'E' && is_fatal(body);
             if fatal {
                 // The server is closing, whatever it was doing; its last words are the client's.
@@ -45,6 +51,7 @@ impl<S> Session<S> {
             if !matches!(head.kind, b'D' | b'd' | b'T' | b'2') {
                 self.note(head.kind, seen, front, give)?;
             }
+            self.hear_told();
             let keep = match give {
                 Give::Pass => head.kind != b'A' || self.linked.traces.any(Traces::LISTEN),
                 Give::PassWithheld => {
@@ -53,11 +60,27 @@ impl<S> Session<S> {
                 }
                 _ => false,
             };
-            self.down.take(total, keep);
+            match (named, std::mem::take(&mut self.linked.failed)) {
+                (Some(id), Some(name)) if keep => self.pass_error(total, id, &name),
+                _ => self.down.take(total, keep),
+            }
             if !self.scratch.is_empty() {
                 self.down.lane.put(&self.scratch);
                 self.scratch.clear();
             }
+        }
+    }
+
+    /// Sends the made-up replies whose turn has come.
+    pub(super) fn emit_made_up(&mut self) {
+        let tracker = &mut self.tracker;
+        self.down.lane.make(|out| tracker.emit(out));
+        self.hear_told();
+    }
+
+    fn hear_told(&mut self) {
+        for _ in 0..self.tracker.take_told() {
+            self.statements.acknowledged();
         }
     }
 
@@ -102,9 +125,12 @@ impl<S> Session<S> {
                     // the next one, and this one gets them anew.
                     self.linked.traces = load;
                     self.linked.discarded = true;
-                    self.statements.forget_names();
+                    self.forget_statements();
                 } else if deallocate_all(tag) {
-                    self.statements.forget_names();
+                    self.forget_statements();
+                } else if tag == b"DEALLOCATE" {
+                    // By a name that is none of the session's: perhaps one of Bursar's.
+                    self.linked.untrusted = true;
                 }
             }
             b'S' => {
@@ -116,7 +142,14 @@ impl<S> Session<S> {
             b'E' => {
                 let failed = front.is_some_and(|op| op.noted);
                 let swept = self.tracker.take_swept();
-                self.statements.swept(swept, failed);
+                let error = named::Failure::of(body);
+                self.statements_swept(swept, failed);
+                let name = self.swept_use();
+                if let Some(id) = front.and_then(|op| op.statement) {
+                    self.statement_failed(id, error);
+                    self.linked.failed = Some(name);
+                }
+                let body = &self.down.lane.unwalked()[HEADER..seen];
                 if give == Give::InjectedError {
                     self.linked.injected_error = Some(Bytes::copy_from_slice(body));
                 }
@@ -160,6 +193,8 @@ impl<S> Session<S> {
             return Ok(());
         }
         self.linked.text_noted = false;
+        self.linked.deallocating = false;
+        self.linked.uses.clear();
         self.tags.end_statement(!idle);
         let pin = self.pin();
         if !idle || !pin.is_empty() {

@@ -22,6 +22,7 @@ use crate::net::lane::Lane;
 use crate::pool::Pools;
 use crate::pool::cell::Cell;
 use crate::state::SetId;
+use crate::statements::Planner;
 use crate::statements::session::Statements;
 use crate::tag::{self, Key, Scope, Tags};
 use crate::wire::backend::message;
@@ -178,6 +179,8 @@ impl Prepared {
             settings: self.settings,
             mode: rules.mode,
             reset: rules.reset,
+            max_prepared: super::prepared_cap(&rules),
+            planner: (SetId::BASE, Planner::default()),
             now: clock::now(),
             client,
             up: Stretch::new(Lane::with(buffers.clone(), &self.leftover)),

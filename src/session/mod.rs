@@ -16,6 +16,7 @@
 //! | `relay` | spans between client and leased backend, both ways, in one poll |
 //! | `up`, `down` | what to do with each client message, each server message |
 //! | [`tracker`] | the op queue |
+//! | `named` | what becomes of named statements where they are shared |
 //! | [`locals`] | prepared statements that are answered here |
 //! | `private` | Bursar's own words with a backend: settings, rollback, scrub |
 //! | `wind_up` | what is left to do when the client has gone |
@@ -27,6 +28,7 @@ pub mod cancel;
 mod down;
 pub mod handshake;
 pub mod locals;
+mod named;
 mod private;
 pub mod registry;
 mod relay;
@@ -37,12 +39,13 @@ mod up;
 mod wind_up;
 
 use crate::book::Warning;
-use crate::config::{Config, PoolMode, Reset};
+use crate::config::{Config, PoolMode, PoolRules, Reset};
 use crate::net::lane::{Lane, Readable};
 use crate::pool::cell::Cell;
 use crate::pool::lease::Lease;
 use crate::pool::{Pool, Pools};
 use crate::state::SetId;
+use crate::statements::Planner;
 use crate::statements::session::Statements;
 use crate::tag::Tags;
 use crate::wire::sql::scan::Traces;
@@ -68,6 +71,10 @@ pub struct Session<S> {
     settings: SetId,
     mode: PoolMode,
     reset: Reset,
+    /// Shared statements a backend may have; 0: named statements are the backend's own.
+    max_prepared: usize,
+    /// What of which settings prepared statements depend on.
+    planner: (SetId, Planner),
 
     /// When something was last read from either side: one look at the clock a wake-up.
     now: Instant,
@@ -159,6 +166,19 @@ struct Linked {
     discarded: bool,
     /// A ReadyForQuery has just been walked: the moment to ask whether the lease may end.
     at_ready: bool,
+    /// Something that takes prepared statements away may be on its way.
+    deallocating: bool,
+    /// What the client calls the statement whose use has just failed.
+    failed: Option<named::Name>,
+    /// What the client calls the statements that messages sent since the last rest use.
+    uses: Vec<named::Name>,
+    /// The backend may have other prepared statements than it is believed to.
+    untrusted: bool,
+}
+
+/// Shared statements that a backend of this pool may have; 0 where a session keeps its backend anyway.
+fn prepared_cap(rules: &PoolRules) -> usize {
+    if rules.mode == PoolMode::Session { 0 } else { rules.max_prepared }
 }
 
 impl<S> Session<S> {

@@ -133,6 +133,7 @@ pub(super) async fn scrub(
         // the role (src/backend/commands/discard.c, miscinit.c).
         run(backend, buffers, b"DISCARD ALL").await?;
         backend.settings = SetId::BASE;
+        backend.prepared.clear();
     }
     Ok(())
 }

@@ -137,6 +137,10 @@ impl<S: Socket> Session<S> {
             match stop {
                 Stop::More => {}
                 Stop::Hold => {
+                    if self.tracker.front().is_some_and(|op| op.made_up) {
+                        self.emit_made_up();
+                        continue;
+                    }
                     if self.tracker.take_unflushed() {
                         self.up.lane.put(FLUSH);
                         continue;

@@ -10,6 +10,8 @@ mod login;
 pub use login::{bad_setting, bad_tag, login_result, startup, unknown_tag};
 
 use crate::book::{Holder, Overstay, Refusal, Standing, Warning};
+use crate::statements::session::{MAX_NAME_BYTES, MAX_NAMES};
+use crate::statements::table::{MAX_BYTES, MAX_STATEMENTS};
 use crate::wire::error::{Report, Severity};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -70,6 +72,15 @@ pub enum Fault {
     OutcomeUnknown,
     /// A cancel request reached a session that waited for a backend.
     CancelledInQueue,
+    /// A name that the session has given to nothing.
+    UndefinedStatement {
+        /// The name sent.
+        name: Arc<str>,
+    },
+    /// The session has as many prepared statements as it may.
+    TooManyNames,
+    /// The sessions of the pool have as many different prepared statements as they may.
+    TooManyStatements,
     /// Bursar stops.
     Shutdown,
     /// KILL_CLIENT or KILL.
@@ -277,6 +288,25 @@ pub fn fault(fault: &Fault) -> Report {
             "The transaction may have been committed. Look before you retry.",
         ),
         Fault::CancelledInQueue => error("57014", "canceling statement due to user request"),
+        Fault::UndefinedStatement { name } => {
+            Report::new(Severity::Error, "26000", format!("prepared statement \"{name}\" does not exist"))
+        }
+        Fault::TooManyNames => report(
+            Severity::Error,
+            "53400",
+            "bursar: too many prepared statements of one session",
+            format!("A session may have {MAX_NAMES} of them, and {MAX_NAME_BYTES} bytes of names."),
+            "Close statements that are not used any more, or limit the driver's statement cache.".into(),
+        ),
+        Fault::TooManyStatements => report(
+            Severity::Error,
+            "53400",
+            "bursar: too many different prepared statements",
+            format!(
+                "The sessions of a pool may have {MAX_STATEMENTS} of them, and {MAX_BYTES} bytes of text."
+            ),
+            "Use parameters instead of values in the text, or limit the drivers' statement caches.".into(),
+        ),
         Fault::Shutdown | Fault::Killed => {
             fatal("57P01", "terminating connection due to administrator command")
         }

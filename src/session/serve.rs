@@ -4,7 +4,7 @@ use super::private;
 use super::relay::Event;
 use super::reply::{self, Fault};
 use super::tracker::{Injected, OpKind};
-use super::{Linked, Session, Socket};
+use super::{Linked, Session, Socket, prepared_cap};
 use crate::book::{Claim, Outcome, Refusal, Warning};
 use crate::clock;
 use crate::config::PoolMode;
@@ -143,7 +143,9 @@ impl<S: Socket> Session<S> {
     fn renew_config(&mut self) {
         if !self.pools.is_current(&self.config) {
             self.config = self.pools.config();
-            self.reset = self.pool.rules().reset;
+            let rules = self.pool.rules();
+            self.reset = rules.reset;
+            self.max_prepared = prepared_cap(&rules);
             self.tags.invalidate();
         }
     }

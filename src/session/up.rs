@@ -1,15 +1,16 @@
 //! From the client to the backend: what to do with each client message.
 
 use super::reply::{self, Fault};
-use super::tracker::{Injected, OpKind, Take};
+use super::tracker::{Injected, Note, OpKind, Take};
 use super::{Glance, Session, locals};
 use crate::net::lane::Lane;
-use crate::statements::session::Before;
+use crate::statements::session::{Before, Look};
 use crate::tag::Scope;
 use crate::wire::backend::{bare, command_complete, message, ready_for_query, text_columns, text_row};
 use crate::wire::error::Report;
 use crate::wire::frontend::{Kind, bind_names, execute_portal, target};
 use crate::wire::sql::comment;
+use crate::wire::sql::lead::deallocates;
 use crate::wire::sql::local::{self, Local};
 use crate::wire::sql::scan::{Scan, Traces, scan};
 use crate::wire::walk::{HEADER, Header, cstr};
@@ -44,7 +45,7 @@ pub(super) enum Stop {
 }
 
 /// What becomes of one message.
-enum Next {
+pub(super) enum Next {
     /// It is dealt with; go on.
     Done,
     /// Stop before it.
@@ -71,6 +72,7 @@ impl<S> Session<S> {
                 return Stop::Hold;
             }
             if self.tracker.is_skipping() && !matches!(kind, Kind::Sync | Kind::Terminate) {
+                self.glanced = None;
                 self.up.take(total, false);
                 continue;
             }
@@ -89,13 +91,17 @@ impl<S> Session<S> {
                     Next::Done
                 }
                 // A Flush with a body is an error, with which PostgreSQL answers it.
-                Kind::Flush if total != HEADER => self.forward(Kind::Close, total, Op::default()),
+                Kind::Flush if total != HEADER => self.forward(Kind::Close, total, Note::default()),
                 Kind::Flush if self.lease.is_none() => {
                     self.flush_here();
                     self.up.take(total, false);
                     Next::Done
                 }
-                _ => self.forward(kind, total, Op::default()),
+                Kind::Flush => {
+                    self.emit_made_up();
+                    self.forward(kind, total, Note::default())
+                }
+                _ => self.forward(kind, total, Note::default()),
             };
             if let Next::Stop(stop) = next {
                 return stop;
@@ -115,11 +121,11 @@ impl<S> Session<S> {
     }
 
     /// Sends a message on as it is.
-    fn forward(&mut self, kind: Kind, total: usize, op: Op) -> Next {
+    pub(super) fn forward(&mut self, kind: Kind, total: usize, note: Note) -> Next {
         if self.lease.is_none() {
             return Next::Stop(Stop::NeedBackend);
         }
-        match self.tracker.client(kind, op.statement, op.noted, op.local_settings) {
+        match self.tracker.client(kind, note) {
             Take::Hold => return Next::Stop(Stop::Hold),
             Take::Drop => self.up.take(total, false),
             Take::Forward => self.up.take(total, true),
@@ -136,6 +142,12 @@ impl<S> Session<S> {
         {
             return self.answer_query(&statements, total);
         }
+        if whole && let Some(here) = self.deallocates_here(text) {
+            return match here {
+                Ok(local) => self.answer_query(&locals::Text::from_elem(local, 1), total),
+                Err(stop) => Next::Stop(stop),
+            };
+        }
         let text = HEADER..HEADER + text.len();
         let Glance { cut } = glanced.unwrap_or_else(|| self.glance(text, whole));
         if self.lease.is_none() {
@@ -145,7 +157,8 @@ impl<S> Session<S> {
         let (text, _) = query_text(self.up.lane.unwalked(), total);
         let scanned = if whole { scan(text) } else { too_long() };
         let noted = self.statements.query();
-        self.tracker.client(Kind::Query, false, noted, scanned.only_local_sets);
+        let local_settings = scanned.only_local_sets;
+        self.tracker.client(Kind::Query, Note { noted, local_settings, ..Note::default() });
         self.cell.statement(text, self.now);
         self.linked.traces = self.linked.traces.with(scanned.traces);
         if !self.locals.is_empty() {
@@ -177,7 +190,7 @@ impl<S> Session<S> {
         let whole = bytes.len() >= total;
         let bytes = &bytes[..bytes.len().min(total)];
         let Some((name, rest)) = cstr(&bytes[HEADER..]) else {
-            return self.forward(Kind::Parse, total, Op::default());
+            return self.forward(Kind::Parse, total, Note::default());
         };
         let at = HEADER + name.len() + 1;
         let text = at..at + cstr(rest).map_or(rest.len(), |(text, _)| text.len());
@@ -195,16 +208,31 @@ impl<S> Session<S> {
             }
             return Next::Done;
         }
+        if whole && let Some(here) = self.deallocates_here(&bytes[text.clone()]) {
+            return match here {
+                Ok(local) => {
+                    self.locals.parse(name, locals::Text::from_elem(local, 1));
+                    self.make_up(OpKind::Parse, total, |_, out| bare(out, b'1'));
+                    Next::Done
+                }
+                Err(stop) => Next::Stop(stop),
+            };
+        }
+        let shared = whole && !name.is_empty() && self.shares();
         let Glance { cut } = glanced.unwrap_or_else(|| self.glance(text.clone(), whole));
         if self.lease.is_none() {
             self.glanced = Some(Glance { cut });
             return Next::Stop(Stop::NeedBackend);
         }
-        self.tracker.client(Kind::Parse, false, true, false);
+        if shared {
+            return self.parse_shared(total, Glance { cut });
+        }
+        self.tracker.client(Kind::Parse, Note { noted: true, ..Note::default() });
         let bytes = self.up.lane.unwalked();
         let bytes = &bytes[..bytes.len().min(total)];
         let (name, text) = (&bytes[HEADER..at - 1], &bytes[text]);
         let scanned = if whole { scan(text) } else { too_long() };
+        self.linked.deallocating |= whole && deallocates(text).is_some();
         self.linked.traces = self.linked.traces.with(scanned.traces);
         self.linked.text_noted = true;
         self.cell.statement(text, self.now);
@@ -225,21 +253,25 @@ impl<S> Session<S> {
     fn bind(&mut self, total: usize) -> Next {
         let body = &self.up.lane.unwalked()[HEADER..];
         let Some((portal, statement)) = bind_names(&body[..body.len().min(total - HEADER)]) else {
-            return self.forward(Kind::Bind, total, Op::default());
+            return self.forward(Kind::Bind, total, Note::default());
         };
         if !self.locals.is_empty() && self.locals.bind(portal, statement) {
             self.make_up(OpKind::Bind, total, |_, out| bare(out, b'2'));
             return Next::Done;
         }
         let unnamed = statement.is_empty();
+        if !unnamed && self.shares() {
+            let (portal, statement) = (portal.len() + 1, statement.len() + 1);
+            return self.bind_shared(total, portal, statement);
+        }
         if portal.is_empty() {
             self.linked.portal_local = unnamed && self.statements.is_unnamed_local();
         }
-        self.forward_use(Kind::Bind, total, unnamed, Op::default())
+        self.forward_use(Kind::Bind, total, unnamed, Note::default())
     }
 
     /// Sends a message that uses a statement, and what must precede a use of the unnamed one.
-    fn forward_use(&mut self, kind: Kind, total: usize, unnamed: bool, op: Op) -> Next {
+    fn forward_use(&mut self, kind: Kind, total: usize, unnamed: bool, note: Note) -> Next {
         if self.lease.is_none() {
             return Next::Stop(Stop::NeedBackend);
         }
@@ -258,20 +290,29 @@ impl<S> Session<S> {
                 }
             }
         }
-        self.forward(kind, total, op)
+        self.forward(kind, total, note)
     }
 
     fn describe_or_close(&mut self, kind: Kind, total: usize) -> Next {
         let Some((what, name)) = target(&self.up.lane.unwalked()[HEADER..total]) else {
-            return self.forward(kind, total, Op::default());
+            return self.forward(kind, total, Note::default());
         };
         let statement = what == b'S';
         if !statement && what != b'P' || total != HEADER + 2 + name.len() {
-            return self.forward(kind, total, Op::default());
+            return self.forward(kind, total, Note::default());
         }
         if kind == Kind::Close {
             let here =
                 if statement { self.locals.forget_statement(name) } else { self.locals.forget_portal(name) };
+            if statement
+                && !here
+                && !name.is_empty()
+                && self.shares()
+                && let Some(next) = self.close_shared(total)
+            {
+                return next;
+            }
+            let name = target(&self.up.lane.unwalked()[HEADER..total]).map_or(&[][..], |(_, name)| name);
             if here || self.lease.is_none() {
                 // A session without a backend has no statement but the unnamed one, and no portal.
                 if statement && !here {
@@ -284,7 +325,7 @@ impl<S> Session<S> {
             if statement {
                 self.statements.close(name);
             }
-            return self.forward(kind, total, Op { noted: statement, ..Op::default() });
+            return self.forward(kind, total, Note { noted: statement, ..Note::default() });
         }
         if !self.locals.is_empty() {
             let text = if statement { self.locals.statement(name) } else { self.locals.portal(name) };
@@ -294,8 +335,11 @@ impl<S> Session<S> {
                 return Next::Done;
             }
         }
+        if statement && !name.is_empty() && self.shares() {
+            return self.describe_shared(total);
+        }
         let unnamed = statement && name.is_empty();
-        self.forward_use(kind, total, unnamed, Op { statement, ..Op::default() })
+        self.forward_use(kind, total, unnamed, Note { of_statement: statement, ..Note::default() })
     }
 
     fn execute(&mut self, total: usize) -> Next {
@@ -317,14 +361,14 @@ impl<S> Session<S> {
         if self.lease.is_some() && !std::mem::replace(&mut self.linked.text_noted, true) {
             self.cell.statement(b"(prepared earlier)", self.now);
         }
-        self.forward(Kind::Execute, total, Op { local_settings, ..Op::default() })
+        self.forward(Kind::Execute, total, Note { local_settings, ..Note::default() })
     }
 
     fn function_call(&mut self, total: usize) -> Next {
         if self.lease.is_some() {
             self.cell.statement(b"(function call)", self.now);
         }
-        self.forward(Kind::FunctionCall, total, Op::default())
+        self.forward(Kind::FunctionCall, total, Note::default())
     }
 
     fn sync(&mut self, total: usize) -> Next {
@@ -339,7 +383,7 @@ impl<S> Session<S> {
         }
         self.linked.text_noted = false;
         self.statements.sync();
-        self.forward(Kind::Sync, total, Op::default())
+        self.forward(Kind::Sync, total, Note::default())
     }
 
     /// Answers a message here, in its place among the replies still outstanding.
@@ -358,7 +402,7 @@ impl<S> Session<S> {
 
     /// Answers an extended message with an error, behind what it was `done` before: the client's
     /// messages are skipped up to its Sync, and an error, unlike other replies, waits for nothing.
-    fn refuse_here(&mut self, op: OpKind, total: usize, mut done: BytesMut, why: &Report) {
+    pub(super) fn refuse_here(&mut self, op: OpKind, total: usize, mut done: BytesMut, why: &Report) {
         why.encode(&mut done);
         self.make_up(op, total, |_, out| out.unsplit(done));
         self.flush_here();
@@ -421,6 +465,14 @@ impl<S> Session<S> {
                 text_row(out, [Some(self.tags.show(*key))].into_iter());
                 command_complete(out, "SHOW");
             }
+            Local::Deallocate { name } => {
+                if !matches!(self.statements.look(name), Look::Shared(_)) {
+                    let name = String::from_utf8_lossy(name).into();
+                    return Err(reply::fault(&Fault::UndefinedStatement { name }));
+                }
+                self.statements.unname(name, false);
+                command_complete(out, "DEALLOCATE");
+            }
             Local::Unknown { name, .. } => return Err(reply::unknown_tag(name)),
         }
         Ok(())
@@ -442,14 +494,6 @@ impl<S> Session<S> {
         }
         Ok(())
     }
-}
-
-/// What the tracker keeps with a message.
-#[derive(Default)]
-struct Op {
-    statement: bool,
-    noted: bool,
-    local_settings: bool,
 }
 
 /// Whether enough of a message is there to decide it: all of it where its text or a name at its end
@@ -476,7 +520,7 @@ fn too_long() -> Scan {
 }
 
 /// A message without the bytes to be cut from it, its length corrected.
-fn without(message: &[u8], cut: Option<Range<usize>>) -> Cow<'_, [u8]> {
+pub(super) fn without(message: &[u8], cut: Option<Range<usize>>) -> Cow<'_, [u8]> {
     let Some(cut) = cut else { return message.into() };
     let mut shorter = Vec::with_capacity(message.len());
     shorter.extend_from_slice(&message[..cut.start]);

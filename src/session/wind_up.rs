@@ -59,14 +59,14 @@ impl<S: Socket> Session<S> {
     /// Tells the server that what is not finished will not be. Returns whether the backend can be
     /// brought to an end at all: not in the middle of a message.
     fn abort_unfinished(&mut self) -> bool {
-        use super::tracker::{Injected, OpKind};
+        use super::tracker::{Injected, Note, OpKind};
         use crate::wire::frontend::Kind;
         if self.up.rest > 0 && self.up.keep {
             return false;
         }
         self.up.rest = 0;
         if self.tracker.is_copying_in() {
-            self.tracker.client(Kind::CopyFail, false, false, false);
+            self.tracker.client(Kind::CopyFail, Note::default());
             self.up.lane.put(COPY_FAIL);
         }
         if self.tracker.is_unsynced() {
@@ -77,7 +77,7 @@ impl<S: Socket> Session<S> {
         }
         if self.tracker.is_unsynced() || self.tracker.is_skipping() {
             // The server waits for it, and has nothing left that it could commit.
-            self.tracker.client(Kind::Sync, false, false, false);
+            self.tracker.client(Kind::Sync, Note::default());
             self.up.lane.put(SYNC);
         }
         true
@@ -167,7 +167,7 @@ impl<S: Socket> Session<S> {
     /// What is to be scrubbed before another session may have the backend.
     fn leftovers(&self) -> Traces {
         let mut traces = self.linked.traces;
-        if self.statements.pins() {
+        if self.statements.pins() || self.linked.untrusted {
             traces = traces.with(Traces::STATEMENT);
         }
         if self.scrubs_always() || self.linked.discarded {

@@ -1,7 +1,18 @@
-//! Prepared statements: which ones a session has, wherever it runs.
+//! Shared prepared statements (wire.md B2): a session's names, wherever it runs.
+//!
+//! A client names its statements as it likes; on a backend a statement has a name of Bursar's own,
+//! the same for every session of the pool that parsed the same text. So a session finds its
+//! statements on any backend: where one is missing it is parsed ahead of its use, in the same write.
 //!
 //! | file | what |
 //! |---|---|
-//! | [`session`] | the statements of one session, as PostgreSQL would keep them |
+//! | [`table`] | the statements of one pool, by text |
+//! | [`held`] | which of them one backend has |
+//! | [`session`] | the names of one session, and what is in flight, with undo |
 
+pub mod held;
 pub mod session;
+pub mod table;
+
+pub use held::Held;
+pub use table::{Facts, Planner, Sharing, Statement, StatementId, Table};

@@ -1,38 +1,74 @@
 //! Which prepared statements a session has, as PostgreSQL would keep them.
 //!
-//! Pure. Named statements stay on the backend that parsed them, so a session that has any keeps its
-//! backend. The unnamed statement belongs to the session that parsed it: its Parse message is
-//! remembered, and sent again (or the backend's leftover closed) before the session uses it on a
-//! backend that does not hold it. So the unnamed statement of one session never serves another, and
-//! a session that never parsed one gets PostgreSQL's own error.
+//! Pure. A name stands for a shared [`Statement`], which is parsed on whatever backend the session
+//! uses it on. A statement too long to be held whole is *private*: it exists on the backend that
+//! parsed it only, and keeps the session there. The unnamed statement belongs to the session that
+//! parsed it: its Parse message is remembered, and sent again (or the backend's leftover closed) before
+//! the session uses it on a backend that does not hold it. So the unnamed statement of one session
+//! never serves another, and a session that never parsed one gets PostgreSQL's own error.
 //!
 //! Prepared statements are not transactional: what the server has acknowledged stays, what an error
-//! swept away never happened.
+//! swept away never happened. So names and what a backend [`Held`] are changed when a message is sent,
+//! and changed back if an error sweeps it. A message behind the next Sync may run or be skipped
+//! independently; where it would rely on what is not acknowledged yet, it waits ([`Look::Replies`],
+//! [`Need::Replies`], [`Before::Replies`]).
 
+use super::held::Held;
+use super::table::{Statement, StatementId};
+use foldhash::quality::RandomState;
+use hashbrown::HashMap;
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
-/// Names one session may have at once; one more pins its backend until the session ends.
-const MAX_NAMES: usize = 1000;
+/// Names one session may have at once.
+pub const MAX_NAMES: usize = 10_000;
+
+/// Bytes of names one session may have at once: 1 MiB.
+pub const MAX_NAME_BYTES: usize = 1 << 20;
+
+/// Private statements one session may have at once; one more pins its backend until the session ends.
+const MAX_PRIVATE: usize = 1000;
+
+/// PostgreSQL tells names apart by this many bytes (NAMEDATALEN - 1).
+const NAME_LEN: usize = 63;
 
 /// A statement message on its way, in the order of the tracker's noted ops.
 #[derive(Debug)]
 enum Flight {
+    /// A name was given.
     Named(Box<[u8]>),
-    Closed(Box<[u8]>),
+    /// A name was taken away.
+    Closed(Box<[u8]>, Arc<Statement>),
+    /// Bursar's own Parse of a shared statement.
+    Parsed(StatementId),
+    /// Bursar's own Parse that is sure to fail.
+    Probe,
+    /// Bursar's own Close of one.
+    Evicted(StatementId),
+    /// A private statement was parsed.
+    Private(Box<[u8]>),
+    /// A private statement was closed.
+    PrivateClosed(Box<[u8]>),
     /// The unnamed statement's whole Parse message; `None` = too large to keep.
-    Unnamed {
-        message: Option<Vec<u8>>,
-        local: bool,
-    },
+    Unnamed { message: Option<Vec<u8>>, local: bool },
     /// Afterwards there is no unnamed statement: a Close of it, or a simple Query.
     Dropped,
-    /// Bursar's own Parse of what the session has already.
+    /// Bursar's own Parse of the unnamed statement that the session has already.
     Again,
 }
 
 impl Flight {
     fn is_unnamed(&self) -> bool {
-        !matches!(self, Flight::Named(_) | Flight::Closed(_))
+        matches!(self, Flight::Unnamed { .. } | Flight::Dropped | Flight::Again)
+    }
+
+    fn names(&self, name: &[u8]) -> bool {
+        matches!(self, Flight::Named(other) | Flight::Closed(other, _) | Flight::Private(other)
+            | Flight::PrivateClosed(other) if **other == *name)
+    }
+
+    fn concerns(&self, id: StatementId) -> bool {
+        matches!(self, Flight::Parsed(other) | Flight::Evicted(other) if *other == id)
     }
 }
 
@@ -61,10 +97,44 @@ pub enum Before<'a> {
     Replies,
 }
 
+/// What a name stands for.
+#[derive(Debug)]
+pub enum Look {
+    /// This statement.
+    Shared(Arc<Statement>),
+    /// One that lives on the session's backend only, under the client's own name.
+    Private,
+    /// Nothing.
+    None,
+    /// Only the replies to an earlier segment tell.
+    Replies,
+}
+
+/// What must precede a use of a shared statement.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: the backend has it.
+    Nothing,
+    /// Its Parse; before that the Close of another one, where the backend has as many as it may.
+    Parse {
+        /// The one to close.
+        evict: Option<StatementId>,
+    },
+    /// The replies to an earlier segment: only they tell whether the backend has it.
+    Replies,
+}
+
+/// The session has as many names as it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many prepared statements of one session")]
+pub struct TooMany;
+
 /// See the module's page.
 #[derive(Debug, Default)]
 pub struct Statements {
-    names: HashSet<Box<[u8]>>,
+    names: HashMap<Box<[u8]>, Arc<Statement>, RandomState>,
+    name_bytes: usize,
+    private: HashSet<Box<[u8]>>,
     overflow: bool,
     unnamed: Unnamed,
     /// Every SET in its text is a local one.
@@ -78,14 +148,27 @@ pub struct Statements {
     /// The segment of a Query in flight that leaves the backend without an unnamed statement, as the
     /// session is.
     queried: Option<u64>,
-    flight: VecDeque<Flight>,
+    /// Each with its segment.
+    flight: VecDeque<(u64, Flight)>,
 }
 
 impl Statements {
     /// Whether the session has statements that exist on its backend only.
     #[must_use]
     pub fn pins(&self) -> bool {
-        self.overflow || !self.names.is_empty() || self.unnamed == Unnamed::There
+        self.overflow || !self.private.is_empty() || self.unnamed == Unnamed::There
+    }
+
+    /// Names of shared statements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there is no name of a shared statement.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
     }
 
     /// Another backend is at hand from now on.
@@ -95,22 +178,103 @@ impl Statements {
         self.flight.clear();
     }
 
-    /// A Parse is sent. `message` is all of it, or `None` if it is too large to keep; `local`: every
-    /// SET in its text is a local one.
+    /// What a name stands for, for a message sent now.
+    #[must_use]
+    pub fn look(&self, name: &[u8]) -> Look {
+        let name = significant(name);
+        if self.flight.iter().any(|(segment, flight)| *segment != self.segment && flight.names(name)) {
+            return Look::Replies;
+        }
+        match self.names.get(name) {
+            Some(statement) => Look::Shared(statement.clone()),
+            None if self.private.contains(name) || self.flight.iter().any(|(_, f)| f.names(name)) => {
+                // A private one in flight, unless what is in flight took the name away.
+                match self.flight.iter().rev().find(|(_, flight)| flight.names(name)) {
+                    Some((_, Flight::Closed(..) | Flight::PrivateClosed(_))) => Look::None,
+                    _ => Look::Private,
+                }
+            }
+            None => Look::None,
+        }
+    }
+
+    /// Gives a name to a statement; noted with the op.
+    ///
+    /// # Errors
+    /// [`TooMany`]
+    pub fn name(&mut self, name: &[u8], statement: Arc<Statement>) -> Result<(), TooMany> {
+        let name = significant(name);
+        if self.names.len() >= MAX_NAMES || self.name_bytes + name.len() > MAX_NAME_BYTES {
+            return Err(TooMany);
+        }
+        self.insert(name, statement);
+        self.send(Flight::Named(name.into()));
+        Ok(())
+    }
+
+    /// Takes a name away; noted with the op if `in_flight`, else for good at once.
+    pub fn unname(&mut self, name: &[u8], in_flight: bool) {
+        let name = significant(name);
+        if let Some(statement) = self.remove(name)
+            && in_flight
+        {
+            self.send(Flight::Closed(name.into(), statement));
+        }
+    }
+
+    fn insert(&mut self, name: &[u8], statement: Arc<Statement>) {
+        if self.names.insert(name.into(), statement).is_none() {
+            self.name_bytes += name.len();
+        }
+    }
+
+    fn remove(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
+        let removed = self.names.remove(name)?;
+        self.name_bytes -= name.len();
+        Some(removed)
+    }
+
+    /// What must precede a use of a shared statement on the backend at hand, which may have `cap` of
+    /// them. A Parse and a Close are each noted with their op.
+    pub fn need(&mut self, id: StatementId, held: &mut Held, cap: usize) -> Need {
+        let unsure = |(segment, flight): &(u64, Flight)| *segment != self.segment && flight.concerns(id);
+        if self.flight.iter().any(unsure) {
+            return Need::Replies;
+        }
+        if held.touch(id) {
+            return Need::Nothing;
+        }
+        let evict = held.surplus(cap.max(1));
+        if let Some(old) = evict {
+            held.remove(old);
+            self.send(Flight::Evicted(old));
+        }
+        held.add(id);
+        self.send(Flight::Parsed(id));
+        Need::Parse { evict }
+    }
+
+    /// A Parse is sent that is sure to fail, and with it what follows.
+    pub fn probe(&mut self) {
+        self.send(Flight::Probe);
+    }
+
+    /// A Parse is sent that cannot be shared. `message` is all of it, or `None` if it is too large to
+    /// keep; `local`: every SET in its text is a local one.
     pub fn parse(&mut self, name: &[u8], message: Option<&[u8]>, local: bool) {
         if name.is_empty() {
             self.send_unnamed(Flight::Unnamed { message: message.map(<[u8]>::to_vec), local });
         } else {
-            self.flight.push_back(Flight::Named(name.into()));
+            self.send(Flight::Private(significant(name).into()));
         }
     }
 
-    /// A Close of a statement is sent.
+    /// A Close of a statement that is not shared is sent.
     pub fn close(&mut self, name: &[u8]) {
         if name.is_empty() {
             self.send_unnamed(Flight::Dropped);
         } else {
-            self.flight.push_back(Flight::Closed(name.into()));
+            self.send(Flight::PrivateClosed(significant(name).into()));
         }
     }
 
@@ -142,15 +306,19 @@ impl Statements {
         self.segment += 1;
     }
 
+    fn send(&mut self, flight: Flight) {
+        self.flight.push_back((self.segment, flight));
+    }
+
     fn send_unnamed(&mut self, flight: Flight) {
-        self.flight.push_back(flight);
+        self.send(flight);
         self.pending = self.segment;
     }
 
     /// What must precede a Bind or Describe of the unnamed statement. A Parse or Close is noted
     /// with its op.
     pub fn use_unnamed(&mut self) -> Before<'_> {
-        if self.flight.iter().any(Flight::is_unnamed) {
+        if self.flight.iter().any(|(_, flight)| flight.is_unnamed()) {
             return if self.pending == self.segment { Before::Nothing } else { Before::Replies };
         }
         if self.here {
@@ -159,72 +327,89 @@ impl Statements {
         if let Some(segment) = self.queried {
             return if segment == self.segment { Before::Nothing } else { Before::Replies };
         }
+        let kept = matches!(self.unnamed, Unnamed::Kept(_));
+        self.send_unnamed(if kept { Flight::Again } else { Flight::Dropped });
         match &self.unnamed {
-            Unnamed::Kept(message) => {
-                self.flight.push_back(Flight::Again);
-                self.pending = self.segment;
-                Before::Parse(message)
-            }
-            Unnamed::None | Unnamed::There => {
-                self.flight.push_back(Flight::Dropped);
-                self.pending = self.segment;
-                Before::Close
-            }
+            Unnamed::Kept(message) => Before::Parse(message),
+            Unnamed::None | Unnamed::There => Before::Close,
         }
     }
 
     /// Whether a Bind sent now would bind a statement whose every SET is a local one.
     #[must_use]
     pub fn is_unnamed_local(&self) -> bool {
-        let sent = self.flight.iter().rev().find_map(|flight| match flight {
+        let sent = self.flight.iter().rev().find_map(|(_, flight)| match flight {
             Flight::Unnamed { local, .. } => Some(*local),
             Flight::Dropped => Some(false),
-            Flight::Named(_) | Flight::Closed(_) | Flight::Again => None,
+            _ => None,
         });
         sent.unwrap_or(self.local)
     }
 
     /// The oldest noted message has been acknowledged.
     pub fn acknowledged(&mut self) {
-        let Some(flight) = self.flight.pop_front() else { return };
+        let Some((_, flight)) = self.flight.pop_front() else { return };
         self.here |= flight.is_unnamed();
         match flight {
-            Flight::Named(name) => {
-                self.overflow |= self.names.len() >= MAX_NAMES;
+            Flight::Private(name) => {
+                self.overflow |= self.private.len() >= MAX_PRIVATE;
                 if !self.overflow {
-                    self.names.insert(name);
+                    self.private.insert(name);
                 }
             }
-            Flight::Closed(name) => {
-                self.names.remove(&name);
+            Flight::PrivateClosed(name) => {
+                self.private.remove(&name);
             }
             Flight::Unnamed { message, local } => {
                 self.unnamed = message.map_or(Unnamed::There, Unnamed::Kept);
                 self.local = local;
             }
             Flight::Dropped => (self.unnamed, self.local) = (Unnamed::None, false),
-            Flight::Again => {}
+            Flight::Named(_)
+            | Flight::Closed(..)
+            | Flight::Parsed(_)
+            | Flight::Probe
+            | Flight::Evicted(_)
+            | Flight::Again => {}
         }
     }
 
     /// An error has swept the oldest `count` noted messages; `failed` = the first of them raised it
     /// itself. A failed unnamed Parse leaves no unnamed statement behind; what was swept behind an
     /// error never ran, and leaves everything as it was.
-    pub fn swept(&mut self, count: usize, failed: bool) {
+    pub fn swept(&mut self, count: usize, failed: bool, held: &mut Held) {
         self.queried = None;
         let count = count.min(self.flight.len());
-        if failed && count > 0 && self.flight[0].is_unnamed() {
+        if failed && count > 0 && self.flight[0].1.is_unnamed() {
             (self.unnamed, self.local) = (Unnamed::None, false);
             self.here = true;
         }
-        self.flight.drain(..count);
+        let kept = self.flight.split_off(count);
+        // The last change is undone first.
+        while let Some((_, flight)) = self.flight.pop_back() {
+            match flight {
+                Flight::Named(name) => drop(self.remove(&name)),
+                Flight::Closed(name, statement) => self.insert(&name, statement),
+                Flight::Parsed(id) => held.remove(id),
+                Flight::Evicted(id) => held.add(id),
+                _ => {}
+            }
+        }
+        self.flight = kept;
     }
 
     /// `DISCARD ALL` or `DEALLOCATE ALL` has run.
     pub fn forget_names(&mut self) {
         self.names.clear();
+        self.name_bytes = 0;
+        self.private.clear();
         self.overflow = false;
     }
+}
+
+/// As much of a name as PostgreSQL looks at.
+fn significant(name: &[u8]) -> &[u8] {
+    &name[..name.len().min(NAME_LEN)]
 }
 
 #[cfg(test)]
@@ -257,11 +442,11 @@ mod tests {
         statements.parse(b"", Some(b"P1"), false);
         statements.acknowledged();
         statements.parse(b"", Some(b"P2"), false);
-        statements.swept(1, false);
+        statements.swept(1, false, &mut Held::default());
         statements.moved();
         assert_eq!(statements.use_unnamed(), Before::Parse(b"P1"));
         statements.parse(b"", Some(b"bad"), false);
-        statements.swept(1, true);
+        statements.swept(1, true, &mut Held::default());
         statements.moved();
         assert_eq!(statements.use_unnamed(), Before::Close);
     }
@@ -273,7 +458,7 @@ mod tests {
         statements.acknowledged();
         statements.parse(b"", Some(b"set local"), true);
         assert!(statements.is_unnamed_local());
-        statements.swept(1, false);
+        statements.swept(1, false, &mut Held::default());
         assert!(!statements.is_unnamed_local());
         statements.parse(b"", Some(b"set local"), true);
         statements.acknowledged();
@@ -284,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn names_pin_until_they_are_closed() {
+    fn private_statements_pin_until_they_are_closed() {
         let mut statements = Statements::default();
         statements.parse(b"a", Some(b"P"), false);
         assert!(!statements.pins());
@@ -294,7 +479,7 @@ mod tests {
         statements.acknowledged();
         assert!(!statements.pins());
         statements.parse(b"b", None, false);
-        statements.swept(1, true);
+        statements.swept(1, true, &mut Held::default());
         assert!(!statements.pins());
         statements.parse(b"", None, false);
         statements.acknowledged();
@@ -310,7 +495,7 @@ mod tests {
         assert_eq!(statements.use_unnamed(), Before::Nothing);
         statements.sync();
         assert_eq!(statements.use_unnamed(), Before::Replies);
-        statements.swept(1, false);
+        statements.swept(1, false, &mut Held::default());
         assert_eq!(statements.use_unnamed(), Before::Close);
     }
 
@@ -326,13 +511,13 @@ mod tests {
     }
 
     #[test]
-    fn names_are_bounded() {
+    fn private_statements_are_bounded() {
         let mut statements = Statements::default();
-        for i in 0..=MAX_NAMES {
+        for i in 0..=MAX_PRIVATE {
             statements.parse(format!("s{i}").as_bytes(), None, false);
             statements.acknowledged();
         }
-        assert_eq!(statements.names.len(), MAX_NAMES);
+        assert_eq!(statements.private.len(), MAX_PRIVATE);
         assert!(statements.pins());
         statements.forget_names();
         assert!(!statements.pins());

@@ -93,6 +93,14 @@ impl<'a> Parse<'a> {
         let (text, types) = cstr(rest)?;
         Some(Parse { name, text, types })
     }
+
+    /// Whether there are as many parameter types as it says.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.types
+            .split_first_chunk::<2>()
+            .is_some_and(|(count, types)| types.len() == 4 * usize::from(u16::from_be_bytes(*count)))
+    }
 }
 
 /// The two names at the start of a Bind body: (portal, statement). A prefix of the body will do.

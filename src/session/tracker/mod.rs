@@ -31,11 +31,12 @@ mod op;
 #[cfg(test)]
 mod tests;
 
+use crate::statements::StatementId;
 use crate::wire::backend::{TxStatus, error_field, ready_for_query};
 use crate::wire::frontend::Kind;
 use bytes::{Bytes, BytesMut};
 use marker::Marker;
-pub use op::{Injected, Op, OpKind};
+pub use op::{Injected, Note, Op, OpKind};
 use std::collections::VecDeque;
 
 /// Outstanding ops above which the client is not read any further.
@@ -116,6 +117,14 @@ pub struct Tracker {
     marker: Marker,
     /// Swept ops that the session wanted to hear about.
     swept: usize,
+    /// Swept ops that used a shared statement.
+    swept_uses: usize,
+    /// Made-up replies sent that the session wanted to hear about.
+    told: usize,
+    /// Queries and function calls of the client's that are outstanding.
+    queries: u32,
+    /// Syncs that are outstanding.
+    syncs: u32,
 }
 
 /// A reply that Bursar answers itself, waiting for its turn.
@@ -144,6 +153,10 @@ impl Default for Tracker {
             slack: 0,
             marker: Marker::None,
             swept: 0,
+            swept_uses: 0,
+            told: 0,
+            queries: 0,
+            syncs: 0,
         }
     }
 }
@@ -158,7 +171,21 @@ impl Tracker {
     /// Whether the server owes a reply, or is reading COPY data.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        !self.ops.is_empty() || self.copy != Copy::None || self.marker != Marker::None
+        // A made-up reply needs no server.
+        self.ops.len() > self.made_up.len() || self.copy != Copy::None || self.marker != Marker::None
+    }
+
+    /// Whether a Query or function call is outstanding.
+    #[must_use]
+    pub fn is_querying(&self) -> bool {
+        self.queries > 0
+    }
+
+    /// Whether [`Tracker::status`] is what it will be when the client's next extended message runs,
+    /// or that message is skipped.
+    #[must_use]
+    pub fn knows_status(&self) -> bool {
+        self.queries == 0 && self.syncs == 0 && self.copy == Copy::None && self.marker == Marker::None
     }
 
     /// Whether the client's messages are ignored up to its next Sync.
@@ -236,9 +263,8 @@ impl Tracker {
         std::mem::take(&mut self.unflushed)
     }
 
-    /// A client message is about to be sent. For Describe, `statement` says whether it names a
-    /// statement (and not a portal). `noted` and `local_settings` are kept with the op.
-    pub fn client(&mut self, kind: Kind, statement: bool, noted: bool, local_settings: bool) -> Take {
+    /// A client message is about to be sent; `note` is kept with its op.
+    pub fn client(&mut self, kind: Kind, note: Note) -> Take {
         match kind {
             Kind::Terminate => return Take::Forward,
             _ if self.would_hold(kind) => return Take::Hold,
@@ -257,11 +283,17 @@ impl Tracker {
             Kind::Flush => {}
             _ => self.unsynced = true,
         }
-        let op = OpKind::of(kind, statement);
+        let op = OpKind::of(kind, note.of_statement);
         self.unflushed = op.is_some_and(OpKind::is_extended);
         if let Some(op) = op {
             self.intruded = self.copy == Copy::Open;
-            self.ops.push_back(Op { noted, local_settings, ..Op::new(op) });
+            match op {
+                OpKind::Sync => self.syncs += 1,
+                OpKind::Query | OpKind::Function => self.queries += 1,
+                _ => {}
+            }
+            let Note { noted, local_settings, statement, .. } = note;
+            self.ops.push_back(Op { noted, local_settings, statement, ..Op::new(op) });
         }
         Take::Forward
     }
@@ -293,6 +325,14 @@ impl Tracker {
         self.ops.push_back(Op { injected: Some(what), noted: what == Injected::InPlace, ..Op::new(kind) });
     }
 
+    /// Bursar sends a Parse that is sure to fail, of a statement: the error is the client's.
+    pub fn probe(&mut self, statement: StatementId) {
+        self.inject(OpKind::Parse, Injected::InPlace);
+        if let Some(op) = self.ops.back_mut() {
+            op.statement = Some(statement);
+        }
+    }
+
     /// Bursar answers a client message itself: `bytes`, and a ReadyForQuery with the status of that
     /// moment if `ready`. Returns what can be sent at once, which is nothing while replies to
     /// earlier messages are outstanding.
@@ -302,9 +342,19 @@ impl Tracker {
         self.emit(out);
     }
 
-    /// Sends every made-up reply whose turn has come.
+    /// As [`Tracker::answer`], for a message of an extended segment that the server sees other parts
+    /// of: like the server's own replies this one need not go out before a Flush or Sync. `noted` is
+    /// kept with the op; see [`Tracker::take_told`].
+    pub fn answer_later(&mut self, kind: OpKind, bytes: Bytes, noted: bool) {
+        self.ops.push_back(Op { made_up: true, noted, ..Op::new(kind) });
+        self.made_up.push_back(MadeUp { bytes, ready: false });
+        self.unsynced = true;
+    }
+
+    /// Sends every made-up reply whose turn has come. To be asked before each server message, and
+    /// when the client will not send more before it sees them.
     #[inline]
-    fn emit(&mut self, out: &mut BytesMut) {
+    pub fn emit(&mut self, out: &mut BytesMut) {
         if !self.made_up.is_empty() {
             self.emit_made_up(out);
         }
@@ -312,7 +362,7 @@ impl Tracker {
 
     fn emit_made_up(&mut self, out: &mut BytesMut) {
         while self.ops.front().is_some_and(|op| op.made_up) {
-            self.ops.pop_front();
+            self.told += self.ops.pop_front().map_or(0, |op| usize::from(op.noted));
             if let Some(reply) = self.made_up.pop_front() {
                 out.extend_from_slice(&reply.bytes);
                 if reply.ready {
@@ -435,6 +485,7 @@ impl Tracker {
         });
         self.intruded = intruder.is_some();
         self.early_syncs += (before - self.ops.len()) as u32;
+        self.syncs = self.syncs.saturating_sub((before - self.ops.len()) as u32);
         if before != self.ops.len() {
             // The client's Sync did not end the implicit transaction after all.
             self.unsynced = self.ops.front().is_some_and(|op| op.kind == OpKind::Execute);
@@ -500,6 +551,8 @@ impl Tracker {
                 self.made_up.pop_front();
             }
             self.swept += usize::from(op.noted);
+            self.swept_uses += usize::from(op.statement.is_some());
+            self.queries -= u32::from(op.is_query());
             self.ops.pop_front();
         }
         self.skipping = true;
@@ -518,6 +571,8 @@ impl Tracker {
             Some(op) if op.kind.is_ready_for_query() && !op.made_up => *op,
             _ => return Err(Desync(b'Z')),
         };
+        self.queries -= u32::from(op.is_query());
+        self.syncs -= u32::from(op.kind == OpKind::Sync);
         self.ops.pop_front();
         self.failed_query = false;
         if self.marker == Marker::AfterReady {
@@ -541,6 +596,8 @@ impl Tracker {
         if let Some(end) = end {
             self.marker = Marker::None;
             self.ops.clear();
+            self.made_up.clear();
+            (self.queries, self.syncs) = (0, 0);
             (self.skipping, self.unsynced) = (end.skipping, end.unsynced);
         }
         Ok(give)
@@ -550,6 +607,23 @@ impl Tracker {
     /// of the names it had in flight.
     pub fn take_swept(&mut self) -> usize {
         std::mem::take(&mut self.swept)
+    }
+
+    /// How many ops that use a shared statement are outstanding. Looks at all ops.
+    #[must_use]
+    pub fn uses(&self) -> usize {
+        self.ops.iter().filter(|op| op.statement.is_some()).count()
+    }
+
+    /// How many ops that used a shared statement an error has swept since this was last asked.
+    pub fn take_swept_uses(&mut self) -> usize {
+        std::mem::take(&mut self.swept_uses)
+    }
+
+    /// How many noted made-up replies have been sent since this was last asked. Where a server message
+    /// acknowledges a noted op too, that one comes first.
+    pub fn take_told(&mut self) -> usize {
+        std::mem::take(&mut self.told)
     }
 }
 

@@ -1,5 +1,6 @@
 //! One outstanding message.
 
+use crate::statements::StatementId;
 use crate::wire::frontend::Kind;
 
 /// What a message will be answered with.
@@ -61,8 +62,8 @@ impl OpKind {
 pub enum Injected {
     /// A segment of its own that ends with ReadyForQuery: an error in it is Bursar's.
     Segment,
-    /// Part of the client's own segment (its unnamed statement parsed anew): an error in it is the
-    /// client's, at the place where PostgreSQL would raise it.
+    /// Part of the client's own segment (a statement of its parsed where it is missing): an error in
+    /// it is the client's, at the place where PostgreSQL would raise it.
     InPlace,
     /// An Execute that fails on purpose, so that what the client's segment has done is undone.
     Failure,
@@ -82,10 +83,30 @@ pub struct Op {
     pub noted: bool,
     /// Every SET in its text is SET LOCAL or the like: the tag `SET` leaves no trace.
     pub local_settings: bool,
+    /// The shared statement it uses.
+    pub statement: Option<StatementId>,
+}
+
+/// What the session keeps with a message that it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Note {
+    /// A Describe that names a statement, and not a portal.
+    pub of_statement: bool,
+    /// See [`Op::noted`].
+    pub noted: bool,
+    /// See [`Op::local_settings`].
+    pub local_settings: bool,
+    /// See [`Op::statement`].
+    pub statement: Option<StatementId>,
 }
 
 impl Op {
+    /// Whether it is a Query or function call of the client's that the server sees.
+    pub(super) fn is_query(self) -> bool {
+        matches!(self.kind, OpKind::Query | OpKind::Function) && self.injected.is_none() && !self.made_up
+    }
+
     pub(super) fn new(kind: OpKind) -> Op {
-        Op { kind, injected: None, made_up: false, noted: false, local_settings: false }
+        Op { kind, injected: None, made_up: false, noted: false, local_settings: false, statement: None }
     }
 }

@@ -12,7 +12,10 @@ fn play(script: &str) -> (String, String) {
         let (side, rest) = word.split_at(1);
         let kind = rest.as_bytes()[0];
         if side == ">" {
-            let take = tracker.client(Kind::of(kind).unwrap(), rest.ends_with("Ds"), false, false);
+            let take = tracker.client(
+                Kind::of(kind).unwrap(),
+                Note { of_statement: rest.ends_with("Ds"), ..Note::default() },
+            );
             match take {
                 Take::Forward => sent.push(kind as char),
                 Take::Drop => sent.push('-'),
@@ -135,7 +138,7 @@ fn replies_that_answer_nothing_are_a_desync() {
         assert!(Tracker::default().server(kind, b"I", &mut out).is_err(), "{}", kind as char);
     }
     let mut tracker = Tracker::default();
-    tracker.client(Kind::Bind, false, false, false);
+    tracker.client(Kind::Bind, Note::default());
     assert_eq!(tracker.server(b'1', b"", &mut out), Err(Desync(b'1')));
 }
 
@@ -152,7 +155,7 @@ fn an_injected_segment_is_invisible() {
     let mut tracker = Tracker::default();
     let mut out = BytesMut::new();
     tracker.inject(OpKind::Query, Injected::Segment);
-    assert_eq!(tracker.client(Kind::Query, false, false, false), Take::Forward);
+    assert_eq!(tracker.client(Kind::Query, Note::default()), Take::Forward);
     for kind in *b"TDSC" {
         assert_eq!(tracker.server(kind, b"", &mut out), Ok(Give::Suppress));
     }
@@ -166,7 +169,7 @@ fn an_injected_segment_is_invisible() {
 fn made_up_replies_keep_their_place() {
     let mut tracker = Tracker::default();
     let mut out = BytesMut::new();
-    tracker.client(Kind::Query, false, false, false);
+    tracker.client(Kind::Query, Note::default());
     tracker.answer(OpKind::Query, Bytes::from_static(b"x"), true, &mut out);
     assert!(out.is_empty());
     tracker.server(b'C', b"BEGIN\0", &mut out).unwrap();
@@ -179,9 +182,9 @@ fn made_up_replies_keep_their_place() {
 fn made_up_replies_are_swept_with_their_pipeline() {
     let mut tracker = Tracker::default();
     let mut out = BytesMut::new();
-    tracker.client(Kind::Parse, false, true, false);
+    tracker.client(Kind::Parse, Note { noted: true, ..Note::default() });
     tracker.answer(OpKind::Parse, Bytes::from_static(b"x"), false, &mut out);
-    tracker.client(Kind::Sync, false, false, false);
+    tracker.client(Kind::Sync, Note::default());
     tracker.server(b'E', b"", &mut out).unwrap();
     tracker.server(b'Z', b"I", &mut out).unwrap();
     assert!(out.is_empty());
@@ -194,12 +197,12 @@ fn made_up_replies_are_swept_with_their_pipeline() {
 fn a_failure_on_purpose_is_not_seen() {
     let mut tracker = Tracker::default();
     let mut out = BytesMut::new();
-    tracker.client(Kind::Execute, false, false, false);
+    tracker.client(Kind::Execute, Note::default());
     tracker.answer(OpKind::Parse, Bytes::from_static(b"x"), false, &mut out);
     tracker.inject(OpKind::Execute, Injected::Failure);
     tracker.skip_to_sync();
-    assert_eq!(tracker.client(Kind::Execute, false, false, false), Take::Drop);
-    assert_eq!(tracker.client(Kind::Sync, false, false, false), Take::Forward);
+    assert_eq!(tracker.client(Kind::Execute, Note::default()), Take::Drop);
+    assert_eq!(tracker.client(Kind::Sync, Note::default()), Take::Forward);
     assert_eq!(tracker.server(b'C', b"INSERT 0 1\0", &mut out), Ok(Give::Pass));
     assert_eq!(&out[..], b"x");
     assert_eq!(tracker.server(b'E', b"", &mut out), Ok(Give::Suppress));
@@ -210,6 +213,6 @@ fn a_failure_on_purpose_is_not_seen() {
 #[test]
 fn ops_are_bounded() {
     let mut tracker = Tracker::default();
-    let taken = (0..MAX_OPS + 1).map(|_| tracker.client(Kind::Sync, false, false, false));
+    let taken = (0..MAX_OPS + 1).map(|_| tracker.client(Kind::Sync, Note::default()));
     assert_eq!(taken.filter(|take| *take == Take::Forward).count(), MAX_OPS);
 }

@@ -58,6 +58,12 @@ pub enum Local {
         /// The key.
         key: Key,
     },
+    /// `DEALLOCATE name` of a statement that is shared (never from [`parse`]); answered with the tag
+    /// `DEALLOCATE`.
+    Deallocate {
+        /// The name.
+        name: Vec<u8>,
+    },
     /// A key that Bursar does not have: answered with ERROR 42704 and the nearest key.
     Unknown {
         /// What follows `bursar.`, as written.

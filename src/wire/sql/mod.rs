@@ -5,6 +5,7 @@
 //! or slash; see [`lex`] for the backslashes of the encodings where that does not hold.
 
 pub mod comment;
+pub mod lead;
 pub mod lex;
 pub mod local;
 mod plain;

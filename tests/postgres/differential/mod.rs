@@ -27,14 +27,14 @@ const SEED: &str = "BURSAR_TEST_SEED";
 const KEPT: &[u64] = &[40232, 40808, 40936, 41604, 42272, 43832, 44544, 47152, 47264, 47824, 87508];
 
 /// So small a cap of prepared statements on a backend, as a line of `[pool]`, that programs meet it.
-const CAP: Option<&str> = None;
+const CAP: Option<&str> = Some("max_prepared = 3");
 
 /// Clients log in with start-up parameters, and RESET goes back to those.
 const START_UP: bool = SHARED;
 
 /// SQL's EXECUTE and PREPARE see the names of the protocol's Parse: not where those are shared
 /// (docs/compatibility.md).
-const SQL_SEES_NAMES: bool = !SHARED;
+const SQL_SEES_NAMES: bool = false;
 
 /// At most so many clients.
 const CLIENTS: usize = 4;

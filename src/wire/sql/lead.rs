@@ -1,0 +1,145 @@
+//! How a single statement begins: whether it ends a transaction, or takes prepared statements away.
+
+use super::lex::{Kind, Reading, Token, Tokens};
+use std::borrow::Cow;
+
+/// Which prepared statements a text takes away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deallocates<'a> {
+    /// `DEALLOCATE [PREPARE] name`, and nothing else: the name as PostgreSQL reads it.
+    One(Cow<'a, [u8]>),
+    /// Something else that begins with DEALLOCATE or DISCARD.
+    Others,
+}
+
+/// Whether PostgreSQL takes this statement in a transaction that has failed (`IsTransactionExitStmt`
+/// in postgres.c): COMMIT, END, ROLLBACK, ABORT, with whatever follows, and PREPARE TRANSACTION.
+#[must_use]
+pub fn exits(text: &[u8]) -> bool {
+    let mut tokens = significant(text);
+    let Some(first) = tokens.next() else { return true };
+    ["commit", "end", "rollback", "abort"].iter().any(|word| first.is(word))
+        || (first.is("prepare") && tokens.next().is_some_and(|token| token.is("transaction")))
+}
+
+/// What a text that begins with DEALLOCATE or DISCARD takes away; `None` for every other text, after
+/// a look at its first letter.
+#[must_use]
+pub fn deallocates(text: &[u8]) -> Option<Deallocates<'_>> {
+    let first = text.iter().find(|byte| !byte.is_ascii_whitespace())?;
+    if !matches!(first, b'd' | b'D' | b'-' | b'/' | b';') {
+        return None;
+    }
+    let mut tokens = significant(text);
+    let verb = tokens.next()?;
+    if verb.is("discard") {
+        return Some(Deallocates::Others);
+    }
+    if !verb.is("deallocate") {
+        return None;
+    }
+    Some(one(tokens).map_or(Deallocates::Others, Deallocates::One))
+}
+
+/// Whether a string in a text may stand for the time at which PostgreSQL reads it (`'now'`, `'today'` and
+/// their kind, "Special Date/Time Inputs"): such a statement means something else each time it is parsed.
+#[must_use]
+pub fn is_dated(text: &[u8]) -> bool {
+    const WORDS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
+    let has = |string: &[u8]| {
+        let mut words = string.split(|byte| !byte.is_ascii_alphabetic());
+        words.any(|word| WORDS.iter().any(|dated| word.eq_ignore_ascii_case(dated)))
+    };
+    memchr::memchr2(b'\'', b'$', text).is_some()
+        && Tokens::new(text, Reading::STANDARD)
+            .any(|token| matches!(token.kind, Kind::Text | Kind::EscapedText) && has(token.bytes))
+}
+
+fn one<'a>(mut tokens: impl Iterator<Item = Token<'a>>) -> Option<Cow<'a, [u8]>> {
+    let mut name = tokens.next()?;
+    let mut next = tokens.next();
+    if name.is("prepare")
+        && let Some(second) = next
+    {
+        (name, next) = (second, tokens.next());
+    }
+    if next.is_some() {
+        return None;
+    }
+    match name.kind {
+        Kind::Word if name.is("all") => None,
+        Kind::Word => Some(name.bytes.to_ascii_lowercase().into()),
+        Kind::Name => {
+            let inner = name.bytes.get(1..name.bytes.len().checked_sub(1)?)?;
+            if !inner.contains(&b'"') {
+                return Some(inner.into());
+            }
+            let mut quote = false;
+            let single = |byte: &u8| {
+                quote = *byte == b'"' && !quote;
+                !quote
+            };
+            Some(inner.iter().copied().filter(single).collect::<Vec<u8>>().into())
+        }
+        _ => None,
+    }
+}
+
+/// The tokens of a text but for empty statements before and after.
+fn significant(text: &[u8]) -> impl Iterator<Item = Token<'_>> {
+    let mut started = false;
+    let tokens = Tokens::new(text, Reading::STANDARD).filter(move |token| {
+        started |= token.kind != Kind::Mark(b';');
+        started
+    });
+    // A semicolon at the very end means nothing.
+    let mut tokens = tokens.peekable();
+    std::iter::from_fn(move || {
+        let token = tokens.next()?;
+        let last = token.kind == Kind::Mark(b';') && tokens.peek().is_none();
+        (!last).then_some(token)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transaction_exits() {
+        for text in ["commit", "  ROLLBACK to a", "/*x*/ end;", "abort", "Prepare Transaction 'x'", "", ";"] {
+            assert!(exits(text.as_bytes()), "{text}");
+        }
+        for text in ["select 1", "prepare x as select 1", "begin", "\"commit\"", "release a", "savepoint a"] {
+            assert!(!exits(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_that_mean_something_else_each_time() {
+        for text in ["select 'now'::timestamptz", "select date ' Today '", "select $$x yesterday$$"] {
+            assert!(is_dated(text.as_bytes()), "{text}");
+        }
+        for text in ["select now()", "select 'nowhere'", "select 1 as today"] {
+            assert!(!is_dated(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_text_deallocates() {
+        let one = |text: &'static str| deallocates(text.as_bytes());
+        for text in ["deallocate s1", "DEALLOCATE Prepare S1;", "-- x\ndeallocate \"s1\"", ";deallocate s1"] {
+            assert_eq!(one(text), Some(Deallocates::One(b"s1".into())), "{text}");
+        }
+        assert_eq!(one("deallocate \"a\"\"B\""), Some(Deallocates::One(b"a\"B".into())));
+        assert_eq!(one("deallocate prepare"), Some(Deallocates::One(b"prepare".into())));
+        for text in
+            ["deallocate all", "discard all", "deallocate a; select 1", "deallocate", "deallocate 'a'"]
+        {
+            assert_eq!(one(text), Some(Deallocates::Others), "{text}");
+        }
+        for text in ["select 1", "", "delete from t", "/* deallocate */ select 1"] {
+            assert_eq!(one(text), None, "{text}");
+        }
+    }
+}
