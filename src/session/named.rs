@@ -337,7 +337,7 @@ impl<S> Session<S> {
         }
         let (swept, left) = (self.tracker.take_swept_uses(), self.tracker.uses());
         let behind = self.linked.uses.len() - left;
-        self.linked.uses.drain(..behind).rev().take(swept).last().unwrap_or_default()
+        self.linked.uses.drain(..behind).nth(behind - swept).unwrap_or_default()
     }
 
     /// A message that used a shared statement has raised an error.

@@ -1,6 +1,7 @@
 //! The traces of wire.md A2 as the tracker sees them, and a model test.
 
 use super::*;
+use bytes::Bytes;
 
 /// Plays a script: `>` kinds are sent by the client, `<` kinds come from the server (`Z` takes its
 /// status from the next character). Returns what was forwarded, and what reached the client.

@@ -1,0 +1,71 @@
+//! Replies that Bursar makes itself, each in its place among those of the server.
+
+use super::{Op, OpKind, Tracker};
+use crate::wire::backend::ready_for_query;
+use bytes::{Bytes, BytesMut};
+
+/// A reply that Bursar answers itself, waiting for its turn.
+#[derive(Debug, Clone)]
+pub(super) struct MadeUp {
+    bytes: Bytes,
+    ready: bool,
+}
+
+impl Tracker {
+    /// Bursar answers a client message itself: `bytes`, and a ReadyForQuery with the status of that
+    /// moment if `ready`. Returns what can be sent at once, which is nothing while replies to
+    /// earlier messages are outstanding.
+    pub fn answer(&mut self, kind: OpKind, bytes: Bytes, ready: bool, out: &mut BytesMut) {
+        self.ops.push_back(Op { made_up: true, ..Op::new(kind) });
+        self.made_up.push_back(MadeUp { bytes, ready });
+        self.emit(out);
+    }
+
+    /// As [`Tracker::answer`], for a message of an extended segment that the server sees other parts
+    /// of: like the server's own replies this one need not go out before a Flush or Sync. `noted` is
+    /// kept with the op; see [`Tracker::take_told`].
+    pub fn answer_later(&mut self, kind: OpKind, bytes: Bytes, noted: bool) {
+        self.ops.push_back(Op { made_up: true, noted, ..Op::new(kind) });
+        self.made_up.push_back(MadeUp { bytes, ready: false });
+        self.unsynced = true;
+    }
+
+    /// Sends every made-up reply whose turn has come. To be asked before each server message, and
+    /// when the client will not send more before it sees them.
+    #[inline]
+    pub fn emit(&mut self, out: &mut BytesMut) {
+        if !self.made_up.is_empty() {
+            self.emit_made_up(out);
+        }
+    }
+
+    fn emit_made_up(&mut self, out: &mut BytesMut) {
+        while self.ops.front().is_some_and(|op| op.made_up) {
+            self.told += self.ops.pop_front().map_or(0, |op| usize::from(op.noted));
+            if let Some(reply) = self.made_up.pop_front() {
+                out.extend_from_slice(&reply.bytes);
+                if reply.ready {
+                    ready_for_query(out, self.status);
+                }
+            }
+        }
+    }
+
+    /// Bursar raises an error of its own in an extended message, now or ([`Tracker::answer`]) when its
+    /// turn comes: the client's messages are ignored up to its Sync, as PostgreSQL would.
+    pub fn skip_to_sync(&mut self) {
+        self.skipping = true;
+    }
+
+    /// A Sync that no server needs to see (nothing was sent): ends skipping.
+    pub fn sync_here(&mut self) {
+        self.skipping = false;
+        self.unsynced = false;
+    }
+
+    /// How many noted made-up replies have been sent since this was last asked. Where a server message
+    /// acknowledges a noted op too, that one comes first.
+    pub fn take_told(&mut self) -> usize {
+        std::mem::take(&mut self.told)
+    }
+}
