@@ -68,9 +68,10 @@ enum Found {
 }
 
 impl<S> Session<S> {
-    /// Whether named statements are shared.
+    /// Whether named statements are shared. In the middle of a COPY IN no such message has a place:
+    /// PostgreSQL is to see it, and to close.
     pub(super) fn shares(&self) -> bool {
-        self.max_prepared > 0
+        self.max_prepared > 0 && !self.tracker.is_copying_in()
     }
 
     /// A Parse of a named statement, all of which is there, with a lease.

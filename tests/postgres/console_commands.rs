@@ -56,6 +56,8 @@ fn kills_hit_whom_they_name() {
     victims.iter_mut().for_each(|victim| drop(victim.batch("begin")));
     assert_eq!(console.query("kill_request 'r-1'").trace(), "C(KILL_REQUEST 2) Z(I)");
     victims.iter_mut().for_each(|victim| assert_eq!(victim.recv_to_end().trace(), TOLD));
+    let acme = "select id from bursar.clients where tenant = 'acme'";
+    until("they are gone", || rows(&mut console, acme).is_empty());
 
     let mut victim = proxy.connect_for("acme", "r-2");
     victim.send(&msg::query("select pg_sleep(60)"));
