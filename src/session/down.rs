@@ -42,9 +42,11 @@ impl<S> Session<S> {
             let body = &bytes[HEADER..seen];
             let fatal = head.kind == b'E' && is_fatal(body);
             if fatal {
-                // The server is closing, whatever it was doing; its last words are the client's.
-                self.linked.dying = true;
-                self.down.take(total, true);
+                // The server is closing, whatever it was doing; its last words are the client's, unless
+                // it had done all: then the session goes on, on another backend.
+                let over = self.releases();
+                self.linked.dying = !over;
+                self.down.take(total, !over);
                 continue;
             }
             let give = self.tracker.server(head.kind, body, &mut self.scratch)?;

@@ -45,6 +45,19 @@ pub(super) enum Event {
     Desync,
 }
 
+impl<S> Session<S> {
+    /// The last reply was ReadyForQuery. What is staged for this backend must not reach it under
+    /// another session.
+    fn is_at_end(&self) -> bool {
+        self.linked.at_ready && self.up.lane.staged() == 0
+    }
+
+    /// The lease ends here.
+    pub(super) fn releases(&self) -> bool {
+        self.is_at_end() && self.tracker.may_release() && (self.draining || self.pin().is_empty())
+    }
+}
+
 impl<S: Socket> Session<S> {
     /// Moves bytes until something has to be decided. Cancel safe: all state is in the session.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -105,15 +118,12 @@ impl<S: Socket> Session<S> {
     }
 
     fn poll_release(&mut self) -> Poll<Event> {
-        // What is staged for this backend must not reach it under another session.
-        if !self.linked.at_ready || self.up.lane.staged() > 0 {
+        if !self.is_at_end() {
             return Poll::Pending;
         }
+        let releases = self.releases();
         self.linked.at_ready = false;
-        if self.tracker.may_release() && (self.draining || self.pin().is_empty()) {
-            return Poll::Ready(Event::Release);
-        }
-        Poll::Pending
+        if releases { Poll::Ready(Event::Release) } else { Poll::Pending }
     }
 
     /// From the client to the backend.

@@ -141,6 +141,25 @@ fn what_a_server_says_to_nobody_reaches_nobody() {
     }
 }
 
+/// A backend that is ended right behind its answer: what it says of that comes in one read with the
+/// answer, whose session goes on.
+#[test]
+fn last_words_right_behind_an_answer_reach_nobody() {
+    let answer = [msg::message(b'C', b"SELECT 0\0"), msg::message(b'Z', b"I")].concat();
+    let bye = msg::message(b'E', b"SFATAL\0VFATAL\0C57P01\0Mbye\0\0");
+    let impostor = Impostor::start(Script::answer([answer, bye].concat(), Then::Close));
+    let mut scene = Scene::evil(&impostor);
+    let mut client = scene.login().expect("the impostor lets everybody in");
+    for _ in 0..3 {
+        assert_eq!(client.query(BAIT).trace(), "C(SELECT 0) Z(I)");
+        // To be read with the next answer, if it were sent.
+        assert_eq!(client.query("set bursar.request_id = 'r'").trace(), "C(SET) Z(I)");
+    }
+    drop(client);
+    scene.check("last words");
+    scene.stop();
+}
+
 #[test]
 fn a_server_of_noise_harms_nobody_else() {
     for seed in 1..=20 {
