@@ -22,6 +22,7 @@ mod drivers_rust;
 mod fairness;
 mod hostile;
 mod http;
+mod leak_matrix;
 mod leaks;
 mod load;
 mod overstay;

@@ -5,8 +5,9 @@
 
 use super::ops::Rng;
 use super::{Pool, Program, plain, schema, settings, statements};
+use crate::support::Db;
 
-pub(super) const SETUP: &[&str] = &[
+const SETUP: &[&str] = &[
     "create table t (id int primary key, note text)",
     "create table parent (id int primary key)",
     "create table child (id int references parent deferrable initially deferred)",
@@ -14,10 +15,15 @@ pub(super) const SETUP: &[&str] = &[
     "create schema two; create table two.pick (id int, place text); insert into two.pick values (2, 'two')",
     "create table pick (id int, place text); insert into pick values (0, 'public')",
     "create table shape (id int, v int)",
-    // PostgreSQL never forgets the name of a custom setting: where one was ever set it is empty, and not
-    // unknown. So that this does not show, it is known everywhere (docs/compatibility.md).
-    "do $$ begin execute format('alter database %I set app.mark = %L', current_database(), ''); end $$",
 ];
+
+/// Makes what the programs work with.
+pub(super) fn set_up(db: &Db<'_>) {
+    db.run(SETUP);
+    // PostgreSQL never forgets the name of a custom setting: on a backend where one was ever set it is
+    // empty, elsewhere unknown. So that this does not show, it is known everywhere (docs/compatibility.md).
+    db.cluster().admin().batch(&format!("alter database {} set app.mark = ''", db.name()));
+}
 
 /// The same data and the same object ids before each run.
 pub(super) const RESET: &[&str] = &[

@@ -148,7 +148,7 @@ fn random_programs_see_no_difference() {
             .map(|_| {
                 scope.spawn(|| {
                     let db = Db::new();
-                    db.run(generate::SETUP);
+                    generate::set_up(&db);
                     let mut lab = Lab::new(&db);
                     loop {
                         let n = next.fetch_add(1, Ordering::Relaxed);

@@ -420,6 +420,12 @@ impl Wire {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
+    /// From now on the end of this connection is a reset: the other side hears of it at once, and loses
+    /// what it has not read.
+    pub(crate) fn reset_when_dropped(&self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("a linger of 0");
+    }
+
     /// Sends Terminate and waits until the server has closed.
     pub(crate) fn bye(mut self) {
         self.send(&msg::terminate());
