@@ -1,9 +1,9 @@
 //! Drivers and tools that people use, unchanged: each runs its program directly and through a small
-//! pool, twice, and must find everything in order both times.
+//! pool, twice, and must find everything in order both times; and so must two copies at once.
 //!
 //! The programs are in `drivers/`, the drivers themselves below `.work` (`scripts/test-env`).
 
-use crate::support::{Config, Db, Proxy, signal, until};
+use crate::support::{Config, Db, Proxy, SHARED, signal, until};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -43,57 +43,100 @@ fn succeed(command: &Command) -> String {
     out.into_owned()
 }
 
-/// Directly, then twice through pools of both modes: the same `ok` lines each time, and those.
-fn run_everywhere(command: impl Fn(&str) -> Command, expected: &[&str]) {
+/// Directly, then twice through pools of both modes, then two copies at once: the same `ok` lines each
+/// time, and those. `command` takes the URL and what sets a copy of the program off from others.
+fn run_everywhere(command: impl Fn(&str, &str) -> Command, expected: &[&str]) {
     let db = Db::new();
-    let expected: String = expected.iter().map(|line| format!("ok {line}\n")).collect();
-    let direct = succeed(&command(&url(db.cluster().addr(), &db)));
-    assert_eq!(direct, expected, "directly");
+    run_directly(&db, &command, expected);
     for mode in ["transaction", "session"] {
         let config = Config::of_size(2).with("pool", &format!("mode = \"{mode}\""));
         let proxy = Proxy::start(&db, config.with("pool", "reuse = \"round_robin\""));
         for round in 1..=2 {
-            let proxied = succeed(&command(&url(proxy.addr(), &db)));
-            assert_eq!(proxied, expected, "{mode} mode, round {round}");
+            let proxied = succeed(&command(&url(proxy.addr(), &db), ""));
+            assert_eq!(proxied, lines(expected), "{mode} mode, round {round}");
         }
         assert!(db.pids().len() <= 2, "more backends than the pool has");
         proxy.stop();
     }
+    run_two_copies(&db, &command, expected);
 }
 
-fn python(script: &'static str) -> impl Fn(&str) -> Command {
-    move |url| {
+/// For programs on top of drivers that run everywhere: directly, then two copies at once.
+fn run_in_company(command: impl Fn(&str, &str) -> Command, expected: &[&str]) {
+    let db = Db::new();
+    run_directly(&db, &command, expected);
+    run_two_copies(&db, &command, expected);
+}
+
+fn run_directly(db: &Db<'_>, command: impl Fn(&str, &str) -> Command, expected: &[&str]) {
+    let direct = succeed(&command(&url(db.cluster().addr(), db), ""));
+    assert_eq!(direct, lines(expected), "directly");
+}
+
+fn run_two_copies(db: &Db<'_>, command: impl Fn(&str, &str) -> Command, expected: &[&str]) {
+    let proxy = Proxy::start(db, for_two_copies());
+    std::thread::scope(|scope| {
+        let copies = ["_a", "_b"].map(|copy| {
+            let command = command(&url(proxy.addr(), db), copy);
+            (copy, scope.spawn(move || succeed(&command)))
+        });
+        for (copy, output) in copies {
+            let output = output.join().unwrap_or_else(|_| panic!("copy {copy} fails, see above"));
+            assert_eq!(output, lines(expected), "copy {copy} of two");
+        }
+    });
+    proxy.stop();
+}
+
+fn lines(expected: &[&str]) -> String {
+    expected.iter().map(|line| format!("ok {line}\n")).collect()
+}
+
+/// A pool that two copies of a program share: one backend, where prepared statements and settings go
+/// where their session goes.
+pub(super) fn for_two_copies() -> Config {
+    let config = if SHARED { Config::one_backend() } else { Config::of_size(10) };
+    config.with("pool", "max_wait = \"30s\"").with("tenant.\"*\"", "mode = \"observe\"")
+}
+
+fn python(script: &'static str, arguments: &'static [&str]) -> impl Fn(&str, &str) -> Command {
+    move |url, copy| {
         let mut command = Command::new(installed("python/bin/python"));
-        command.arg(program(script)).arg(url);
+        command.arg(program(script)).args([url, copy]).args(arguments);
         command
     }
 }
 
+const PSYCOPG: &[&str] = &[
+    "query",
+    "parameters",
+    "transaction",
+    "rollback",
+    "errors keep the connection",
+    "copy",
+    "prepared",
+    "pipeline",
+    "cursor",
+    "cancel",
+    "big",
+    "notice",
+];
+
 #[test]
 fn psycopg() {
-    run_everywhere(
-        python("psycopg_driver.py"),
-        &[
-            "query",
-            "parameters",
-            "transaction",
-            "rollback",
-            "errors keep the connection",
-            "copy",
-            "prepared",
-            "pipeline",
-            "cursor",
-            "cancel",
-            "big",
-            "notice",
-        ],
-    );
+    run_everywhere(python("psycopg_driver.py", &[]), PSYCOPG);
+}
+
+/// Every statement prepared under a name, from its first time on.
+#[test]
+fn psycopg_that_prepares() {
+    run_in_company(python("psycopg_driver.py", &["0"]), PSYCOPG);
 }
 
 #[test]
 fn asyncpg() {
     run_everywhere(
-        python("asyncpg_driver.py"),
+        python("asyncpg_driver.py", &[]),
         &[
             "query",
             "parameters",
@@ -112,11 +155,32 @@ fn asyncpg() {
     );
 }
 
+const SQLALCHEMY: &[&str] =
+    &["query", "many", "prepared", "savepoint and rollback", "stream", "orm", "isolation", "reflection"];
+
+#[test]
+fn sqlalchemy_with_psycopg() {
+    run_in_company(python("sqlalchemy_driver.py", &["psycopg"]), SQLALCHEMY);
+}
+
+#[test]
+fn sqlalchemy_with_asyncpg() {
+    run_in_company(python("sqlalchemy_driver.py", &["asyncpg"]), SQLALCHEMY);
+}
+
+#[test]
+fn django() {
+    run_in_company(
+        python("django_driver.py", &[]),
+        &["schema", "queries", "transaction", "rollback", "iterator", "time zone", "reconnect"],
+    );
+}
+
 #[test]
 fn node_postgres() {
-    let command = |url: &str| {
+    let command = |url: &str, copy: &str| {
         let mut command = Command::new("node");
-        command.arg(program("node_postgres.cjs")).arg(url);
+        command.arg(program("node_postgres.cjs")).args([url, copy]);
         command.env("NODE_PATH", installed("node/node_modules"));
         command
     };

@@ -1,5 +1,6 @@
 //! tokio-postgres, the driver of our own language, with what the others do in [`super::drivers`].
 
+use super::drivers::for_two_copies;
 use crate::support::{Config, Db, Proxy};
 use bytes::Bytes;
 use futures_util::{SinkExt, TryStreamExt};
@@ -13,19 +14,21 @@ use tokio_postgres::{Client, NoTls};
 fn tokio_postgres() {
     let db = Db::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let run = |addr: SocketAddr| {
+    let all = |addr: SocketAddr, table: &'static str| {
         let url = format!("postgresql://app@{addr}/{}", db.name());
-        let all = async move {
+        async move {
             let (mut client, connection) = tokio_postgres::connect(&url, NoTls).await.expect("connected");
             let connection = tokio::spawn(connection);
             queries(&client).await;
-            transactions(&mut client).await;
-            copies(&client).await;
-            cancel(&client).await;
+            transactions(&mut client, table).await;
+            copies(&client, table).await;
+            cancel(&client, table).await;
             drop(client);
             connection.await.expect("no panic").expect("a clean end");
-        };
-        let bounded = async { tokio::time::timeout(Duration::from_secs(60), all).await };
+        }
+    };
+    let run = |addr: SocketAddr| {
+        let bounded = async { tokio::time::timeout(Duration::from_secs(60), all(addr, "rust_t")).await };
         runtime.block_on(bounded).expect("every answer comes");
     };
     run(db.cluster().addr());
@@ -36,6 +39,13 @@ fn tokio_postgres() {
         run(proxy.addr());
         proxy.stop();
     }
+    let proxy = Proxy::start(&db, for_two_copies());
+    let two = async {
+        let two = async { tokio::join!(all(proxy.addr(), "rust_a"), all(proxy.addr(), "rust_b")) };
+        tokio::time::timeout(Duration::from_secs(60), two).await
+    };
+    runtime.block_on(two).expect("every answer comes, to both");
+    proxy.stop();
 }
 
 async fn queries(client: &Client) {
@@ -69,18 +79,23 @@ async fn queries(client: &Client) {
     assert_eq!(row.get::<_, &str>(0).len(), long.len());
 }
 
-async fn transactions(client: &mut Client) {
+async fn transactions(client: &mut Client, table: &str) {
     client
-        .batch_execute("drop table if exists rust_t; create table rust_t (id int primary key, note text)")
+        .batch_execute(&format!(
+            "drop table if exists {table}; create table {table} (id int primary key, note text)"
+        ))
         .await
         .expect("a table");
     let transaction = client.transaction().await.expect("begin");
-    transaction.execute("insert into rust_t values (1, 'one')", &[]).await.expect("inserted");
+    transaction.execute(&format!("insert into {table} values (1, 'one')"), &[]).await.expect("inserted");
     transaction.commit().await.expect("commit");
 
     let transaction = client.transaction().await.expect("begin");
-    transaction.execute("insert into rust_t values (2, 'two')", &[]).await.expect("inserted");
-    let error = transaction.execute("insert into rust_t values (1, 'again')", &[]).await.expect_err("twice");
+    transaction.execute(&format!("insert into {table} values (2, 'two')"), &[]).await.expect("inserted");
+    let error = transaction
+        .execute(&format!("insert into {table} values (1, 'again')"), &[])
+        .await
+        .expect_err("twice");
     assert_eq!(error.code(), Some(&SqlState::UNIQUE_VIOLATION));
     let error = transaction.execute("select 1", &[]).await.expect_err("the transaction has failed");
     assert_eq!(error.code(), Some(&SqlState::IN_FAILED_SQL_TRANSACTION));
@@ -88,7 +103,7 @@ async fn transactions(client: &mut Client) {
 
     // Left without an end: the driver rolls back.
     let transaction = client.transaction().await.expect("begin");
-    transaction.execute("insert into rust_t values (3, 'three')", &[]).await.expect("inserted");
+    transaction.execute(&format!("insert into {table} values (3, 'three')"), &[]).await.expect("inserted");
     drop(transaction);
 
     let transaction = client.transaction().await.expect("begin");
@@ -97,32 +112,32 @@ async fn transactions(client: &mut Client) {
     assert_eq!(transaction.query_portal(&portal, 0).await.expect("the rest").len(), 3);
     transaction.commit().await.expect("commit");
 
-    assert_eq!(count(client).await, 1);
+    assert_eq!(count(client, table).await, 1);
 }
 
-async fn copies(client: &Client) {
-    let mut sink = pin!(client.copy_in("copy rust_t from stdin").await.expect("copy in"));
+async fn copies(client: &Client, table: &str) {
+    let mut sink = pin!(client.copy_in(&format!("copy {table} from stdin")).await.expect("copy in"));
     for n in 100..1100 {
         sink.send(Bytes::from(format!("{n}\tcopied\n"))).await.expect("taken");
     }
     assert_eq!(sink.finish().await.expect("copied"), 1000);
-    let out = client.copy_out("copy rust_t to stdout").await.expect("copy out");
+    let out = client.copy_out(&format!("copy {table} to stdout")).await.expect("copy out");
     let lines: Vec<Bytes> = out.try_collect().await.expect("all lines");
     assert_eq!(lines.len(), 1001);
 
-    let mut sink = pin!(client.copy_in("copy rust_t from stdin").await.expect("copy in"));
+    let mut sink = pin!(client.copy_in(&format!("copy {table} from stdin")).await.expect("copy in"));
     sink.send(Bytes::from("not a number\tx\n")).await.expect("taken");
     let error = sink.finish().await.expect_err("bad data");
     assert_eq!(error.code(), Some(&SqlState::INVALID_TEXT_REPRESENTATION));
 
     // Given up half-way: the driver sends CopyFail.
-    let mut sink = Box::pin(client.copy_in("copy rust_t from stdin").await.expect("copy in"));
+    let mut sink = Box::pin(client.copy_in(&format!("copy {table} from stdin")).await.expect("copy in"));
     sink.send(Bytes::from("1\tdropped\n")).await.expect("taken");
     drop(sink);
-    assert_eq!(count(client).await, 1001);
+    assert_eq!(count(client, table).await, 1001);
 }
 
-async fn cancel(client: &Client) {
+async fn cancel(client: &Client, table: &str) {
     let token = client.cancel_token();
     let sleep = client.batch_execute("select pg_sleep(60)");
     let cancel = async {
@@ -140,9 +155,9 @@ async fn cancel(client: &Client) {
     // A cancel that came late may hit the next statement, directly as well.
     let late = client.batch_execute("select 1").await.err();
     assert!(late.is_none_or(|error| error.code() == Some(&SqlState::QUERY_CANCELED)));
-    assert_eq!(count(client).await, 1001);
+    assert_eq!(count(client, table).await, 1001);
 }
 
-async fn count(client: &Client) -> i64 {
-    client.query_one("select count(*) from rust_t", &[]).await.expect("a count").get(0)
+async fn count(client: &Client, table: &str) -> i64 {
+    client.query_one(&format!("select count(*) from {table}"), &[]).await.expect("a count").get(0)
 }

@@ -1,4 +1,5 @@
-"""asyncpg against the connection string in argv[1]; prints a line for each thing that works."""
+"""asyncpg, its statement cache on, against the connection string in argv[1]; prints a line for each thing
+that works. argv[2] sets this copy of the program off from others."""
 
 import asyncio
 import io
@@ -11,7 +12,8 @@ def ok(what):
     print("ok", what, flush=True)
 
 
-async def main(url):
+async def main(url, copy=""):
+    t = "asyncpg_t" + copy
     db = await asyncpg.connect(url)
     assert await db.fetchval("select 1") == 1
     ok("query")
@@ -20,24 +22,24 @@ async def main(url):
     assert tuple(row) == (42, "naïve", b"\0\xff"), row
     ok("parameters")
 
-    await db.execute("drop table if exists asyncpg_t; create table asyncpg_t (id int primary key, note text)")
+    await db.execute(f"drop table if exists {t}; create table {t} (id int primary key, note text)")
     async with db.transaction():
-        await db.execute("insert into asyncpg_t values ($1, $2)", 1, "one")
+        await db.execute(f"insert into {t} values ($1, $2)", 1, "one")
         async with db.transaction():
-            await db.execute("insert into asyncpg_t values ($1, $2)", 2, "two")
-    assert await db.fetchval("select count(*) from asyncpg_t") == 2
+            await db.execute(f"insert into {t} values ($1, $2)", 2, "two")
+    assert await db.fetchval(f"select count(*) from {t}") == 2
     ok("transaction")
 
     transaction = db.transaction()
     await transaction.start()
-    await db.execute("insert into asyncpg_t values (3, 'three')")
+    await db.execute(f"insert into {t} values (3, 'three')")
     await transaction.rollback()
-    assert await db.fetchval("select count(*) from asyncpg_t") == 2
+    assert await db.fetchval(f"select count(*) from {t}") == 2
     ok("rollback")
 
     for sql, error in [
         ("select 1/0", asyncpg.DivisionByZeroError),
-        ("insert into asyncpg_t values (1)", asyncpg.UniqueViolationError),
+        (f"insert into {t} values (1)", asyncpg.UniqueViolationError),
         ("selec", asyncpg.PostgresSyntaxError),
     ]:
         try:
@@ -49,25 +51,25 @@ async def main(url):
     ok("errors keep the connection")
 
     rows = [(n, "copied") for n in range(100, 1100)]
-    await db.copy_records_to_table("asyncpg_t", records=rows)
+    await db.copy_records_to_table(t, records=rows)
     out = io.BytesIO()
-    await db.copy_from_table("asyncpg_t", output=out)
+    await db.copy_from_table(t, output=out)
     assert out.getvalue().count(b"\n") == 1002
     try:
-        await db.copy_to_table("asyncpg_t", source=io.BytesIO(b"not a number\tx\n"))
+        await db.copy_to_table(t, source=io.BytesIO(b"not a number\tx\n"))
         raise AssertionError("bad data was taken")
     except asyncpg.InvalidTextRepresentationError:
         pass
-    assert await db.fetchval("select count(*) from asyncpg_t") == 1002
+    assert await db.fetchval(f"select count(*) from {t}") == 1002
     ok("copy")
 
-    statement = await db.prepare("select note from asyncpg_t where id = $1")
+    statement = await db.prepare(f"select note from {t} where id = $1")
     for _ in range(8):
         assert await statement.fetchval(1) == "one"
     ok("prepared")
 
-    await db.executemany("update asyncpg_t set note = $2 where id = $1", [(n, "many") for n in range(100, 200)])
-    assert await db.fetchval("select count(*) from asyncpg_t where note = 'many'") == 100
+    await db.executemany(f"update {t} set note = $2 where id = $1", [(n, "many") for n in range(100, 200)])
+    assert await db.fetchval(f"select count(*) from {t} where note = 'many'") == 100
     ok("many")
 
     async with db.transaction():
@@ -105,4 +107,4 @@ async def main(url):
     ok("pool")
 
 
-asyncio.run(main(sys.argv[1]))
+asyncio.run(main(*sys.argv[1:]))

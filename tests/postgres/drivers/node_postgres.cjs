@@ -1,4 +1,5 @@
 // node-postgres against the connection string in argv[2]; prints a line for each thing that works.
+// argv[3] sets this copy of the program off from others.
 "use strict";
 const assert = require("node:assert");
 const { Readable, Writable } = require("node:stream");
@@ -9,7 +10,8 @@ const copy = require("pg-copy-streams");
 const ok = (what) => console.log("ok", what);
 const rejects = (promise, code) => assert.rejects(promise, (error) => error.code === code);
 
-async function main(url) {
+async function main(url, copyOf = "") {
+  const t = `node_t${copyOf}`;
   const db = new Client({ connectionString: url });
   await db.connect();
   const value = async (...query) => Object.values((await db.query(...query)).rows[0])[0];
@@ -21,21 +23,21 @@ async function main(url) {
   assert.deepStrictEqual(rows, [{ a: 42, b: "naïve", c: Buffer.from([0, 255]) }]);
   ok("parameters");
 
-  await db.query("drop table if exists node_t; create table node_t (id int primary key, note text)");
+  await db.query(`drop table if exists ${t}; create table ${t} (id int primary key, note text)`);
   await db.query("begin");
-  await db.query("insert into node_t values ($1, $2)", [1, "one"]);
+  await db.query(`insert into ${t} values ($1, $2)`, [1, "one"]);
   await db.query("savepoint a");
-  await rejects(db.query("insert into node_t values (1)"), "23505");
+  await rejects(db.query(`insert into ${t} values (1)`), "23505");
   await db.query("rollback to a");
-  await db.query("insert into node_t values ($1, $2)", [2, "two"]);
+  await db.query(`insert into ${t} values ($1, $2)`, [2, "two"]);
   await db.query("commit");
-  assert.strictEqual(await value("select count(*)::int from node_t"), 2);
+  assert.strictEqual(await value(`select count(*)::int from ${t}`), 2);
   ok("transaction");
 
   await db.query("begin");
-  await db.query("insert into node_t values (3, 'three')");
+  await db.query(`insert into ${t} values (3, 'three')`);
   await db.query("rollback");
-  assert.strictEqual(await value("select count(*)::int from node_t"), 2);
+  assert.strictEqual(await value(`select count(*)::int from ${t}`), 2);
   ok("rollback");
 
   await rejects(db.query("select 1/0"), "22012");
@@ -45,17 +47,17 @@ async function main(url) {
   ok("errors keep the connection");
 
   const lines = Array.from({ length: 1000 }, (_, n) => `${n + 100}\tcopied\n`);
-  await pipeline(Readable.from(lines), db.query(copy.from("copy node_t from stdin")));
+  await pipeline(Readable.from(lines), db.query(copy.from(`copy ${t} from stdin`)));
   let out = "";
   const sink = new Writable({ write(chunk, _, done) { out += chunk; done(); } });
-  await pipeline(db.query(copy.to("copy node_t to stdout")), sink);
+  await pipeline(db.query(copy.to(`copy ${t} to stdout`)), sink);
   assert.strictEqual(out.split("\n").length - 1, 1002);
-  await rejects(pipeline(Readable.from(["not a number\tx\n"]), db.query(copy.from("copy node_t from stdin"))), "22P02");
-  assert.strictEqual(await value("select count(*)::int from node_t"), 1002);
+  await rejects(pipeline(Readable.from(["not a number\tx\n"]), db.query(copy.from(`copy ${t} from stdin`))), "22P02");
+  assert.strictEqual(await value(`select count(*)::int from ${t}`), 1002);
   ok("copy");
 
   for (let n = 0; n < 8; n++) {
-    const note = await value({ name: "by-id", text: "select note from node_t where id = $1", values: [1] });
+    const note = await value({ name: "by-id", text: `select note from ${t} where id = $1`, values: [1] });
     assert.strictEqual(note, "one");
   }
   ok("prepared");
@@ -94,7 +96,7 @@ async function main(url) {
   ok("pool");
 }
 
-main(process.argv[2]).catch((error) => {
+main(...process.argv.slice(2)).catch((error) => {
   console.error(error);
   process.exit(1);
 });

@@ -1,4 +1,6 @@
-"""psycopg 3 against the connection string in argv[1]; prints a line for each thing that works."""
+"""psycopg 3 against the connection string in argv[1]; prints a line for each thing that works.
+
+argv[2] sets this copy of the program off from others, argv[3] is prepare_threshold."""
 
 import sys
 import threading
@@ -11,8 +13,9 @@ def ok(what):
     print("ok", what, flush=True)
 
 
-def main(url):
-    with psycopg.connect(url, autocommit=True) as db:
+def main(url, copy="", threshold="5"):
+    t = "psycopg_t" + copy
+    with psycopg.connect(url, autocommit=True, prepare_threshold=int(threshold)) as db:
         assert db.execute("select 1").fetchone() == (1,)
         ok("query")
 
@@ -20,25 +23,25 @@ def main(url):
         assert row == (42, "naïve", b"\0\xff"), row
         ok("parameters")
 
-        db.execute("drop table if exists psycopg_t")
-        db.execute("create table psycopg_t (id int primary key, note text)")
+        db.execute(f"drop table if exists {t}")
+        db.execute(f"create table {t} (id int primary key, note text)")
         with db.transaction():
-            db.execute("insert into psycopg_t values (1, 'one')")
+            db.execute(f"insert into {t} values (1, 'one')")
             with db.transaction():
-                db.execute("insert into psycopg_t values (2, 'two')")
-        assert db.execute("select count(*) from psycopg_t").fetchone() == (2,)
+                db.execute(f"insert into {t} values (2, 'two')")
+        assert db.execute(f"select count(*) from {t}").fetchone() == (2,)
         ok("transaction")
 
         try:
             with db.transaction():
-                db.execute("insert into psycopg_t values (3, 'three')")
+                db.execute(f"insert into {t} values (3, 'three')")
                 raise psycopg.Rollback
         except psycopg.Rollback:
             pass
-        assert db.execute("select count(*) from psycopg_t").fetchone() == (2,)
+        assert db.execute(f"select count(*) from {t}").fetchone() == (2,)
         ok("rollback")
 
-        for sql, state in [("select 1/0", "22012"), ("insert into psycopg_t values (1)", "23505")]:
+        for sql, state in [("select 1/0", "22012"), (f"insert into {t} values (1)", "23505")]:
             try:
                 db.execute(sql)
                 raise AssertionError(f"{sql} succeeded")
@@ -48,22 +51,22 @@ def main(url):
         ok("errors keep the connection")
 
         with db.cursor() as cursor:
-            with cursor.copy("copy psycopg_t from stdin") as copy:
+            with cursor.copy(f"copy {t} from stdin") as data:
                 for n in range(100, 1100):
-                    copy.write_row((n, "copied"))
-            with cursor.copy("copy psycopg_t to stdout") as copy:
-                assert sum(1 for _ in copy.rows()) == 1002
+                    data.write_row((n, "copied"))
+            with cursor.copy(f"copy {t} to stdout") as data:
+                assert sum(1 for _ in data.rows()) == 1002
             try:
-                with cursor.copy("copy psycopg_t from stdin") as copy:
-                    copy.write("not a number\tx\n")
+                with cursor.copy(f"copy {t} from stdin") as data:
+                    data.write("not a number\tx\n")
                 raise AssertionError("bad data was taken")
             except psycopg.errors.InvalidTextRepresentation:
                 pass
-        assert db.execute("select count(*) from psycopg_t").fetchone() == (1002,)
+        assert db.execute(f"select count(*) from {t}").fetchone() == (1002,)
         ok("copy")
 
         for _ in range(8):  # prepared by the driver after five times
-            assert db.execute("select note from psycopg_t where id = %s", (1,)).fetchone() == ("one",)
+            assert db.execute(f"select note from {t} where id = %s", (1,)).fetchone() == ("one",)
         ok("prepared")
 
         with db.pipeline():
@@ -100,4 +103,4 @@ def main(url):
         ok("notice")
 
 
-main(sys.argv[1])
+main(*sys.argv[1:])
