@@ -12,7 +12,7 @@ use crate::config::{Config, Traced};
 use crate::console::{self, Source};
 use crate::drain::Drain;
 use crate::metrics::Metrics;
-use crate::net::listen::Listener;
+use crate::net::listen::{Listener, socket_path};
 use crate::net::stream::Stream;
 use crate::pool::{Pools, janitor};
 use crate::reload::Reload;
@@ -22,6 +22,7 @@ use crate::session::registry::Registry;
 use crate::wire::backend::{TxStatus, message, parameter_status, ready_for_query};
 use bytes::BytesMut;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -55,6 +56,14 @@ pub enum StartError {
     /// A listener could not be opened.
     #[error("cannot listen on {0}: {1}")]
     Listen(String, io::Error),
+    /// The Unix socket could not be opened.
+    #[error("cannot listen on {} (listen.unix_dir): {error}; {}", path.display(), unix_remedy(error))]
+    ListenUnix {
+        /// The socket's path.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// A user's secret cannot be used.
     #[error(transparent)]
     User(#[from] crate::auth::UserError),
@@ -109,11 +118,30 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
         listeners.push(listener.map_err(|error| StartError::Listen(address.to_string(), error))?);
     }
     if let Some(dir) = &config.listen.unix_dir {
+        // The same port as on TCP, so that clients change nothing but the host.
         let port = config.listen.addresses.first().map_or(6432, std::net::SocketAddr::port);
         let listener = Listener::unix(dir, port);
-        listeners.push(listener.map_err(|error| StartError::Listen(dir.display().to_string(), error))?);
+        let failed = |error| StartError::ListenUnix { path: socket_path(dir, port), error };
+        listeners.push(listener.map_err(failed)?);
     }
     Ok(listeners)
+}
+
+/// What to do about a Unix socket that cannot be opened.
+fn unix_remedy(error: &io::Error) -> &'static str {
+    use io::ErrorKind::{AddrInUse, NotADirectory, NotFound, PermissionDenied, WouldBlock};
+    match error.kind() {
+        NotFound | NotADirectory => "create the directory, or name another one",
+        PermissionDenied => {
+            "Bursar's user must be allowed to create and remove files in the directory; \
+             an old socket of another user is for that user to remove"
+        }
+        AddrInUse => {
+            "a process listens there, or the file is no socket: stop it, or take another port or directory"
+        }
+        WouldBlock => "another process keeps the directory locked",
+        _ => "choose another directory",
+    }
 }
 
 async fn accept(house: Arc<House>, listener: Listener, source: Arc<dyn Source>) {

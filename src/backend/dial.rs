@@ -20,6 +20,9 @@ use tokio::time::timeout;
 /// Terminate, which spares PostgreSQL counting the session as abandoned.
 const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 
+/// Pause before another attempt at a Unix socket whose queue of connections is full.
+const CROWDED: Duration = Duration::from_millis(20);
+
 /// Parameters one backend may report; PostgreSQL 18 reports 15.
 const MAX_PARAMETERS: usize = 128;
 
@@ -98,11 +101,19 @@ async fn ready(target: &Target, mut stream: Stream, endpoint: Endpoint) -> Resul
 }
 
 impl Endpoint {
-    /// Connects, with the options of a server connection.
+    /// Connects, with the options of a server connection. Bounded by the caller.
     pub(super) async fn connect(&self) -> io::Result<Stream> {
         let stream = match self {
             Endpoint::Tcp(address) => Stream::Tcp(TcpStream::connect(address).await?),
-            Endpoint::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
+            Endpoint::Unix(path) => loop {
+                match UnixStream::connect(path).await {
+                    // The server's queue of connections is full; over TCP the kernel would wait.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        tokio::time::sleep(CROWDED).await;
+                    }
+                    other => break Stream::Unix(other?),
+                }
+            },
         };
         stream.tune_for_server()?;
         Ok(stream)
@@ -192,6 +203,24 @@ mod tests {
         let target = Target::new(&database("/nonexistent", port), "app", "alice", None);
         let error = dial(&target, Duration::from_secs(5)).await.unwrap_err();
         assert!(matches!(&error, DialError::Io(e) if e.kind() == io::ErrorKind::NotFound), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_of_a_unix_socket_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = crate::net::listen::socket_path(dir.path(), 5432);
+        let listener = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let endpoint = Endpoint::Unix(path.clone());
+        let first = endpoint.connect().await.unwrap();
+        let direct = UnixStream::connect(&path).await.unwrap_err();
+        assert_eq!(direct.kind(), io::ErrorKind::WouldBlock);
+        let mut waiting = Box::pin(endpoint.connect());
+        assert!(timeout(Duration::from_millis(50), &mut waiting).await.is_err());
+        drop(listener.accept().unwrap());
+        waiting.await.unwrap();
+        drop(first);
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! `bursar check`: the configuration read and cross-checked, and each server tried.
+//! `bursar check`: the configuration read and cross-checked, and what it names on this machine and
+//! elsewhere tried: the directory of the Unix socket, each server.
 //!
 //! Trying means: connect and send an SSLRequest, the one message PostgreSQL answers before it knows
 //! who asks. No login, so it needs no password and leaves no trace but a line in the server's log.
@@ -27,7 +28,7 @@ pub fn run(
 ) -> io::Result<Exit> {
     let checked = config::load_traced(file, env).and_then(|traced| {
         if !args.offline {
-            upstreams(&traced)?;
+            surroundings(&traced)?;
         }
         Ok(traced)
     });
@@ -47,8 +48,8 @@ pub fn run(
     }
 }
 
-/// Tries the server of every database, each address once.
-fn upstreams(traced: &Traced) -> Result<(), Faults> {
+/// Tries the socket's directory, and the server of every database, each address once.
+fn surroundings(traced: &Traced) -> Result<(), Faults> {
     let any = traced.config.any_database.iter().map(|database| ("*", database));
     let named = traced.config.databases.iter().map(|(name, database)| (name.as_str(), database));
     let mut tried = BTreeMap::new();
@@ -59,6 +60,13 @@ fn upstreams(traced: &Traced) -> Result<(), Faults> {
             let key = config::dotted(&["database", name, "host"]);
             faults.push(Fault { place: traced.place(&key), key, wrong: wrong.clone() });
         }
+    }
+    if let Some(path) = &traced.config.listen.unix_dir
+        && let Err(error) = std::fs::read_dir(path)
+    {
+        let key = "listen.unix_dir".to_owned();
+        let wrong = Wrong::NoDirectory { path: path.clone(), error: error.kind() };
+        faults.push(Fault { place: traced.place(&key), key, wrong });
     }
     Faults::none_in(faults)
 }

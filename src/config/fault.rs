@@ -161,6 +161,16 @@ pub enum Wrong {
         /// Why not.
         error: ErrorKind,
     },
+    /// `check` could not look into the directory of the Unix socket.
+    #[error(
+        "the directory {} cannot be used ({error}); create it, and let Bursar's user create files there", path.display()
+    )]
+    NoDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        error: ErrorKind,
+    },
     /// `check` reached something that does not answer like PostgreSQL.
     #[error("{address} does not answer like a PostgreSQL server; check host and port")]
     NotPostgres {

@@ -128,8 +128,11 @@ const NAME: Text = Text {
     check: |t| (1..=63).contains(&t.len()) && !t.contains('\0'),
 };
 const HOST: Text = Text {
-    expected: "a host name, an IP address, or the absolute directory of a Unix socket",
-    check: |t| !t.is_empty() && !t.contains(['\0', ' ', '\n']) && t.len() <= 255,
+    expected: "a host name or IP address of at most 255 bytes, or the absolute directory of a Unix socket of at most 92",
+    check: |t| {
+        let limit = if t.starts_with('/') { SOCKET_DIR_MAX } else { 255 };
+        !t.is_empty() && !t.contains(['\0', ' ', '\n']) && t.len() <= limit
+    },
 };
 const FILTER: Text = Text {
     expected: "error, warn, info, debug, trace or off, or a filter such as \"info,bursar::pool=debug\"",

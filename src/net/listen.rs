@@ -5,6 +5,7 @@
 
 use super::stream::{Stream, spare_loopback};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -17,6 +18,10 @@ const BACKLOG: i32 = 1024;
 /// Rest after an accept that failed for want of descriptors or memory: sessions must end first,
 /// and asking again at once would only burn the processor they need for it.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often to try for a directory's lock, which others hold for a moment at their own start.
+const LOCK_TRIES: u32 = 200;
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A socket that clients connect to.
 #[derive(Debug)]
@@ -61,13 +66,16 @@ impl Listener {
     /// `unix_socket_permissions` is. Must run inside a tokio runtime.
     ///
     /// A socket file on which nobody listens, left behind by a process that was killed, is
-    /// replaced. Two processes that start in the same instant on the same path may both see it
-    /// so; unlike PostgreSQL we keep no lock file, since the TCP port usually settles who lives.
+    /// replaced. Where PostgreSQL keeps a lock file beside its socket, the directory is locked from
+    /// the look at an old file until the new one answers: of several processes that start in the
+    /// same instant one listens, and nothing is left lying about.
     ///
     /// # Errors
-    /// `AddrInUse` if somebody listens there or the file is not a socket, and those of bind.
+    /// `AddrInUse` if somebody listens there or the file is not a socket, `WouldBlock` if others keep
+    /// the directory locked for two seconds, and those of bind.
     pub fn unix(dir: &Path, port: u16) -> io::Result<Listener> {
         let path = socket_path(dir, port);
+        let _locked = lock(dir)?;
         remove_stale(&path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
@@ -148,6 +156,19 @@ fn is_of_one_client(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
+/// Locks a directory against other processes that do the same, until the file is dropped.
+fn lock(dir: &Path) -> io::Result<File> {
+    let file = File::open(dir)?;
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
 /// Removes a socket file that refuses connections.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let meta = match std::fs::symlink_metadata(path) {
@@ -219,6 +240,37 @@ mod tests {
         std::fs::write(&plain, "precious").unwrap();
         assert_eq!(Listener::unix(dir.path(), 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(std::fs::read(&plain).unwrap(), b"precious");
+    }
+
+    /// Without the lock the second takes the first one's socket for stale between its bind and its
+    /// listen, and removes it.
+    #[tokio::test]
+    async fn of_many_that_start_at_once_on_a_stale_socket_one_listens() {
+        const STARTERS: usize = 8;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".s.PGSQL.6432");
+        let runtime = tokio::runtime::Handle::current();
+        for _ in 0..20 {
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            let gate = std::sync::Barrier::new(STARTERS);
+            let listeners: Vec<_> = std::thread::scope(|scope| {
+                let start = || {
+                    let _entered = runtime.enter();
+                    gate.wait();
+                    Listener::unix(dir.path(), 6432)
+                };
+                let threads: Vec<_> = (0..STARTERS).map(|_| scope.spawn(start)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            let (lucky, others): (Vec<_>, Vec<_>) = listeners.into_iter().partition(Result::is_ok);
+            assert_eq!(lucky.len(), 1, "{others:?}");
+            assert!(
+                others.iter().flat_map(|o| o.as_ref().err()).all(|e| e.kind() == io::ErrorKind::AddrInUse)
+            );
+            drop(std::os::unix::net::UnixStream::connect(&path).unwrap());
+            drop(lucky);
+            assert!(!path.exists());
+        }
     }
 
     #[test]

@@ -33,3 +33,4 @@ mod state;
 mod tag_channels;
 mod tag_commands;
 mod traces;
+mod unix_sockets;

@@ -34,7 +34,6 @@ fi
 /// `name = value` of postgresql.conf.
 const SETTINGS: &[&str] = &[
     "listen_addresses=127.0.0.1",
-    "unix_socket_directories=",
     "max_connections=300",
     "fsync=off",
     "full_page_writes=off",
@@ -48,6 +47,7 @@ const SETTINGS: &[&str] = &[
 
 /// Who logs in how. The password of each role is its own name.
 const HBA: &str = "\
+local all all trust
 host all scram_user 127.0.0.1/32 scram-sha-256
 host all md5_user   127.0.0.1/32 md5
 host all plain_user 127.0.0.1/32 password
@@ -123,6 +123,7 @@ impl Cluster {
         let mut command = self.command(Path::new("sh"));
         command.args(["-c", GUARDIAN, "guardian"]).arg(&self.dir).arg(self.bin.join("postgres"));
         command.arg("-D").arg(self.dir.join("data")).arg(format!("-p{}", self.port));
+        command.args(["-c", &format!("unix_socket_directories={}", self.dir.display())]);
         for setting in SETTINGS {
             command.args(["-c", setting]);
         }
@@ -148,6 +149,11 @@ impl Cluster {
     /// Where it listens.
     pub(crate) fn addr(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// The directory of its Unix socket.
+    pub(crate) fn socket_dir(&self) -> &Path {
+        &self.dir
     }
 
     /// A new directory beside its data, removed with it.
