@@ -151,7 +151,7 @@ cert = \"x\"
 [fleet]
 cap = 3
 [pool]
-mode = \"statement\"
+mode = \"request\"
 tls = \"require\"
 [tenant.acme]
 weight = 4
@@ -163,7 +163,7 @@ method = \"cert\"
         [
             "c.toml:1:2: tls: this key is not available in this version; remove it",
             "c.toml:3:2: fleet: this key is not available in this version; remove it",
-            "c.toml:6:8: pool.mode: \"statement\" is not available in this version; remove it",
+            "c.toml:6:8: pool.mode: \"request\" is not available in this version; remove it",
             "c.toml:7:1: pool.tls: this key is not available in this version; remove it",
             "c.toml:9:1: tenant.acme.weight: this key is not available in this version; remove it",
             "c.toml:11:10: auth.method: \"cert\" is not available in this version; remove it",
@@ -171,6 +171,32 @@ method = \"cert\"
              remove it",
             "environment variable BURSAR_TLS_CLIENT_CERT: this key is not available in this version; \
              remove it",
+        ]
+    );
+}
+
+#[test]
+fn a_role_has_a_mode_of_its_own_above_its_databases() {
+    let text = "\
+[pool]
+mode = \"session\"
+[database.\"*\"]
+[database.app]
+mode = \"transaction\"
+[user.batch]
+mode = \"statement\"
+[user.web]
+";
+    let config = read(text);
+    let mode = |database, user| config.pool_rules(database, user).unwrap().mode;
+    assert_eq!(mode("app", "batch"), PoolMode::Statement);
+    assert_eq!(mode("other", "batch"), PoolMode::Statement);
+    assert_eq!(mode("app", "web"), PoolMode::Transaction);
+    assert_eq!(mode("other", "stranger"), PoolMode::Session);
+    assert_eq!(
+        report("[user.web]\nmode = \"fast\"", &[]),
+        [
+            "c.toml:2:8: user.web.mode: \"fast\" is not accepted; expected one of \"session\", \"transaction\", \"statement\""
         ]
     );
 }

@@ -93,7 +93,10 @@ mod tests {
 
     fn configured(users: &[(&str, Option<&str>)]) -> BTreeMap<String, User> {
         let user = |text: &str| Secret::new(text.to_owned());
-        users.iter().map(|(name, text)| ((*name).to_owned(), User { password: text.map(user) })).collect()
+        users
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), User { password: text.map(user), mode: None }))
+            .collect()
     }
 
     #[test]

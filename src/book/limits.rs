@@ -1,8 +1,7 @@
 //! The part of the configuration the book decides by, taken out once per reload.
 
-use crate::config::{Budgets, Config, Leak, PoolRules, Share as Portion, TenantRule};
+use crate::config::{Budgets, Config, Leak, Share as Portion, TenantRule};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Tenants (of a pool) and requests remembered while nobody uses them.
@@ -43,12 +42,6 @@ impl Limits {
     pub(super) fn tenant(&self, name: &str) -> &TenantRule {
         self.tenants.get(name).unwrap_or(&self.tenant_default)
     }
-}
-
-/// The rules of a database's pools, if the configuration (still) has it.
-pub(super) fn rules_of<'a>(config: &'a Config, database: &str) -> Option<&'a PoolRules> {
-    let known: Option<&Arc<_>> = config.databases.get(database).or(config.any_database.as_ref());
-    known.map(|database| &database.pool)
 }
 
 /// B4 in leases: at least one, or the tenant could do nothing at all.

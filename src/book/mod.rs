@@ -182,8 +182,8 @@ impl<B, W> Book<B, W> {
         self.limits = limits::Limits::of(config);
         self.set_pace();
         for pool in &mut self.pools {
-            if let Some(rules) = limits::rules_of(config, &pool.database) {
-                pool.rules = rules.clone();
+            if let Some(rules) = config.pool_rules(&pool.database, &pool.user) {
+                pool.rules = rules;
             }
         }
         for (at, tenant) in self.shares.names() {

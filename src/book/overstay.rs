@@ -342,7 +342,7 @@ impl<B, W> Book<B, W> {
         if watch.idle.is_some() || watch.long.is_some() {
             return;
         }
-        let lends = self.pools[sight.pool.0 as usize].rules.mode == PoolMode::Transaction;
+        let lends = self.pools[sight.pool.0 as usize].rules.mode != PoolMode::Session;
         let long = match (activity.state, activity.tx_start) {
             (Doing::Active | Doing::IdleInTx, Some(start)) => Some((LeakClass::LongTx, start)),
             (Doing::Active, None) => Some((LeakClass::SlowQuery, activity.since)),

@@ -21,7 +21,7 @@ pub(super) fn assemble(written: &Written, keep_wildcard: bool, faults: &mut Vec<
     databases(&mut config, written, keep_wildcard, faults);
     let keys = user_keys();
     for name in names(written, "user") {
-        let mut user = User { password: None };
+        let mut user = User::default();
         apply(&keys, &mut user, &table("user", name), written.of("user", name), faults);
         config.users.insert(name.to_owned(), user);
     }

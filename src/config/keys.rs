@@ -154,12 +154,17 @@ fn is_filter(text: &str) -> bool {
     })
 }
 
+const POOL_MODES: OneOf<PoolMode> = OneOf {
+    words: &[
+        ("session", PoolMode::Session),
+        ("transaction", PoolMode::Transaction),
+        ("statement", PoolMode::Statement),
+    ],
+    later: &["request"],
+};
+
 /// Keys of `[pool]`, which every `[database.NAME]` takes too.
 pub(super) fn pool_keys() -> Vec<Key<PoolRules>> {
-    const POOL_MODES: OneOf<PoolMode> = OneOf {
-        words: &[("session", PoolMode::Session), ("transaction", PoolMode::Transaction)],
-        later: &["statement", "request"],
-    };
     const REUSES: OneOf<Reuse> =
         OneOf { words: &[("lifo", Reuse::Lifo), ("round_robin", Reuse::RoundRobin)], later: &[] };
     const RESETS: OneOf<Reset> =
@@ -197,7 +202,10 @@ pub(super) fn database_keys() -> Vec<Key<Database>> {
 
 /// Keys of `[user.NAME]`.
 pub(super) fn user_keys() -> Vec<Key<User>> {
-    vec![key!(User, "password", Given(Password), password).secret()]
+    vec![
+        key!(User, "password", Given(Password), password).secret(),
+        key!(User, "mode", Given(POOL_MODES), mode),
+    ]
 }
 
 /// Keys of `[tenant.NAME]`.

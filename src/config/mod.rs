@@ -127,6 +127,17 @@ impl Config {
         self.databases.get(name).or(self.any_database.as_ref()).cloned()
     }
 
+    /// The rules of the pool of a database and a role, as the client names them: those of the database
+    /// with the role's own mode; `None` if there is no such database.
+    #[must_use]
+    pub fn pool_rules(&self, database: &str, user: &str) -> Option<PoolRules> {
+        let mut rules = self.database(database)?.pool.clone();
+        if let Some(mode) = self.users.get(user).and_then(|user| user.mode) {
+            rules.mode = mode;
+        }
+        Some(rules)
+    }
+
     /// The rule of a tenant: its own table, else the wildcard's.
     #[must_use]
     pub fn tenant(&self, name: &str) -> &TenantRule {

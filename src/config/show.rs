@@ -82,7 +82,7 @@ impl Config {
             rows.extend(rows_of("database", name, &keys, database, parent));
         }
         for (name, user) in &self.users {
-            rows.extend(rows_of("user", name, &user_keys(), user, &User { password: None }));
+            rows.extend(rows_of("user", name, &user_keys(), user, &User::default()));
         }
         let keys = tenant_keys();
         rows.extend(rows_of("tenant", "*", &keys, &self.tenant_default, &TenantRule::default()));

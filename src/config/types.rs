@@ -139,10 +139,12 @@ impl std::fmt::Debug for Secret {
 }
 
 /// `[user.NAME]`: what Bursar knows of a client role.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct User {
     /// A clear password, `md5…` hash, or SCRAM verifier (`SCRAM-SHA-256$…`), from the file or `password_file`.
     pub password: Option<Secret>,
+    /// When a lease of this role ends, whatever its database's table says; `None` = as that says.
+    pub mode: Option<PoolMode>,
 }
 
 /// `[database.NAME]`: where a database lives and how its pools behave.
@@ -169,6 +171,8 @@ pub enum PoolMode {
     Session,
     /// With the transaction.
     Transaction,
+    /// With the statement: transaction blocks are refused.
+    Statement,
 }
 
 /// Which idle backend is used next.

@@ -157,14 +157,15 @@ impl Pools {
             return Some(pool.clone());
         }
         let mut actions = Vec::new();
-        let id = self.book.lock().pool(database, user, &table.pool, clock::now(), &mut actions);
+        let rules = config.pool_rules(database, user)?;
+        let id = self.book.lock().pool(database, user, &rules, clock::now(), &mut actions);
         let pool = Arc::new(Pool {
             id,
             database: key.0.clone(),
             user: key.1.clone(),
-            lifetime: one::Lifetime::of(&table.pool),
-            rules: ArcSwap::new(Arc::new(table.pool.clone())),
-            store: Store::new(target, config.server.max_backends, table.pool.reuse),
+            lifetime: one::Lifetime::of(&rules),
+            store: Store::new(target, config.server.max_backends, rules.reuse),
+            rules: ArcSwap::new(Arc::new(rules)),
             statements: Mutex::default(),
             greetings: Mutex::default(),
             refusal: watch::Sender::new(None),
@@ -361,8 +362,8 @@ impl Pools {
         let mut actions = Vec::new();
         self.book.lock().reconfigure(&config, clock::now(), &mut actions);
         for pool in self.pools.read().iter() {
-            if let Some(table) = config.database(&pool.database) {
-                pool.set_rules(table.pool.clone());
+            if let Some(rules) = config.pool_rules(&pool.database, &pool.user) {
+                pool.set_rules(rules);
             }
         }
         self.users.store(Arc::new(users));

@@ -1,12 +1,14 @@
 //! From the backend to the client: what to do with each server message.
 
-use super::tracker::{Desync, Give, Op, OpKind, marker, wants};
-use super::{Session, named};
+use super::reply::{self, Fault};
+use super::tracker::{Desync, Give, Injected, Op, OpKind, marker, wants};
+use super::{Session, named, private};
+use crate::config::PoolMode;
 use crate::net::lane::Lane;
 use crate::wire::backend::{TxStatus, is_fatal, parameter, ready_for_query};
 use crate::wire::sql::scan::{Traces, clears_everything, deallocate_all, tag_traces};
 use crate::wire::walk::{HEADER, Header, cstr};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 /// Zeros that complete a CopyData frame the client had half sent when its COPY failed; beyond this
 /// much the backend is closed instead (wire.md A5).
@@ -49,7 +51,10 @@ impl<S> Session<S> {
                 self.down.take(total, !over);
                 continue;
             }
-            let give = self.tracker.server(head.kind, body, &mut self.scratch)?;
+            let mut give = self.tracker.server(head.kind, body, &mut self.scratch)?;
+            if head.kind == b'Z' && self.mode == PoolMode::Statement {
+                give = self.end_block(give);
+            }
             if !matches!(head.kind, b'D' | b'd' | b'T' | b'2') {
                 self.note(head.kind, seen, front, give)?;
             }
@@ -60,6 +65,8 @@ impl<S> Session<S> {
                     self.send_withheld()?;
                     true
                 }
+                // What the block had set goes back to what it was.
+                Give::Suppress => head.kind == b'S' && self.linked.ending_block,
                 _ => false,
             };
             match (named, std::mem::take(&mut self.linked.failed)) {
@@ -168,6 +175,27 @@ impl<S> Session<S> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Statement mode: a ReadyForQuery inside a transaction block is held back until the block is
+    /// rolled back, and the client is told why, unless the server has just told it of an error. Session
+    /// and backend stay.
+    fn end_block(&mut self, give: Give) -> Give {
+        self.linked.ending_block = false;
+        let status = self.tracker.status();
+        if give != Give::Pass || status == TxStatus::Idle || self.tracker.is_busy() {
+            return give;
+        }
+        self.linked.ending_block = true;
+        self.up.lane.make(|out| private::query(out, b"ROLLBACK"));
+        self.tracker.inject(OpKind::Query, Injected::Segment);
+        self.set_injected(true);
+        let mut told = BytesMut::new();
+        if status == TxStatus::InTransaction {
+            reply::fault(&Fault::TransactionBlock).encode(&mut told);
+        }
+        self.tracker.answer(OpKind::Query, told.freeze(), true, &mut self.scratch);
+        Give::Suppress
     }
 
     fn ready(&mut self, status: u8, give: Give) -> Result<(), Desync> {

@@ -160,6 +160,8 @@ struct Linked {
     withheld: Option<u8>,
     /// The backend works on something of Bursar's own, and the cell knows.
     injected: bool,
+    /// A transaction block that statement mode does not allow is being rolled back.
+    ending_block: bool,
     /// The client has broken the protocol in a way that makes the server close.
     doomed: bool,
     /// DISCARD ALL has run: the settings of the session are gone from it.

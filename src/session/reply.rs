@@ -81,6 +81,8 @@ pub enum Fault {
     TooManyNames,
     /// The sessions of the pool have as many different prepared statements as they may.
     TooManyStatements,
+    /// A transaction block in statement mode.
+    TransactionBlock,
     /// Bursar stops.
     Shutdown,
     /// KILL_CLIENT or KILL.
@@ -288,6 +290,14 @@ pub fn fault(fault: &Fault) -> Report {
             "The transaction may have been committed. Look before you retry.",
         ),
         Fault::CancelledInQueue => error("57014", "canceling statement due to user request"),
+        Fault::TransactionBlock => report(
+            Severity::Error,
+            "0A000",
+            "bursar: transaction blocks are not allowed in statement mode",
+            "The transaction block was rolled back.".into(),
+            "Send the statements in one query, or set mode = \"transaction\" for this database or user."
+                .into(),
+        ),
         Fault::UndefinedStatement { name } => {
             Report::new(Severity::Error, "26000", format!("prepared statement \"{name}\" does not exist"))
         }

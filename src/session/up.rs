@@ -3,6 +3,7 @@
 use super::reply::{self, Fault};
 use super::tracker::{Injected, Note, OpKind, Take};
 use super::{Glance, Session, locals};
+use crate::config::PoolMode;
 use crate::net::lane::Lane;
 use crate::statements::session::{Before, Look};
 use crate::tag::Scope;
@@ -68,7 +69,7 @@ impl<S> Session<S> {
             if !is_enough(kind, total, bytes) {
                 return Stop::More;
             }
-            if kind != Kind::Terminate && self.tracker.would_hold(kind) {
+            if kind != Kind::Terminate && (self.tracker.would_hold(kind) || self.is_behind_statement(kind)) {
                 return Stop::Hold;
             }
             if self.tracker.is_skipping() && !matches!(kind, Kind::Sync | Kind::Terminate) {
@@ -107,6 +108,15 @@ impl<S> Session<S> {
                 return stop;
             }
         }
+    }
+
+    /// In statement mode the next statement is not sent before this one is over: it may have opened a
+    /// transaction block, which must be rolled back first.
+    fn is_behind_statement(&self, kind: Kind) -> bool {
+        self.mode == PoolMode::Statement
+            && !matches!(kind, Kind::CopyData | Kind::CopyDone | Kind::CopyFail)
+            && !self.tracker.is_copying_in()
+            && self.tracker.awaits_ready()
     }
 
     /// Terminate ends the session, but in the middle of a COPY IN it is a protocol violation, about

@@ -30,6 +30,7 @@ mod reload;
 mod requests;
 mod startup;
 mod state;
+mod statement_mode;
 mod tag_channels;
 mod tag_commands;
 mod traces;

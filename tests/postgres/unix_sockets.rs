@@ -17,7 +17,9 @@ fn start(db: &Db<'_>, config: Config) -> (Proxy, TempDir) {
     let dir = tempfile::tempdir().expect("a directory");
     let host = format!("host = \"{}\"", db.cluster().socket_dir().display());
     let config = config.with("listen", &unix_dir(dir.path())).with(&format!("database.{}", db.name()), &host);
-    (Proxy::start(db, config), dir)
+    let proxy = Proxy::start(db, config);
+    until("the socket takes connections", || UnixStream::connect(socket(&proxy, &dir)).is_ok());
+    (proxy, dir)
 }
 
 fn unix_dir(dir: &Path) -> String {

@@ -16,10 +16,11 @@ fn database<'a>(config: &'a Config, name: &str) -> Option<&'a Arc<Database>> {
     config.databases.get(name).or(config.any_database.as_ref())
 }
 
-fn mode(config: &Config, name: &str) -> &'static str {
-    match database(config, name).map_or(config.pool.mode, |database| database.pool.mode) {
+fn mode(mode: PoolMode) -> &'static str {
+    match mode {
         PoolMode::Session => "session",
         PoolMode::Transaction => "transaction",
+        PoolMode::Statement => "statement",
     }
 }
 
@@ -108,7 +109,7 @@ fn pools(source: &dyn Source) -> Vec<Row> {
             pool.dialling,
             pool.oldest_wait.as_secs(),
             pool.oldest_wait.subsec_micros(),
-            mode(&config, &pool.database),
+            mode(config.pool_rules(&pool.database, &pool.user).map_or(config.pool.mode, |rules| rules.mode)),
             "",
             pool.size,
             pool.leases_peak,
@@ -163,7 +164,7 @@ fn databases(source: &dyn Source) -> Vec<Row> {
             rules.pool.min_idle,
             rules.pool.overflow,
             rules.pool.lifetime.map_or(0, |lifetime| lifetime.as_secs()),
-            mode(&config, &name),
+            mode(rules.pool.mode),
             "",
             0,
             backends.iter().filter(|backend| *backend.database == *name).count(),
@@ -206,7 +207,11 @@ fn users(source: &dyn Source) -> Vec<Row> {
         let pool = view.pools.iter().find(|pool| belongs(&client, pool));
         names.entry(pool.map_or(&client.user, |pool| &pool.user).to_string()).or_default().1 += 1;
     }
-    let row = |(name, (backends, clients))| row![name, "", "", "", 0, backends, 0, clients];
+    let row = |(name, (backends, clients))| {
+        // Empty, as in PgBouncer, where the database decides.
+        let own = config.users.get(&name).and_then(|user| user.mode).map_or("", mode);
+        row![name, "", "", own, 0, backends, 0, clients]
+    };
     names.into_iter().map(row).collect()
 }
 

@@ -163,6 +163,12 @@ impl Tracker {
         self.status
     }
 
+    /// Whether a ReadyForQuery is outstanding that ends something of the client's.
+    #[must_use]
+    pub fn awaits_ready(&self) -> bool {
+        self.ops.iter().any(|op| op.kind.is_ready_for_query() && op.injected.is_none())
+    }
+
     /// Whether the server owes a reply, or is reading COPY data.
     #[must_use]
     pub fn is_busy(&self) -> bool {

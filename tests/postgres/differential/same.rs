@@ -16,7 +16,8 @@ pub(super) fn same(direct: &Outcome, proxied: &Outcome) -> bool {
 
 /// Such an error has all that a driver looks at, but not the place in PostgreSQL's source.
 fn same_message(direct: &Msg, proxied: &Msg) -> bool {
-    let elsewhere = |m: &Msg| m.kind == b'E' && m.field(b'C').is_some_and(|c| ELSEWHERE.contains(&c.as_str()));
+    let elsewhere =
+        |m: &Msg| m.kind == b'E' && m.field(b'C').is_some_and(|c| ELSEWHERE.contains(&c.as_str()));
     direct == proxied
         || elsewhere(direct)
             && elsewhere(proxied)
