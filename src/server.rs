@@ -197,6 +197,12 @@ async fn connection(house: Arc<House>, stream: Stream, peer: String, source: Arc
         Some(Arrival::Console(stream, greeting)) => {
             serve_console(stream, greeting, source, house.drain.stopped()).await;
         }
+        Some(Arrival::Replication(mut passed)) => {
+            house.tasks.spawn(async move {
+                passed.relay.serve().await;
+                drop((passed, counted));
+            });
+        }
         // The login's memory is freed with this task; a session keeps only what it needs.
         Some(Arrival::Session(logged_in)) => {
             house.tasks.spawn(serve(logged_in, counted));

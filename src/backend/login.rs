@@ -55,6 +55,7 @@ where
     for (name, value) in [("user", &*target.user), ("database", &*target.dbname)] {
         startup.parameters.insert(name.to_owned(), value.to_owned());
     }
+    startup.parameters.extend(target.parameters.iter().cloned());
     talk.send(&startup).await?;
     let minor = talk.authenticate().await?;
     talk.settle(minor).await

@@ -24,6 +24,8 @@ pub struct Target {
     pub dbname: String,
     /// Role on the server.
     pub user: String,
+    /// What else to say at start-up: nothing, but for a replication connection.
+    pub parameters: Vec<(String, String)>,
     /// Clear password; `None` = only servers that ask for none will do.
     pub password: Option<Secret>,
     /// `host:port` or the socket's path, for views and logs.
@@ -67,6 +69,7 @@ impl Target {
             port: database.port,
             dbname: database.dbname.clone().unwrap_or_else(|| dbname.to_owned()),
             user: database.user.clone().unwrap_or_else(|| user.to_owned()),
+            parameters: Vec::new(),
             password: database.password.clone().or_else(|| fallback.filter(is_clear).cloned()),
             address: address.into(),
             keys: Mutex::new(None),

@@ -169,6 +169,8 @@ pub(super) fn pool_keys() -> Vec<Key<PoolRules>> {
         OneOf { words: &[("lifo", Reuse::Lifo), ("round_robin", Reuse::RoundRobin)], later: &[] };
     const RESETS: OneOf<Reset> =
         OneOf { words: &[("dirty", Reset::Dirty), ("always", Reset::Always)], later: &[] };
+    const REPLICATION: OneOf<ReplicationRule> =
+        OneOf { words: &[("refuse", ReplicationRule::Refuse), ("pass", ReplicationRule::Pass)], later: &[] };
     vec![
         Key::spread("profile", PROFILES, |rules: &mut PoolRules, profile| profile.apply(rules)),
         key!(PoolRules, "mode", POOL_MODES, mode),
@@ -177,6 +179,7 @@ pub(super) fn pool_keys() -> Vec<Key<PoolRules>> {
         key!(PoolRules, "min_idle", count(0, MAX_BACKENDS), min_idle),
         key!(PoolRules, "reuse", REUSES, reuse),
         key!(PoolRules, "reset", RESETS, reset),
+        key!(PoolRules, "replication", REPLICATION, replication),
         key!(PoolRules, "max_wait", span(0, 1), max_wait),
         key!(PoolRules, "queue", count(0, MAX_SESSIONS), queue),
         key!(PoolRules, "idle_timeout", OrOff(span(TICK, 30)), idle_timeout),

@@ -193,6 +193,15 @@ pub enum Reset {
     Always,
 }
 
+/// What becomes of a client that asks for a replication connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicationRule {
+    /// It is refused.
+    Refuse,
+    /// It gets a server connection of its own, outside the pool.
+    Pass,
+}
+
 /// The pool of one (database, user).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolRules {
@@ -208,6 +217,8 @@ pub struct PoolRules {
     pub reuse: Reuse,
     /// When to scrub.
     pub reset: Reset,
+    /// Whether replication connections are let in.
+    pub replication: ReplicationRule,
     /// B9: how long a checkout waits before ERROR 53300; always enforced.
     pub max_wait: Duration,
     /// Waiters in this pool (B15); always enforced.

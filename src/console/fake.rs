@@ -250,6 +250,7 @@ impl Source for Fake {
 
     fn clients(&self) -> Vec<ClientRow> {
         let row = |id, state, lease: Option<u64>, backend_pid| ClientRow {
+            replication: crate::wire::startup::Replication::No,
             id: SessionId(id),
             database: "app".into(),
             user: if id == 2 { "web.quiet" } else { "web" }.into(),

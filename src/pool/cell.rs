@@ -9,6 +9,7 @@ use crate::backend::trail::{Trail, fingerprint};
 use crate::backend::{Backend, CancelHandle};
 use crate::book::{Activity, Doing, LeaseId, Overstay, SessionId, Warning};
 use crate::tag::Tag;
+use crate::wire::startup::Replication;
 use atomic_waker::AtomicWaker;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -74,6 +75,8 @@ pub struct Cell {
     pub application: Arc<str>,
     /// Client address; `unix(PID)` on a Unix socket.
     pub client: Arc<str>,
+    /// A replication connection, and of what kind.
+    pub replication: Replication,
     /// When it connected.
     pub connected: Instant,
     waker: AtomicWaker,
@@ -135,6 +138,7 @@ impl Cell {
             user,
             application,
             client,
+            replication: Replication::No,
             connected,
             waker: AtomicWaker::new(),
             ordered: AtomicBool::new(false),

@@ -8,13 +8,15 @@
 
 mod greeting;
 mod intake;
+mod replication;
 
+use super::passthrough::{Passed, Passthrough};
 use super::registry::{Registered, Registry};
 use super::reply::{self, Fault};
 use super::tracker::Tracker;
 use super::{Linked, Session, Socket, Stretch, locals};
 use crate::auth::exchange::Step;
-use crate::book::SessionId;
+use crate::book::{SessionId, Warning};
 use crate::clock;
 use crate::config::{AuthMethod, CONSOLE, PoolMode};
 use crate::metrics::Login;
@@ -24,12 +26,13 @@ use crate::pool::cell::Cell;
 use crate::state::SetId;
 use crate::statements::Planner;
 use crate::statements::session::Statements;
-use crate::tag::{self, Key, Scope, Tags};
+use crate::tag::{self, Key, Scope, Tag, Tags};
 use crate::wire::backend::message;
 use crate::wire::error::Report;
 use crate::wire::startup::{First, Replication, Startup};
 use bytes::{BufMut, BytesMut};
 use intake::Intake;
+use replication::Opened;
 use smallvec::SmallVec;
 use std::io;
 use std::sync::Arc;
@@ -39,6 +42,8 @@ use tokio::io::AsyncWriteExt;
 pub enum Arrival<S> {
     /// A client session, logged in and greeted.
     Session(Box<LoggedIn<S>>),
+    /// A replication connection, logged in and greeted.
+    Replication(Box<Passed<S>>),
     /// The console, logged in; its greeting is still to be sent.
     Console(S, BytesMut),
     /// A cancel request.
@@ -123,6 +128,13 @@ pub async fn arrive<S: Socket>(mut stream: S, visitor: Visitor<'_>) -> Option<Ar
             visitor.pools.logged_in(part.pool.id);
             return Some(Arrival::Session(Box::new(part.with(stream, &visitor))));
         }
+        Ok(Ok(Met::Replication(opened))) => {
+            visitor.pools.metrics.logins.inc(Login::Ok);
+            let Opened { backend, cell, registered, seat, leftover, greeting } = *opened;
+            let said = (&leftover[..], &greeting[..]);
+            let relay = Passthrough::new(stream, backend, cell, &visitor.pools.buffers, said);
+            return Some(Arrival::Replication(Box::new(Passed { relay, registered, seat })));
+        }
         Ok(Err(refused)) => refused,
         Err(_) => Refused::from(Fault::LoginTimeout),
     };
@@ -148,6 +160,7 @@ pub async fn arrive<S: Socket>(mut stream: S, visitor: Visitor<'_>) -> Option<Ar
 
 enum Met {
     Session(Box<Prepared>),
+    Replication(Box<Opened>),
     Console(BytesMut),
     Cancel { pid: u32, key: SmallVec<[u8; 32]> },
 }
@@ -229,11 +242,12 @@ async fn meet<S: Socket>(stream: &mut S, visitor: &Visitor<'_>) -> Result<Met, R
     if startup.must_negotiate() {
         negotiate(&startup, &mut out);
     }
-    if startup.replication != Replication::No {
-        return Err(Fault::Replication.into());
-    }
     let (user, suffix) = login_name(visitor, &startup.user);
     authenticate(stream, &mut intake, visitor, &user, &mut out).await?;
+    if startup.replication != Replication::No {
+        let opened = replication::open(visitor, startup, user, suffix, intake.leftover(), out).await?;
+        return Ok(Met::Replication(Box::new(opened)));
+    }
     if startup.database == CONSOLE {
         return if may_administer(visitor, &user) {
             Ok(Met::Console(out))
@@ -325,18 +339,7 @@ async fn prepare(
     let application = startup.parameter("application_name").unwrap_or_default();
     let names = (pool.database.clone(), pool.user.clone(), String::from_utf8_lossy(application).into());
     let cell = Arc::new(Cell::new(pools.next_session(), names, visitor.peer.into(), clock::now()));
-    let mut tags = startup_tags(&startup)?;
-    let identity = tag::Identity {
-        user: &cell.user,
-        database: &cell.database,
-        application_name: &cell.application,
-        user_suffix: suffix.as_deref(),
-    };
-    let tag = tags.resolve(&pools.config().tag, &identity, clock::now()).clone();
-    let warning = pools
-        .login(&cell, &tag.tenant)
-        .map_err(|refusal| Refused::Told(reply::refusal_at_login(&refusal)))?;
-    let seat = Seat { pools: pools.clone(), id: cell.id, tenant: tag.tenant.clone() };
+    let (tags, tag, warning, seat) = admit(visitor, &cell, &startup, suffix.as_deref())?;
 
     let session_mode = pool.rules().mode == PoolMode::Session;
     let (parameters, lease) = greeting::greet(pools, &pool, &cell, &tag, settings, session_mode).await?;
@@ -361,6 +364,28 @@ async fn prepare(
         leftover,
         greeting: out,
     })
+}
+
+/// A session's tags, and its place among its tenant's, perhaps with a warning.
+fn admit(
+    visitor: &Visitor<'_>,
+    cell: &Arc<Cell>,
+    startup: &Startup,
+    suffix: Option<&str>,
+) -> Result<(Tags, Arc<Tag>, Option<Warning>, Seat), Refused> {
+    let pools = visitor.pools;
+    let mut tags = startup_tags(startup)?;
+    let identity = tag::Identity {
+        user: &cell.user,
+        database: &cell.database,
+        application_name: &cell.application,
+        user_suffix: suffix,
+    };
+    let tag = tags.resolve(&pools.config().tag, &identity, clock::now()).clone();
+    let warning =
+        pools.login(cell, &tag.tenant).map_err(|refusal| Refused::Told(reply::refusal_at_login(&refusal)))?;
+    let seat = Seat { pools: pools.clone(), id: cell.id, tenant: tag.tenant.clone() };
+    Ok((tags, tag, warning, seat))
 }
 
 /// The client's settings, interned. `application_name` always belongs to them: a backend must not

@@ -18,6 +18,7 @@
 //! | [`tracker`] | the op queue |
 //! | `named` | what becomes of named statements where they are shared |
 //! | [`locals`] | prepared statements that are answered here |
+//! | [`passthrough`] | a replication connection, outside the pools |
 //! | `private` | Bursar's own words with a backend: settings, rollback, scrub |
 //! | `wind_up` | what is left to do when the client has gone |
 //! | [`cancel`] | cancel requests to the backend a session holds *now*, or nowhere |
@@ -29,6 +30,7 @@ mod down;
 pub mod handshake;
 pub mod locals;
 mod named;
+pub mod passthrough;
 mod private;
 pub mod registry;
 mod relay;

@@ -3,6 +3,7 @@
 use crate::book::{LeaseId, SessionId};
 use crate::pool::cell::Cell;
 use crate::tag::Tag;
+use crate::wire::startup::Replication;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use std::collections::HashMap;
@@ -23,6 +24,8 @@ pub struct ClientRow {
     pub application: Arc<str>,
     /// Address; `unix(PID)` on a Unix socket.
     pub client: Arc<str>,
+    /// A replication connection, and of what kind.
+    pub replication: Replication,
     /// `login`, `idle`, `waiting`, `active`, `idle_in_tx`, `pinned`
     pub state: &'static str,
     /// When it connected.
@@ -102,6 +105,7 @@ pub fn row(cell: &Cell) -> ClientRow {
         user: cell.user.clone(),
         application: cell.application.clone(),
         client: cell.client.clone(),
+        replication: cell.replication,
         state: state.name(),
         connected: cell.connected,
         requested: cell.requested(),

@@ -50,7 +50,7 @@ pub enum Fault {
     },
     /// Bytes sent in the clear behind a request for encryption.
     EarlyData,
-    /// `replication` was asked for.
+    /// `replication` was asked for where the configuration refuses it.
     Replication,
     /// A message type PostgreSQL does not know, or not there.
     InvalidMessageType {
@@ -270,7 +270,10 @@ pub fn fault(fault: &Fault) -> Report {
             format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2"),
         ),
         Fault::EarlyData => fatal("08P01", "received unencrypted data after SSL request"),
-        Fault::Replication => fatal("0A000", "bursar: replication connections are not supported"),
+        Fault::Replication => hinted(
+            fatal("0A000", "bursar: replication connections are not let in"),
+            "Set replication = \"pass\" in [pool] or [database.NAME], or connect to PostgreSQL itself.",
+        ),
         Fault::InvalidMessageType { tag } => named("08P01", format!("invalid frontend message type {tag}")),
         Fault::InvalidMessageLength => fatal("08P01", "invalid message length"),
         Fault::InvalidMessage => fatal("08P01", "invalid message format"),

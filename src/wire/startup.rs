@@ -94,6 +94,28 @@ pub enum Replication {
     Logical,
 }
 
+impl Replication {
+    /// As a value of `replication` in a StartupMessage.
+    #[must_use]
+    pub fn value(self) -> &'static str {
+        match self {
+            Replication::No => "false",
+            Replication::Physical => "true",
+            Replication::Logical => "database",
+        }
+    }
+
+    /// As `SHOW CLIENTS` has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Replication::No => "none",
+            Replication::Physical => "physical",
+            Replication::Logical => "logical",
+        }
+    }
+}
+
 /// A setting asked for at start-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameter {

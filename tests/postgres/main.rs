@@ -27,6 +27,7 @@ mod leaks;
 mod load;
 mod overstay;
 mod reload;
+mod replication;
 mod requests;
 mod startup;
 mod state;

@@ -60,7 +60,7 @@ fn clients(source: &dyn Source) -> Vec<Row> {
             "C",
             &client.user,
             &client.database,
-            "none",
+            client.replication.name(),
             // PgBouncer knows three states; what the session does exactly is in `doing`.
             match (client.state, client.lease) {
                 ("waiting" | "login", _) => client.state,

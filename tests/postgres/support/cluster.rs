@@ -35,6 +35,7 @@ fi
 const SETTINGS: &[&str] = &[
     "listen_addresses=127.0.0.1",
     "max_connections=300",
+    "wal_level=logical",
     "fsync=off",
     "full_page_writes=off",
     "shared_buffers=64MB",
@@ -48,6 +49,7 @@ const SETTINGS: &[&str] = &[
 /// Who logs in how. The password of each role is its own name.
 const HBA: &str = "\
 local all all trust
+host replication all 127.0.0.1/32 trust
 host all scram_user 127.0.0.1/32 scram-sha-256
 host all md5_user   127.0.0.1/32 md5
 host all plain_user 127.0.0.1/32 password
@@ -56,6 +58,7 @@ host all all        127.0.0.1/32 trust
 
 const ROLES: &str = "\
 create role app login;
+create role repl login replication;
 set password_encryption = 'scram-sha-256';
 create role scram_user login password 'scram_user';
 create role plain_user login password 'plain_user';
