@@ -59,6 +59,7 @@ impl Default for PoolRules {
             min_idle: 0,
             reuse: Reuse::Lifo,
             reset: Reset::Dirty,
+            policy: Policies::default(),
             replication: ReplicationRule::Refuse,
             max_wait: seconds(3),
             queue: 10_000,

@@ -171,7 +171,7 @@ pub(super) fn pool_keys() -> Vec<Key<PoolRules>> {
         OneOf { words: &[("dirty", Reset::Dirty), ("always", Reset::Always)], later: &[] };
     const REPLICATION: OneOf<ReplicationRule> =
         OneOf { words: &[("refuse", ReplicationRule::Refuse), ("pass", ReplicationRule::Pass)], later: &[] };
-    vec![
+    let mut keys = vec![
         Key::spread("profile", PROFILES, |rules: &mut PoolRules, profile| profile.apply(rules)),
         key!(PoolRules, "mode", POOL_MODES, mode),
         key!(PoolRules, "size", count(1, MAX_BACKENDS), size),
@@ -187,6 +187,25 @@ pub(super) fn pool_keys() -> Vec<Key<PoolRules>> {
         key!(PoolRules, "connect_timeout", span(TICK, 1), connect_timeout),
         key!(PoolRules, "client_gone_grace", span(0, 1), client_gone_grace),
         key!(PoolRules, "max_prepared", count(0, 10_000), max_prepared),
+    ];
+    let policies = policy_keys().into_iter();
+    keys.extend(policies.map(|key| key.within("policy", |r: &PoolRules| &r.policy, |r| &mut r.policy)));
+    keys
+}
+
+/// Keys of `policy` in `[pool]`.
+fn policy_keys() -> Vec<Key<Policies>> {
+    const POLICIES: OneOf<Policy> = OneOf {
+        words: &[("pin", Policy::Pin), ("scrub", Policy::Scrub), ("refuse", Policy::Refuse)],
+        later: &[],
+    };
+    vec![
+        key!(Policies, "listen", POLICIES, listen),
+        key!(Policies, "temp_table", POLICIES, temp_table),
+        key!(Policies, "advisory_lock", POLICIES, advisory_lock),
+        key!(Policies, "hold_cursor", POLICIES, hold_cursor),
+        key!(Policies, "prepare", POLICIES, prepare),
+        key!(Policies, "load", POLICIES, load),
     ]
 }
 

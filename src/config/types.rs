@@ -193,6 +193,36 @@ pub enum Reset {
     Always,
 }
 
+/// What becomes of a lease when a statement leaves something on its backend that cannot be carried to
+/// another one (wire.md C3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// The lease lasts as long as what was left.
+    #[default]
+    Pin,
+    /// The lease ends with its transaction, and what was left is cleared.
+    Scrub,
+    /// The statement is refused before the server sees it.
+    Refuse,
+}
+
+/// A [`Policy`] for each kind of thing a statement may leave, by the names that pins have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Policies {
+    /// LISTEN.
+    pub listen: Policy,
+    /// A temporary table, view or sequence.
+    pub temp_table: Policy,
+    /// A session-level advisory lock.
+    pub advisory_lock: Policy,
+    /// `DECLARE … WITH HOLD`.
+    pub hold_cursor: Policy,
+    /// SQL-level PREPARE.
+    pub prepare: Policy,
+    /// LOAD.
+    pub load: Policy,
+}
+
 /// What becomes of a client that asks for a replication connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplicationRule {
@@ -217,6 +247,8 @@ pub struct PoolRules {
     pub reuse: Reuse,
     /// When to scrub.
     pub reset: Reset,
+    /// What may be left on a backend in transaction and statement mode.
+    pub policy: Policies,
     /// Whether replication connections are let in.
     pub replication: ReplicationRule,
     /// B9: how long a checkout waits before ERROR 53300; always enforced.

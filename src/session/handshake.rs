@@ -11,6 +11,7 @@ mod intake;
 mod replication;
 
 use super::passthrough::{Passed, Passthrough};
+use super::policy::Masks;
 use super::registry::{Registered, Registry};
 use super::reply::{self, Fault};
 use super::tracker::Tracker;
@@ -194,6 +195,7 @@ impl Prepared {
             reset: rules.reset,
             max_prepared: super::prepared_cap(&rules),
             planner: (SetId::BASE, Planner::default()),
+            policy: Masks::of(&rules, rules.mode),
             now: clock::now(),
             client,
             up: Stretch::new(Lane::with(buffers.clone(), &self.leftover)),

@@ -19,6 +19,7 @@
 //! | `named` | what becomes of named statements where they are shared |
 //! | [`locals`] | prepared statements that are answered here |
 //! | [`passthrough`] | a replication connection, outside the pools |
+//! | `policy` | what a session may leave on a backend |
 //! | `private` | Bursar's own words with a backend: settings, rollback, scrub |
 //! | `wind_up` | what is left to do when the client has gone |
 //! | [`cancel`] | cancel requests to the backend a session holds *now*, or nowhere |
@@ -31,6 +32,7 @@ pub mod handshake;
 pub mod locals;
 mod named;
 pub mod passthrough;
+mod policy;
 mod private;
 pub mod registry;
 mod relay;
@@ -77,6 +79,7 @@ pub struct Session<S> {
     max_prepared: usize,
     /// What of which settings prepared statements depend on.
     planner: (SetId, Planner),
+    policy: policy::Masks,
 
     /// When something was last read from either side: one look at the clock a wake-up.
     now: Instant,
@@ -193,7 +196,7 @@ impl<S> Session<S> {
         } else if self.statements.pins() {
             Traces::STATEMENT.reason()
         } else {
-            self.linked.traces.without(Traces::SUSPECT).reason()
+            self.linked.traces.without(Traces::SUSPECT.with(self.policy.scrubbed)).reason()
         }
     }
 }

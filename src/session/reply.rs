@@ -81,6 +81,11 @@ pub enum Fault {
     TooManyNames,
     /// The sessions of the pool have as many different prepared statements as they may.
     TooManyStatements,
+    /// A statement would leave what the policy of its pool refuses.
+    StateRefused {
+        /// The kind of it, as the policy's keys are called.
+        kind: &'static str,
+    },
     /// A transaction block in statement mode.
     TransactionBlock,
     /// Bursar stops.
@@ -293,6 +298,13 @@ pub fn fault(fault: &Fault) -> Report {
             "The transaction may have been committed. Look before you retry.",
         ),
         Fault::CancelledInQueue => error("57014", "canceling statement due to user request"),
+        Fault::StateRefused { kind } => report(
+            Severity::Error,
+            "0A000",
+            "bursar: the statement would keep its backend beyond the transaction",
+            format!("{} (policy.{kind} = \"refuse\").", statement_of(kind)),
+            format!("Set policy.{kind} = \"pin\" for this database, or use one with mode = \"session\"."),
+        ),
         Fault::TransactionBlock => report(
             Severity::Error,
             "0A000",
@@ -351,6 +363,21 @@ fn report(
 
 fn hinted(report: Report, hint: &'static str) -> Report {
     Report { hint: Some(hint.into()), ..report }
+}
+
+/// What leaves a kind of state, in the words of SQL.
+fn statement_of(kind: &str) -> &'static str {
+    match kind {
+        "listen" => "LISTEN needs the same backend for as long as it listens",
+        "temp_table" => "a temporary table exists on its own backend only",
+        "advisory_lock" => {
+            "a session-level advisory lock is held by its backend; pg_advisory_xact_lock is not"
+        }
+        "hold_cursor" => "a cursor WITH HOLD exists on its own backend only",
+        "prepare" => "PREPARE names a statement on its own backend only; what drivers prepare is not meant",
+        "load" => "LOAD changes its own backend only, for as long as that lives",
+        _ => "its effect is on its own backend only",
+    }
 }
 
 /// The standing of a scope, widest last (budgets.md §2.5).

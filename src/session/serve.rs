@@ -1,5 +1,6 @@
 //! The only loop: what happens after each event of the relay.
 
+use super::policy::Masks;
 use super::private;
 use super::relay::Event;
 use super::reply::{self, Fault};
@@ -146,6 +147,7 @@ impl<S: Socket> Session<S> {
             let rules = self.pool.rules();
             self.reset = rules.reset;
             self.max_prepared = prepared_cap(&rules);
+            self.policy = Masks::of(&rules, self.mode);
             self.tags.invalidate();
         }
     }

@@ -25,6 +25,9 @@ const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";
 /// Execute of a portal that nobody has: an error.
 pub(super) const FAIL: &[u8] = b"E\0\0\0\x10\x01bursar\0\0\0\0\0";
 
+/// A Query that is none: an error, as the one that was refused should have been.
+const FAIL_QUERY: &[u8] = b"Q\0\0\0\x20statement refused by bursar\0";
+
 /// Flush.
 pub(super) const FLUSH: &[u8] = b"H\0\0\0\x04";
 
@@ -75,6 +78,12 @@ impl<S> Session<S> {
             if self.tracker.is_skipping() && !matches!(kind, Kind::Sync | Kind::Terminate) {
                 self.glanced = None;
                 self.up.take(total, false);
+                continue;
+            }
+            if matches!(kind, Kind::Query | Kind::Parse)
+                && !self.policy.refused.is_none()
+                && self.refuse_state(kind, total)
+            {
                 continue;
             }
             let next = match kind {
@@ -425,6 +434,34 @@ impl<S> Session<S> {
         self.tracker.skip_to_sync();
     }
 
+    /// Refuses a statement that would leave what the pool's policy does not allow, where and as the
+    /// server would: in a transaction it fails the transaction. Returns whether it did.
+    fn refuse_state(&mut self, kind: Kind, total: usize) -> bool {
+        let bytes = self.up.lane.unwalked();
+        // A second look is not needed, nor is a text that no scan can tell anything of; and in a COPY the
+        // server has more to say.
+        if self.glanced.is_some() || bytes.len() < total || self.tracker.is_copying_in() {
+            return false;
+        }
+        let text = match kind {
+            Kind::Query => Some(query_text(bytes, total).0),
+            _ => cstr(&bytes[HEADER..total]).and_then(|(_, rest)| cstr(rest)).map(|(text, _)| text),
+        };
+        let Some(kind_left) = text.and_then(|text| self.policy.refuses(text)) else { return false };
+        let report = reply::fault(&Fault::StateRefused { kind: kind_left });
+        if kind == Kind::Parse {
+            self.refuse_here(OpKind::Parse, total, BytesMut::new(), &report);
+            return true;
+        }
+        if self.lease.is_some() {
+            self.up.lane.put(FAIL_QUERY);
+            self.tracker.inject(OpKind::Query, Injected::Failure);
+            self.set_injected(true);
+        }
+        self.make_up(OpKind::Query, total, |_, out| report.encode(out));
+        true
+    }
+
     /// Sends the replies made here that waited for a Flush, a Sync, or an error.
     pub(super) fn flush_here(&mut self) {
         if !self.unflushed.is_empty() {
@@ -555,6 +592,13 @@ fn describe(text: &locals::Text, statement: bool, out: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn canned_messages_have_the_right_lengths() {
+        for message in [CLOSE_UNNAMED, FAIL_QUERY, FLUSH] {
+            assert_eq!(Header::read(message).unwrap().total(), Some(message.len()));
+        }
+    }
 
     #[test]
     fn a_cut_message_has_the_right_length() {

@@ -26,6 +26,7 @@ mod leak_matrix;
 mod leaks;
 mod load;
 mod overstay;
+mod policies;
 mod reload;
 mod replication;
 mod requests;

@@ -1,6 +1,7 @@
 //! Replication connections: refused unless the configuration says otherwise, and then passed through
 //! to a server connection of their own, by PostgreSQL's own programs.
 
+use crate::support::impostor::{BAIT, Impostor, Script, Then, header};
 use crate::support::watch::{printed, row, rows};
 use crate::support::{Cluster, Config, Db, Login, Proxy, Refused, Wire, msg, signal, until, wire};
 use std::path::Path;
@@ -192,5 +193,28 @@ fn a_stream_is_ended_between_two_messages_by_a_drain_and_by_kill() {
         assert!(end.closed && last == "E(FATAL 57P01)", "{end:?}");
         assert!(end.messages[..end.messages.len() - 1].iter().all(|message| message.kind == b'd'), "{end:?}");
     }
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+/// The drain comes in the middle of a message: its rest is waited for, and what begins behind it is not.
+#[test]
+fn last_words_wait_for_the_rest_of_a_message() {
+    let db = Db::new();
+    let half = [msg::message(b'W', &[0, 0, 0]), header(b'd', 4 + 60_000), vec![b'a'; 20_000]].concat();
+    let rest = [vec![b'z'; 40_000], header(b'd', 4 + 1000), vec![b'b'; 999]].concat();
+    let impostor = Impostor::start(Script::answer(half, Then::OnCue(rest)));
+    let config = Config::one_backend()
+        .with("pool", "replication = \"pass\"")
+        .with("database.evil", &format!("port = {}", impostor.port()));
+    let mut proxy = Proxy::start(&db, config);
+    let mut client = Wire::login(proxy.addr(), &Login::new("repl", "evil").with("replication", "true"));
+    client.send(&msg::query(BAIT));
+    assert_eq!(client.recv().expect("an answer").kind, b'W');
+    signal(proxy.pid(), "TERM");
+    until("it takes nobody any more", || Wire::open(proxy.addr()).is_err());
+    impostor.say_on();
+    let end = client.recv_to_end();
+    assert_eq!(end.trace(), "d E(FATAL 57P01) EOF");
+    assert_eq!(end.messages[0].body.len(), 60_000);
     assert_eq!(proxy.wait().code(), Some(0));
 }

@@ -39,6 +39,12 @@ impl Traces {
         Traces(self.0 & !other.0)
     }
 
+    /// Those that are also in `other`.
+    #[must_use]
+    pub const fn only(self, other: Traces) -> Traces {
+        Traces(self.0 & other.0)
+    }
+
     /// Whether any of `other` is there.
     #[must_use]
     pub const fn any(self, other: Traces) -> bool {
