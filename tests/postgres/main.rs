@@ -33,6 +33,7 @@ mod requests;
 mod startup;
 mod state;
 mod statement_mode;
+mod stress;
 mod tag_channels;
 mod tag_commands;
 mod traces;

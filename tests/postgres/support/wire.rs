@@ -320,6 +320,38 @@ impl Wire {
         }
     }
 
+    /// Reads a message of any size and forgets its body: its type, and how long the body was. `None` when
+    /// the connection is closed before its end.
+    pub(crate) fn skip_message(&mut self) -> Option<(u8, usize)> {
+        let header = loop {
+            if let Some(header) = self.buffer.get(..5) {
+                break [header[0], header[1], header[2], header[3], header[4]];
+            }
+            self.fill()?;
+        };
+        let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize - 4;
+        self.buffer.drain(..5);
+        let mut rest = length;
+        loop {
+            let here = rest.min(self.buffer.len());
+            self.buffer.drain(..here);
+            rest -= here;
+            if rest == 0 {
+                return Some((header[0], length));
+            }
+            self.fill()?;
+        }
+    }
+
+    /// Reads whatever is there into the buffer; `None` at the end.
+    fn fill(&mut self) -> Option<()> {
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut chunk = [0; 65_536];
+        let n = self.stream.read(&mut chunk).expect("bytes, or the end");
+        self.buffer.extend(&chunk[..n]);
+        (n > 0).then_some(())
+    }
+
     fn take_message(&mut self) -> Option<Msg> {
         let header = self.buffer.get(..5)?;
         let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
