@@ -17,7 +17,7 @@ const CLIENTS: usize = if SHARED { 100 } else { 20 };
 const EACH: usize = if SHARED { 100 } else { 50 };
 const BACKENDS: usize = if SHARED { 4 } else { CLIENTS };
 /// Statements that a backend may have prepared, by default.
-const CAP: usize = 100;
+const CAP: usize = 200;
 
 fn text(client: usize, wave: usize, number: usize) -> String {
     // Of the length of what an ORM writes.
@@ -106,7 +106,8 @@ fn a_comment_that_changes_leaves_one_statement() {
         call(number, if number % 2 == 0 { "s" } else { "" });
     }
     let grown = peak_mib(&proxy) - before;
-    assert!(grown <= 1, "the proxy grew by {grown} MiB");
+    // Each call is a request of its own, of which Bursar remembers some thousands.
+    assert!(grown <= 4, "the proxy grew by {grown} MiB");
     let texts = client.query("select count(*) from pg_prepared_statements").value();
     assert!(["0", "1"].contains(&texts.as_str()), "{texts} statements for one text");
     let text = client.query("select coalesce(max(statement), '') from pg_prepared_statements").value();
