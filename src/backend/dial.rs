@@ -7,7 +7,7 @@ use super::target::{Endpoint, Target};
 use super::trail::Trail;
 use crate::clock;
 use crate::net::stream::{Quiet, Stream};
-use crate::state::SetId;
+use crate::state::Set;
 use crate::statements::Held;
 use bytes::Bytes;
 use std::fmt;
@@ -45,7 +45,7 @@ pub struct Backend {
     /// What it takes to cancel whatever runs here.
     pub cancel: Arc<CancelHandle>,
     /// The settings it carries.
-    pub settings: SetId,
+    pub settings: Set,
     /// The shared statements it has.
     pub prepared: Held,
     /// Room for the statements of its next lease.
@@ -93,7 +93,7 @@ async fn ready(target: &Target, mut stream: Stream, endpoint: Endpoint) -> Resul
         generation: 0,
         returned_at: now,
         cancel: Arc::new(CancelHandle { endpoint, pid: login.pid, key: login.key }),
-        settings: SetId::BASE,
+        settings: Set::BASE,
         prepared: Held::default(),
         trail: None,
         lifetime_permille: rand::random_range(900..=1100),

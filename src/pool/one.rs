@@ -3,7 +3,7 @@
 use crate::backend::{Backend, CancelHandle, Store, Target};
 use crate::book::PoolId;
 use crate::config::PoolRules;
-use crate::state::{self, SetId};
+use crate::state::{Set, SetKey};
 use crate::statements;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -16,6 +16,9 @@ use tokio::sync::watch;
 
 /// What a client is told of a server at login: ParameterStatus names and values.
 pub type Greeting = Arc<Vec<(Bytes, Bytes)>>;
+
+/// Greetings remembered for one pool.
+const MAX_GREETINGS: usize = 1_000;
 
 /// The pool of one (database, user).
 pub struct Pool {
@@ -30,7 +33,7 @@ pub struct Pool {
     pub(super) store: Store,
     /// The prepared statements that its sessions share.
     pub statements: Mutex<statements::Table>,
-    pub(super) greetings: Mutex<HashMap<SetId, Greeting>>,
+    pub(super) greetings: Mutex<HashMap<SetKey, Greeting>>,
     /// The last refusal of the server to let us in, for logins that wait for a first backend.
     pub(super) refusal: watch::Sender<Option<Bytes>>,
     pub(super) backends: Mutex<Vec<Opened>>,
@@ -87,17 +90,19 @@ impl Pool {
 
     /// What to tell a client with these settings at login, if a backend has been asked before.
     #[must_use]
-    pub fn greeting(&self, settings: SetId) -> Option<Greeting> {
-        self.greetings.lock().get(&settings).cloned()
+    pub fn greeting(&self, settings: &Set) -> Option<Greeting> {
+        self.greetings.lock().get(&settings.key()).cloned()
     }
 
-    /// Remembers what a backend reported with these settings.
-    pub fn learn_greeting(&self, settings: SetId, greeting: Greeting) {
+    /// Remembers what a backend reported with these settings, for as long as somebody has them.
+    pub fn learn_greeting(&self, settings: &Set, greeting: Greeting) {
         let mut greetings = self.greetings.lock();
-        if greetings.len() >= state::MAX_SETS {
-            greetings.clear();
+        if greetings.len() >= MAX_GREETINGS {
+            greetings.retain(|key, _| key.is_in_use());
         }
-        greetings.insert(settings, greeting);
+        if greetings.len() < MAX_GREETINGS {
+            greetings.insert(settings.key(), greeting);
+        }
     }
 
     /// Tells of the server's refusals to let us in (bodies of its ErrorResponse).

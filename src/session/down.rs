@@ -6,7 +6,7 @@ use super::{Session, named, private};
 use crate::config::PoolMode;
 use crate::net::lane::Lane;
 use crate::wire::backend::{TxStatus, is_fatal, parameter, ready_for_query};
-use crate::wire::sql::scan::{Traces, clears_everything, deallocate_all, tag_traces};
+use crate::wire::sql::scan::{Traces, clears_everything, deallocate_all, may_end_traces, tag_traces};
 use crate::wire::walk::{HEADER, Header, cstr};
 use bytes::{Bytes, BytesMut};
 
@@ -45,8 +45,9 @@ impl<S> Session<S> {
             let fatal = head.kind == b'E' && is_fatal(body);
             if fatal {
                 // The server is closing, whatever it was doing; its last words are the client's, unless
-                // it had done all: then the session goes on, on another backend.
-                let over = self.releases();
+                // it had done all: then the session goes on, on another backend, unless only this one
+                // knows its settings.
+                let over = self.releases() && !self.linked.traces.any(Traces::SETTING);
                 self.linked.dying = !over;
                 self.down.take(total, !over);
                 continue;
@@ -55,11 +56,11 @@ impl<S> Session<S> {
             if head.kind == b'Z' && self.mode == PoolMode::Statement {
                 give = self.end_block(give);
             }
-            if !matches!(head.kind, b'D' | b'd' | b'T' | b'2') {
-                self.note(head.kind, seen, front, give)?;
-            }
+            let kept_back =
+                !matches!(head.kind, b'D' | b'd' | b'T' | b'2') && self.note(head.kind, seen, front, give)?;
             self.hear_told();
             let keep = match give {
+                _ if kept_back => false,
                 Give::Pass => head.kind != b'A' || self.linked.traces.any(Traces::LISTEN),
                 Give::PassWithheld => {
                     self.send_withheld()?;
@@ -116,36 +117,43 @@ impl<S> Session<S> {
         }
     }
 
-    /// Remembers what a message says about the session or its backend.
-    fn note(&mut self, kind: u8, seen: usize, front: Option<Op>, give: Give) -> Result<(), Desync> {
+    /// Remembers what a message says about the session or its backend. Returns whether it is kept
+    /// back for now.
+    fn note(&mut self, kind: u8, seen: usize, front: Option<Op>, give: Give) -> Result<bool, Desync> {
+        let mut kept_back = false;
         let body = &self.down.lane.unwalked()[HEADER..seen];
         match kind {
             b'1' | b'3' if front.is_some_and(|op| op.noted) => self.statements.acknowledged(),
             b'C' if front.is_some_and(|op| op.injected.is_none()) => {
                 let tag = cstr(body).map_or(body, |(tag, _)| tag);
                 let local = front.is_some_and(|op| op.local_settings);
-                let traces = tag_traces(tag);
-                self.linked.traces =
-                    self.linked.traces.with(if local { traces.without(Traces::SETTING) } else { traces });
-                if clears_everything(tag) {
-                    let all = self.linked.traces;
-                    let load = if all.any(Traces::LOAD) { Traces::LOAD } else { Traces::NONE };
-                    // Settings of this session's own are gone too: the backend is scrubbed before
-                    // the next one, and this one gets them anew.
-                    self.linked.traces = load;
-                    self.linked.discarded = true;
+                let traces = if local && tag == b"SET" { Traces::NONE } else { tag_traces(tag) };
+                self.linked.traces = self.linked.traces.with(traces);
+                self.linked.may_have_ended |= may_end_traces(tag);
+                let sets = traces.any(Traces::SETTING);
+                let (clears, deallocates) = (clears_everything(tag), deallocate_all(tag));
+                // By a name that is none of the session's: perhaps one of Bursar's.
+                self.linked.untrusted |= tag == b"DEALLOCATE";
+                let undone = tag == b"ROLLBACK";
+                if let Some(changes) = &mut self.linked.changes {
+                    changes.note_outcome(true, undone);
+                }
+                if sets {
+                    self.note_setting_tag();
+                } else if clears {
+                    self.note_discard();
+                } else if deallocates {
                     self.forget_statements();
-                } else if deallocate_all(tag) {
-                    self.forget_statements();
-                } else if tag == b"DEALLOCATE" {
-                    // By a name that is none of the session's: perhaps one of Bursar's.
-                    self.linked.untrusted = true;
                 }
             }
             b'S' => {
                 let pair = parameter(body);
                 if let (Some((name, value)), Some(lease)) = (pair, &mut self.lease) {
-                    lease.backend().learn_parameter(name, value);
+                    let backend = lease.backend();
+                    if let Some(changes) = &mut self.linked.changes {
+                        kept_back = changes.keep_back(name, &backend.parameters);
+                    }
+                    backend.learn_parameter(name, value);
                 }
             }
             b'E' => {
@@ -157,6 +165,11 @@ impl<S> Session<S> {
                 if let Some(id) = front.and_then(|op| op.statement) {
                     self.statement_failed(id, error);
                     self.linked.failed = Some(name);
+                }
+                if front.is_some_and(|op| op.injected.is_none())
+                    && let Some(changes) = &mut self.linked.changes
+                {
+                    changes.note_outcome(false, true);
                 }
                 let body = &self.down.lane.unwalked()[HEADER..seen];
                 if give == Give::InjectedError {
@@ -170,11 +183,11 @@ impl<S> Session<S> {
                     self.statements.ran_query(op.noted);
                 }
                 let body = &self.down.lane.unwalked()[HEADER..seen];
-                self.ready(body.first().copied().unwrap_or(b'I'), give)?;
+                kept_back = self.ready(body.first().copied().unwrap_or(b'I'), give, front)?;
             }
             _ => {}
         }
-        Ok(())
+        Ok(kept_back)
     }
 
     /// Statement mode: a ReadyForQuery inside a transaction block is held back until the block is
@@ -198,12 +211,13 @@ impl<S> Session<S> {
         Give::Suppress
     }
 
-    fn ready(&mut self, status: u8, give: Give) -> Result<(), Desync> {
+    /// Whether the message is kept back for now.
+    fn ready(&mut self, status: u8, give: Give, op: Option<Op>) -> Result<bool, Desync> {
         match give {
             Give::Withhold => {
                 self.send_withheld()?;
                 self.linked.withheld = Some(status);
-                return Ok(());
+                return Ok(false);
             }
             Give::DropWithheld => self.linked.withheld = None,
             _ => {}
@@ -219,8 +233,11 @@ impl<S> Session<S> {
         {
             lease.usage.transactions += u64::from(idle);
         }
+        if self.linked.changes.is_some() && self.settle_resets(give, op) {
+            return Ok(true);
+        }
         if self.tracker.is_busy() {
-            return Ok(());
+            return Ok(false);
         }
         self.linked.text_noted = false;
         self.linked.deallocating = false;
@@ -230,7 +247,7 @@ impl<S> Session<S> {
         if !idle || !pin.is_empty() {
             self.cell.ready(!idle, pin, self.now);
         }
-        Ok(())
+        Ok(false)
     }
 
     fn send_withheld(&mut self) -> Result<(), Desync> {

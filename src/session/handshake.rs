@@ -24,7 +24,7 @@ use crate::metrics::Login;
 use crate::net::lane::Lane;
 use crate::pool::Pools;
 use crate::pool::cell::Cell;
-use crate::state::SetId;
+use crate::state::Set;
 use crate::statements::Planner;
 use crate::statements::session::Statements;
 use crate::tag::{self, Key, Scope, Tag, Tags};
@@ -172,7 +172,7 @@ struct Prepared {
     cell: Arc<Cell>,
     suffix: Option<Arc<str>>,
     tags: Tags,
-    settings: SetId,
+    settings: Set,
     lease: Option<crate::pool::lease::Lease>,
     registered: Registered,
     seat: Seat,
@@ -190,11 +190,12 @@ impl Prepared {
             cell: self.cell,
             suffix: self.suffix,
             tags: self.tags,
+            startup: self.settings.clone(),
             settings: self.settings,
             mode: rules.mode,
             reset: rules.reset,
             max_prepared: super::prepared_cap(&rules),
-            planner: (SetId::BASE, Planner::default()),
+            planner: (Set::BASE, Planner::default()),
             policy: Masks::of(&rules, rules.mode),
             now: clock::now(),
             client,
@@ -344,7 +345,7 @@ async fn prepare(
     let (tags, tag, warning, seat) = admit(visitor, &cell, &startup, suffix.as_deref())?;
 
     let session_mode = pool.rules().mode == PoolMode::Session;
-    let (parameters, lease) = greeting::greet(pools, &pool, &cell, &tag, settings, session_mode).await?;
+    let (parameters, lease) = greeting::greet(pools, &pool, &cell, &tag, &settings, session_mode).await?;
     // In session mode the client may use the process id with pg_terminate_backend and the like.
     let pid = lease.as_ref().map_or((cell.id.0 & 0x7fff_ffff) as u32, |(_, pid)| *pid as u32);
     let key_len = if startup.agreed_minor() >= 2 { 32 } else { 4 };
@@ -392,7 +393,7 @@ fn admit(
 
 /// The client's settings, interned. `application_name` always belongs to them: a backend must not
 /// keep the name of the session before.
-fn settings(visitor: &Visitor<'_>, startup: &Startup) -> Result<SetId, Refused> {
+fn settings(visitor: &Visitor<'_>, startup: &Startup) -> Result<Set, Refused> {
     let nameless = [("application_name", &b""[..])];
     let given = startup.parameters.iter().map(|parameter| (&*parameter.name, &parameter.value[..]));
     let interned = visitor.pools.settings().intern(nameless.into_iter().chain(given));

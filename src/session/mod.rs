@@ -20,7 +20,8 @@
 //! | [`locals`] | prepared statements that are answered here |
 //! | [`passthrough`] | a replication connection, outside the pools |
 //! | `policy` | what a session may leave on a backend |
-//! | `private` | Bursar's own words with a backend: settings, rollback, scrub |
+//! | `settings` | what a session sets, resets and leaves: noted, asked for, carried on |
+//! | `private` | Bursar's own words with a backend: questions, rollback, scrub |
 //! | `wind_up` | what is left to do when the client has gone |
 //! | [`cancel`] | cancel requests to the backend a session holds *now*, or nowhere |
 //! | [`reply`] | the one table of what Bursar says |
@@ -38,6 +39,7 @@ pub mod registry;
 mod relay;
 pub mod reply;
 mod serve;
+mod settings;
 pub mod tracker;
 mod up;
 mod wind_up;
@@ -48,13 +50,14 @@ use crate::net::lane::{Lane, Readable};
 use crate::pool::cell::Cell;
 use crate::pool::lease::Lease;
 use crate::pool::{Pool, Pools};
-use crate::state::SetId;
+use crate::state::Set;
 use crate::statements::Planner;
 use crate::statements::session::Statements;
 use crate::tag::Tags;
 use crate::wire::sql::scan::Traces;
 use bytes::{Bytes, BytesMut};
 use locals::Locals;
+use settings::Changes;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::AsyncWrite;
@@ -72,13 +75,16 @@ pub struct Session<S> {
     cell: Arc<Cell>,
     suffix: Option<Arc<str>>,
     tags: Tags,
-    settings: SetId,
+    /// The settings of its start-up packet, to which a RESET goes back.
+    startup: Set,
+    /// The settings it has, as of the end of its last lease.
+    settings: Set,
     mode: PoolMode,
     reset: Reset,
     /// Shared statements a backend may have; 0: named statements are the backend's own.
     max_prepared: usize,
     /// What of which settings prepared statements depend on.
-    planner: (SetId, Planner),
+    planner: (Set, Planner),
     policy: policy::Masks,
 
     /// When something was last read from either side: one look at the clock a wake-up.
@@ -169,8 +175,12 @@ struct Linked {
     ending_block: bool,
     /// The client has broken the protocol in a way that makes the server close.
     doomed: bool,
-    /// DISCARD ALL has run: the settings of the session are gone from it.
-    discarded: bool,
+    /// What the session does to its settings, if anything.
+    changes: Option<Box<Changes>>,
+    /// Of the traces, those that the backend was asked for and has.
+    confirmed: Traces,
+    /// Something has run that may have ended one of them.
+    may_have_ended: bool,
     /// A ReadyForQuery has just been walked: the moment to ask whether the lease may end.
     at_ready: bool,
     /// Something that takes prepared statements away may be on its way.
@@ -196,7 +206,8 @@ impl<S> Session<S> {
         } else if self.statements.pins() {
             Traces::STATEMENT.reason()
         } else {
-            self.linked.traces.without(Traces::SUSPECT.with(self.policy.scrubbed)).reason()
+            let free = Traces::SUSPECT.with(Traces::SETTING).with(self.policy.scrubbed);
+            self.linked.traces.without(free).reason()
         }
     }
 }

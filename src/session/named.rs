@@ -87,7 +87,7 @@ impl<S> Session<S> {
         }
         let tail = &message[HEADER + parse.name.len() + 1..];
         // What it means under settings that were changed since the lease began is the session's own.
-        let alone = is_dated(parse.text) || self.linked.traces.any(Traces::SETTING);
+        let alone = is_dated(parse.text) || self.sets();
         let sharing = if alone { Sharing::Alone } else { Sharing::Among(self.planner()) };
         let interned = self.pool.statements.lock().intern(sharing, tail, Facts::of);
         let Ok(statement) = interned else {
@@ -134,13 +134,18 @@ impl<S> Session<S> {
             Found::Undefined(fault) => return self.fail(OpKind::Bind, total, &fault),
             Found::Stop(stop) => return Next::Stop(stop),
         };
+        if self.waits_to_reset(statement.text(), statement.facts.scan.traces) {
+            return Next::Stop(Stop::Hold);
+        }
         let statement = self.fitting(statement);
         if self.provide(&statement) == Need::Replies {
             return Next::Stop(Stop::Hold);
         }
         let facts = &statement.facts;
         self.linked.deallocating |= facts.deallocates;
-        self.linked.traces = self.linked.traces.with(facts.scan.traces);
+        if !facts.scan.traces.is_none() || !self.linked.traces.is_none() {
+            self.note_traces(statement.text(), facts.scan.traces);
+        }
         if portal == 1 {
             self.linked.portal_local = facts.scan.only_local_sets;
         }
@@ -226,7 +231,7 @@ impl<S> Session<S> {
     /// What of the session's settings a statement's meaning depends on.
     fn planner(&mut self) -> Planner {
         if self.planner.0 != self.settings {
-            self.planner = (self.settings, self.pools.settings().planner(self.settings));
+            self.planner = (self.settings.clone(), self.pools.settings().planner(&self.settings));
         }
         self.planner.1
     }
@@ -275,7 +280,14 @@ impl<S> Session<S> {
         self.linked.uses.push(name);
     }
 
+    /// Whether the session may have changed settings since the lease began.
+    fn sets(&self) -> bool {
+        self.linked.traces.any(Traces::SETTING.with(Traces::HIDDEN))
+    }
+
     fn send_parse(&mut self, statement: &Statement) {
+        // What it means under settings that have changed is not what others share.
+        self.linked.untrusted |= self.sets() && !statement.is_alone();
         self.up.lane.make(|out| statement.write_parse(out));
         self.tracker.inject(OpKind::Parse, Injected::InPlace);
         self.note_text(statement);

@@ -4,8 +4,8 @@
 use crate::backend::Backend;
 use crate::net::buffers::Buffers;
 use crate::net::lane::Lane;
-use crate::state::SetId;
-use crate::wire::backend::{TxStatus, message, parameter};
+use crate::state::{Set, text};
+use crate::wire::backend::{TxStatus, error_field, message, parameter, row_values};
 use crate::wire::sql::scan::Traces;
 use crate::wire::walk::{HEADER, Header};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -14,6 +14,9 @@ use std::time::Duration;
 
 /// How long a backend may take for a statement of Bursar's own before it is closed.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a statement is tried that a session's own timeout ends.
+const TRIES: u32 = 5;
 
 /// Why a backend did not do what Bursar asked; it must be closed.
 #[derive(Debug, thiserror::Error)]
@@ -32,33 +35,81 @@ pub(super) enum Trouble {
     Refused(Bytes),
 }
 
+/// The values of a row.
+pub(super) type Row = Vec<Option<Bytes>>;
+
+/// Most rows of an answer.
+const MAX_ROWS: usize = 8;
+
+/// What a statement of Bursar's own came back with.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    /// The values of its rows; `None` for one that is longer than can be held.
+    pub(super) rows: Vec<Option<Row>>,
+    /// NotificationResponse messages that came meanwhile: the client's, if it listens.
+    pub(super) notifications: BytesMut,
+}
+
 /// Runs one simple query and waits for its end. Parameters that change are noted in the backend.
 /// Not cancel safe: dropped half way, the backend is of no use to anybody.
 ///
 /// # Errors
 /// See [`Trouble`]; also if the backend is in a transaction afterwards.
 pub(super) async fn run(backend: &mut Backend, buffers: &Buffers, text: &[u8]) -> Result<(), Trouble> {
+    ask(backend, buffers, text).await.map(drop)
+}
+
+/// As [`run`], for a text that does no harm twice: tries again if a timeout that the session has set
+/// for its own statements ended it.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn insist(backend: &mut Backend, buffers: &Buffers, text: &[u8]) -> Result<Answer, Trouble> {
+    for _ in 1..TRIES {
+        match ask(backend, buffers, text).await {
+            Err(Trouble::Refused(body)) if error_field(&body, b'C') == Some(b"57014") => {}
+            other => return other,
+        }
+    }
+    ask(backend, buffers, text).await
+}
+
+async fn ask(backend: &mut Backend, buffers: &Buffers, text: &[u8]) -> Result<Answer, Trouble> {
     let mut lane = Lane::new(buffers.clone());
     lane.make(|out| query(out, text));
     let talk = async {
         poll_fn(|cx| lane.poll_flush(cx, &mut backend.stream)).await.map_err(|_| Trouble::Gone)?;
-        let mut refused = None;
-        let mut rest = 0;
+        let mut said = Said::default();
         loop {
             let n = poll_fn(|cx| lane.poll_fill(cx, &mut backend.stream)).await.map_err(|_| Trouble::Gone)?;
             if n == 0 {
                 return Err(Trouble::Gone);
             }
-            if let Some(status) = read(&mut lane, &mut rest, backend, &mut refused)? {
-                return match (status, refused) {
+            read(&mut lane, backend, &mut said)?;
+            // Notifications come whenever they like, and a piece of one must not be lost.
+            if let Some(status) = said.status
+                && lane.unwalked().is_empty()
+            {
+                return match (status, said.refused) {
                     (_, Some(body)) => Err(Trouble::Refused(body)),
-                    (TxStatus::Idle, None) => Ok(()),
+                    (TxStatus::Idle, None) => Ok(said.answer),
                     _ => Err(Trouble::Senseless),
                 };
             }
         }
     };
     tokio::time::timeout(PATIENCE, talk).await.unwrap_or(Err(Trouble::Slow))
+}
+
+/// What has been read of a reply.
+#[derive(Default)]
+struct Said {
+    /// Bytes still to come of a message that is left out.
+    rest: usize,
+    /// Of its ReadyForQuery.
+    status: Option<TxStatus>,
+    refused: Option<Bytes>,
+    answer: Answer,
 }
 
 /// Appends a Query.
@@ -69,49 +120,61 @@ pub(super) fn query(out: &mut BytesMut, text: &[u8]) {
     });
 }
 
-fn read(
-    lane: &mut Lane,
-    rest: &mut usize,
-    backend: &mut Backend,
-    refused: &mut Option<Bytes>,
-) -> Result<Option<TxStatus>, Trouble> {
+fn read(lane: &mut Lane, backend: &mut Backend, said: &mut Said) -> Result<(), Trouble> {
     loop {
-        let skip = (*rest).min(lane.unwalked().len());
+        let skip = said.rest.min(lane.unwalked().len());
         lane.skip(skip);
-        *rest -= skip;
+        said.rest -= skip;
         let bytes = lane.unwalked();
-        let Some(head) = Header::read(bytes) else { return Ok(None) };
+        let Some(head) = Header::read(bytes) else { return Ok(()) };
         let total = head.total().ok_or(Trouble::Senseless)?;
-        let held = matches!(head.kind, b'E' | b'S' | b'Z');
-        if held && total > Lane::HELD {
+        let held = matches!(head.kind, b'E' | b'S' | b'Z' | b'A' | b'D');
+        if held && total > Lane::HELD && head.kind != b'D' {
             return Err(Trouble::Senseless);
         }
-        if held && bytes.len() < total {
-            return Ok(None);
+        if held && bytes.len() < total.min(Lane::HELD) {
+            return Ok(());
         }
-        let status = match head.kind {
-            b'Z' => Some(bytes.get(HEADER).copied().and_then(TxStatus::of).ok_or(Trouble::Senseless)?),
+        if said.status.is_some() && !matches!(head.kind, b'A' | b'N' | b'S') {
+            return Err(Trouble::Senseless);
+        }
+        said.rest = total;
+        // A row longer than can be held is no answer, however much of it happens to be there.
+        let body = if total <= Lane::HELD { bytes.get(HEADER..total) } else { None }.unwrap_or_default();
+        match head.kind {
+            b'Z' => {
+                said.status = Some(body.first().copied().and_then(TxStatus::of).ok_or(Trouble::Senseless)?);
+            }
             b'E' => {
-                refused.get_or_insert_with(|| Bytes::copy_from_slice(&bytes[HEADER..total]));
-                None
+                said.refused.get_or_insert_with(|| Bytes::copy_from_slice(body));
             }
             b'S' => {
-                if let Some((name, value)) = parameter(&bytes[HEADER..total]) {
+                if let Some((name, value)) = parameter(body) {
                     backend.learn_parameter(name, value);
                 }
-                None
             }
-            _ => None,
-        };
-        *rest = total;
-        if status.is_some() {
-            lane.skip(total);
-            return if lane.unwalked().is_empty() { Ok(status) } else { Err(Trouble::Senseless) };
+            b'A' => said.answer.notifications.extend_from_slice(&bytes[..total]),
+            b'D' if said.answer.rows.len() < MAX_ROWS => said.answer.rows.push(row_values(body)),
+            _ => {}
         }
     }
 }
 
-/// Makes a used backend fit for the next session: no transaction, none of the traces.
+/// Makes a backend carry a set of settings.
+///
+/// # Errors
+/// See [`Trouble`]; the backend may then carry part of it.
+pub(super) async fn fit(backend: &mut Backend, buffers: &Buffers, settings: &Set) -> Result<(), Trouble> {
+    let difference = text::difference(&backend.settings, settings);
+    for text in [difference.undo, difference.apply].iter().filter(|text| !text.is_empty()) {
+        run(backend, buffers, text).await?;
+    }
+    backend.settings = settings.clone();
+    Ok(())
+}
+
+/// Makes a used backend fit for the next session: no transaction, none of the traces; with `all`, as
+/// good as new.
 ///
 /// # Errors
 /// It could not be done, and the backend must be closed. So must one with a library loaded, which
@@ -121,19 +184,25 @@ pub(super) async fn scrub(
     buffers: &Buffers,
     in_transaction: bool,
     traces: Traces,
+    all: bool,
 ) -> Result<(), Trouble> {
     if traces.any(Traces::LOAD) {
         return Err(Trouble::Senseless);
     }
     if in_transaction {
-        run(backend, buffers, b"ROLLBACK").await?;
+        insist(backend, buffers, b"ROLLBACK").await?;
     }
-    if !traces.is_none() {
-        // Also ends SET ROLE: DISCARD ALL includes SET SESSION AUTHORIZATION DEFAULT, which resets
-        // the role (src/backend/commands/discard.c, miscinit.c).
-        run(backend, buffers, b"DISCARD ALL").await?;
-        backend.settings = SetId::BASE;
+    // Also ends SET ROLE: DISCARD ALL includes SET SESSION AUTHORIZATION DEFAULT, which resets the
+    // role (src/backend/commands/discard.c, miscinit.c).
+    let text = if all { b"DISCARD ALL".to_vec() } else { text::scrub(traces) };
+    if !text.is_empty() {
+        insist(backend, buffers, &text).await?;
+    }
+    if all || text::clears_statements(traces) {
         backend.prepared.clear();
+    }
+    if all || text::clears_settings(traces) {
+        backend.settings = Set::BASE;
     }
     Ok(())
 }

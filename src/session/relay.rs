@@ -121,7 +121,9 @@ impl<S: Socket> Session<S> {
         if !self.is_at_end() {
             return Poll::Pending;
         }
-        let releases = self.releases();
+        // Or it may end, as soon as Bursar has looked.
+        let releases = self.releases()
+            || self.tracker.may_release() && (self.may_unpin() || self.linked.injected_error.is_some());
         self.linked.at_ready = false;
         if releases { Poll::Ready(Event::Release) } else { Poll::Pending }
     }

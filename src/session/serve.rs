@@ -13,9 +13,11 @@ use crate::pool::Start;
 use crate::pool::cell::Order;
 use crate::pool::lease::Lease;
 use crate::pool::wait::{Granted, Waiting};
+use crate::state::text;
 use crate::tag::{Identity, Tag};
 use crate::wire::backend::TxStatus;
 use crate::wire::error::Report;
+use crate::wire::sql::scan::Traces;
 use crate::wire::walk::{HEADER, Header};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -45,7 +47,7 @@ pub(super) enum End {
 }
 
 impl End {
-    fn fault(fault: &Fault) -> End {
+    pub(super) fn fault(fault: &Fault) -> End {
         End::Told(Box::new(reply::fault(fault)))
     }
 }
@@ -120,7 +122,10 @@ impl<S: Socket> Session<S> {
         let tag = self.resolve(now);
         let claim = Claim { session: self.cell.id, pool: self.pool.id, tag, login: false };
         match self.pools.checkout(&self.pool, &claim, now) {
-            Start::Ready(lease, warnings) => self.adopt(lease, &warnings, &claim.tag, now),
+            Start::Ready(mut lease, warnings) => {
+                self.take_on_role(&mut lease).await?;
+                self.adopt(lease, &warnings, &claim.tag, now);
+            }
             Start::Refused(refusal) => return self.refuse(&refusal),
             Start::Wait(waiting) => {
                 self.cell.set_waiting(true, &claim.tag, now);
@@ -128,7 +133,10 @@ impl<S: Socket> Session<S> {
                 self.now = clock::now();
                 let now = self.now;
                 match granted {
-                    Some(Granted::Lease(lease, warnings)) => self.adopt(lease, &warnings, &claim.tag, now),
+                    Some(Granted::Lease(mut lease, warnings)) => {
+                        self.take_on_role(&mut lease).await?;
+                        self.adopt(lease, &warnings, &claim.tag, now);
+                    }
                     Some(Granted::Refused(refusal)) => {
                         self.cell.set_waiting(false, &claim.tag, now);
                         return self.refuse(&refusal);
@@ -138,6 +146,19 @@ impl<S: Socket> Session<S> {
             }
         }
         Ok(())
+    }
+
+    /// What a session may do as a role it has taken on must not run without it, which it might if
+    /// both went out in one write and the role is gone: waits for the answer.
+    async fn take_on_role(&mut self, lease: &mut Lease) -> Result<(), End> {
+        if lease.backend().settings == self.settings || !text::has_role(&self.settings) {
+            return Ok(());
+        }
+        let fitted = private::fit(lease.backend(), &self.pools.buffers, &self.settings);
+        Box::pin(fitted).await.map_err(|trouble| {
+            tracing::warn!(%trouble, session = self.cell.id.0, "a session cannot have its role again");
+            End::fault(&Fault::BackendLost)
+        })
     }
 
     /// A new configuration counts from the next transaction on.
@@ -223,10 +244,10 @@ impl<S: Socket> Session<S> {
         self.cell.link(id, lease.backend(), tag, now);
         let backend = lease.backend();
         if backend.settings != self.settings {
-            let text = self.pools.settings().difference(backend.settings, self.settings);
-            backend.settings = self.settings;
-            if !text.is_empty() {
-                self.up.lane.make(|out| private::query(out, &text));
+            let difference = text::difference(&backend.settings, &self.settings);
+            backend.settings = self.settings.clone();
+            for text in [difference.undo, difference.apply].iter().filter(|text| !text.is_empty()) {
+                self.up.lane.make(|out| private::query(out, text));
                 self.tracker.inject(OpKind::Query, Injected::Segment);
                 self.set_injected(true);
             }
@@ -292,6 +313,17 @@ impl<S: Socket> Session<S> {
         if self.linked.injected_error.is_some() {
             self.abandon(false);
             return Err(End::fault(&Fault::BackendLost));
+        }
+        if self.linked.dying {
+            return Err(self.backend_gone());
+        }
+        if !self.draining {
+            if self.may_unpin() && !self.unpin().await? {
+                return Ok(());
+            }
+            if self.linked.traces.any(Traces::SETTING) && !self.carry_settings().await? {
+                return Ok(());
+            }
         }
         self.give_back(false).await;
         self.tags.used(self.now);

@@ -75,6 +75,9 @@ impl<S> Session<S> {
             if kind != Kind::Terminate && (self.tracker.would_hold(kind) || self.is_behind_statement(kind)) {
                 return Stop::Hold;
             }
+            if self.is_held_for_resets() && kind != Kind::Terminate {
+                return Stop::Hold;
+            }
             if self.tracker.is_skipping() && !matches!(kind, Kind::Sync | Kind::Terminate) {
                 self.glanced = None;
                 self.up.take(total, false);
@@ -175,11 +178,19 @@ impl<S> Session<S> {
         }
         let (text, _) = query_text(self.up.lane.unwalked(), total);
         let scanned = if whole { scan(text) } else { too_long() };
+        if self.waits_to_reset(text, scanned.traces) {
+            self.glanced = Some(Glance { cut });
+            return Next::Stop(Stop::Hold);
+        }
         let noted = self.statements.query();
         let local_settings = scanned.only_local_sets;
         self.tracker.client(Kind::Query, Note { noted, local_settings, ..Note::default() });
         self.cell.statement(text, self.now);
-        self.linked.traces = self.linked.traces.with(scanned.traces);
+        if !scanned.traces.is_none() || !self.linked.traces.is_none() {
+            let text = Range { start: HEADER, end: HEADER + text.len() };
+            self.note_span(text, scanned.traces);
+            self.hold_for_resets();
+        }
         if !self.locals.is_empty() {
             self.locals.forget_statement(b"");
         }
@@ -191,6 +202,16 @@ impl<S> Session<S> {
             self.up.take(total, true);
         }
         Next::Done
+    }
+
+    /// Notes what a text may leave behind. `text` says where in the next message it is.
+    fn note_span(&mut self, text: Range<usize>, traces: Traces) {
+        let text = if traces.any(Traces::SETTING) || self.linked.traces.any(Traces::LOCK) {
+            self.up.lane.unwalked()[text].to_vec()
+        } else {
+            Vec::new()
+        };
+        self.note_traces(&text, traces);
     }
 
     /// Takes the tags of a statement's comment. `text` says where in the message the statement is.
@@ -246,13 +267,21 @@ impl<S> Session<S> {
         if shared {
             return self.parse_shared(total, Glance { cut });
         }
+        let bytes = self.up.lane.unwalked();
+        let bytes = &bytes[..bytes.len().min(total)];
+        let scanned = if whole { scan(&bytes[text.clone()]) } else { too_long() };
+        if self.waits_to_reset(&bytes[text.clone()], scanned.traces) {
+            self.glanced = Some(Glance { cut });
+            return Next::Stop(Stop::Hold);
+        }
         self.tracker.client(Kind::Parse, Note { noted: true, ..Note::default() });
+        if !scanned.traces.is_none() || !self.linked.traces.is_none() {
+            self.note_span(text.clone(), scanned.traces);
+        }
         let bytes = self.up.lane.unwalked();
         let bytes = &bytes[..bytes.len().min(total)];
         let (name, text) = (&bytes[HEADER..at - 1], &bytes[text]);
-        let scanned = if whole { scan(text) } else { too_long() };
         self.linked.deallocating |= whole && deallocates(text).is_some();
-        self.linked.traces = self.linked.traces.with(scanned.traces);
         self.linked.text_noted = true;
         self.cell.statement(text, self.now);
         if !self.locals.is_empty() {
@@ -301,6 +330,11 @@ impl<S> Session<S> {
                 Before::Replies => return Next::Stop(Stop::Hold),
                 Before::Parse(message) => {
                     self.up.lane.put(message);
+                    // It was noted on the lease that parsed it.
+                    let text = cstr(&message[HEADER + 1..]).map_or(&b""[..], |(text, _)| text);
+                    let scanned = scan(text).traces;
+                    let text = if scanned.is_none() { Vec::new() } else { text.to_vec() };
+                    self.note_traces(&text, scanned);
                     self.tracker.inject(OpKind::Parse, Injected::InPlace);
                 }
                 Before::Close => {
@@ -402,7 +436,9 @@ impl<S> Session<S> {
         }
         self.linked.text_noted = false;
         self.statements.sync();
-        self.forward(Kind::Sync, total, Note::default())
+        let next = self.forward(Kind::Sync, total, Note::default());
+        self.hold_for_resets();
+        next
     }
 
     /// Answers a message here, in its place among the replies still outstanding.
@@ -563,7 +599,7 @@ fn query_text(bytes: &[u8], total: usize) -> (&[u8], bool) {
 
 /// A text too long to scan may do anything.
 fn too_long() -> Scan {
-    Scan { traces: Traces::SUSPECT.with(Traces::SETTING), only_local_sets: false }
+    Scan { traces: Traces::SUSPECT.with(Traces::HIDDEN), only_local_sets: false }
 }
 
 /// A message without the bytes to be cut from it, its length corrected.

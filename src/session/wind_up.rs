@@ -13,6 +13,7 @@ use crate::clock;
 use crate::metrics::Reset;
 use crate::pool::cell::Worked;
 use crate::pool::lease::Lease;
+use crate::state::{Set, text};
 use crate::wire::backend::TxStatus;
 use crate::wire::sql::scan::Traces;
 use std::future::poll_fn;
@@ -139,10 +140,11 @@ impl<S: Socket> Session<S> {
     pub(super) async fn give_back(&mut self, client_gone: bool) {
         let Some(mut lease) = self.lease.take() else { return };
         let in_transaction = self.tracker.status() != TxStatus::Idle;
-        let traces = self.leftovers();
-        if in_transaction || !traces.is_none() {
+        let traces = self.leftovers(&lease.backend().settings);
+        let all = self.scrubs_always();
+        if in_transaction || all || !traces.is_none() {
             self.cell.finished(self.now);
-            let scrub = private::scrub(lease.backend(), &self.pools.buffers, in_transaction, traces);
+            let scrub = private::scrub(lease.backend(), &self.pools.buffers, in_transaction, traces, all);
             let scrubbed = Box::pin(scrub).await;
             if let Err(trouble) = scrubbed {
                 tracing::debug!(%trouble, "a backend cannot be scrubbed and is closed");
@@ -164,14 +166,14 @@ impl<S: Socket> Session<S> {
         lease.finish(self.now);
     }
 
-    /// What is to be scrubbed before another session may have the backend.
-    fn leftovers(&self) -> Traces {
+    /// What is to be scrubbed before another session may have the backend, which carries `settings`.
+    fn leftovers(&self, settings: &Set) -> Traces {
         let mut traces = self.linked.traces;
         if self.statements.pins() || self.linked.untrusted {
             traces = traces.with(Traces::STATEMENT);
         }
-        if self.scrubs_always() || self.linked.discarded {
-            traces = traces.with(Traces::SUSPECT);
+        if text::is_hasty(settings) {
+            traces = traces.with(Traces::SETTING);
         }
         traces
     }

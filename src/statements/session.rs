@@ -178,6 +178,13 @@ impl Statements {
         self.flight.clear();
     }
 
+    /// A Query of Bursar's own has dropped the backend's unnamed statement, with nothing in flight that
+    /// concerns it.
+    pub fn unnamed_is_gone(&mut self) {
+        self.here = false;
+        self.queried = None;
+    }
+
     /// What a name stands for, for a message sent now.
     #[must_use]
     pub fn look(&self, name: &[u8]) -> Look {

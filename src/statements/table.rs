@@ -114,6 +114,12 @@ impl Statement {
         self.planner.is_none_or(|own| own == planner)
     }
 
+    /// Whether no other session uses it.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.planner.is_none()
+    }
+
     /// What follows the name in a Parse.
     #[must_use]
     pub fn tail(&self) -> &[u8] {

@@ -4,7 +4,7 @@
 //! Builders append to the given buffer and never fail: everything they write is bounded by Bursar.
 
 use super::walk::cstr;
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 /// The transaction status of ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +119,25 @@ pub fn parameter(body: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((name, cstr(rest)?.0))
 }
 
+/// The values of a DataRow body, in whatever format they have; `None` if it is malformed.
+#[must_use]
+pub fn row_values(body: &[u8]) -> Option<Vec<Option<Bytes>>> {
+    let (count, mut rest) = body.split_first_chunk::<2>()?;
+    let mut values = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let (len, tail) = rest.split_first_chunk::<4>()?;
+        let Ok(len) = usize::try_from(i32::from_be_bytes(*len)) else {
+            values.push(None);
+            rest = tail;
+            continue;
+        };
+        let (value, tail) = tail.split_at_checked(len)?;
+        values.push(Some(Bytes::copy_from_slice(value)));
+        rest = tail;
+    }
+    rest.is_empty().then_some(values)
+}
+
 /// One field of an ErrorResponse or NoticeResponse body, by its type byte. A prefix of the body
 /// will do for the fields that PostgreSQL sends first (`S`, `V`, `C`).
 #[must_use]
@@ -156,6 +175,16 @@ mod tests {
         bare(&mut out, b'1');
         ready_for_query(&mut out, TxStatus::Failed);
         assert_eq!(&out[..], b"C\0\0\0\x08SET\x001\0\0\0\x04Z\0\0\0\x05E");
+    }
+
+    #[test]
+    fn rows_are_read() {
+        let mut out = BytesMut::new();
+        text_row(&mut out, [Some("a"), None, Some("")].into_iter());
+        let values = row_values(&out[5..]).unwrap();
+        assert_eq!(values, [Some(Bytes::from_static(b"a")), None, Some(Bytes::new())]);
+        assert_eq!(row_values(&out[5..out.len() - 1]), None);
+        assert_eq!(row_values(b"\0"), None);
     }
 
     #[test]

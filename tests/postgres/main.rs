@@ -30,6 +30,7 @@ mod policies;
 mod reload;
 mod replication;
 mod requests;
+mod settings;
 mod startup;
 mod state;
 mod statement_mode;

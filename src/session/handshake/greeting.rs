@@ -12,9 +12,10 @@ use crate::pool::wait::Granted;
 use crate::pool::{Greeting, Pool, Pools, Start};
 use crate::session::private::{self, Trouble};
 use crate::session::reply::{self, Fault};
-use crate::state::SetId;
+use crate::state::Set;
 use crate::tag::Tag;
 use crate::wire::backend::{TxStatus, message, parameter_status, ready_for_query};
+use crate::wire::sql::scan::Traces;
 use crate::wire::walk::cstr;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub(super) async fn greet(
     pool: &Arc<Pool>,
     cell: &Arc<Cell>,
     tag: &Arc<Tag>,
-    settings: SetId,
+    settings: &Set,
     session_mode: bool,
 ) -> Result<(Greeting, Option<(Lease, i32)>), Refused> {
     if !session_mode && let Some(greeting) = pool.greeting(settings) {
@@ -35,19 +36,19 @@ pub(super) async fn greet(
     let claim = Claim { session: cell.id, pool: pool.id, tag: tag.clone(), login: !session_mode };
     let mut lease = checkout(pools, pool, &claim).await?;
     let backend = lease.backend();
-    let text = pools.settings().difference(backend.settings, settings);
-    if !text.is_empty() {
-        match private::run(backend, &pools.buffers, &text).await {
-            Ok(()) => backend.settings = settings,
-            // The error undid the whole statement: the backend is as it was.
-            Err(Trouble::Refused(body)) => {
-                lease.finish(crate::clock::now());
-                return Err(Refused::Server(body));
+    match private::fit(backend, &pools.buffers, settings).await {
+        Ok(()) => {}
+        Err(Trouble::Refused(body)) => {
+            // Part of it may have been done.
+            match private::scrub(backend, &pools.buffers, false, Traces::SETTING, false).await {
+                Ok(()) => lease.finish(crate::clock::now()),
+                Err(trouble) => tracing::debug!(%trouble, "a backend cannot be scrubbed and is closed"),
             }
-            Err(trouble) => {
-                tracing::warn!(%trouble, server = %pool.target().address, "a backend failed during a login");
-                return Err(Fault::BackendLost.into());
-            }
+            return Err(Refused::Server(body));
+        }
+        Err(trouble) => {
+            tracing::warn!(%trouble, server = %pool.target().address, "a backend failed during a login");
+            return Err(Fault::BackendLost.into());
         }
     }
     let greeting: Greeting = Arc::new(backend.parameters.clone());

@@ -10,4 +10,5 @@ pub mod lex;
 pub mod local;
 mod plain;
 pub mod scan;
+pub mod settings;
 mod traces;

@@ -7,7 +7,7 @@
 //! names spelled with `U&"…"` escapes; `reset = "always"` is for applications that rely on those.
 //! `nextval` and `setseed` leave only numbers behind and are not looked for.
 
-pub use super::traces::{Traces, clears_everything, deallocate_all, tag_traces};
+pub use super::traces::{Traces, clears_everything, deallocate_all, may_end_traces, tag_traces};
 
 use super::lex::{self, Kind, Reading, Token, Tokens};
 use super::plain::is_plain;
@@ -57,22 +57,29 @@ pub fn scan(text: &[u8]) -> Scan {
         .map(|&reading| Reader::default().read(text, reading))
         .reduce(Scan::or)
         .unwrap_or_default();
-    if scan.traces.any(Traces::SUSPECT) && hides_a_setting(text) {
-        scan.traces = scan.traces.with(Traces::SETTING);
+    if scan.traces.any(Traces::SUSPECT) {
+        scan.traces = scan.traces.with(hidden(text));
     }
     scan
 }
 
-/// Whether the raw text of a DO or CALL, dollar-quoted body included, names something that sets,
-/// listens, locks, loads or makes a temporary object.
-fn hides_a_setting(text: &[u8]) -> bool {
+/// What the raw text of a DO or CALL, dollar-quoted body included, may do besides: it names something
+/// that sets, listens, locks, loads or makes a temporary object; or something that prepares.
+fn hidden(text: &[u8]) -> Traces {
     const NAMES: [&[u8]; 8] =
         [b"set_config", b"set ", b"set\t", b"set\n", b"listen", b"temp", b"advisory", b"load"];
-    (0..text.len()).any(|at| {
-        NAMES
-            .iter()
-            .any(|name| text.get(at..at + name.len()).is_some_and(|found| found.eq_ignore_ascii_case(name)))
-    })
+    let mut found = Traces::NONE;
+    for at in 0..text.len() {
+        let is =
+            |name: &[u8]| text.get(at..at + name.len()).is_some_and(|found| found.eq_ignore_ascii_case(name));
+        if NAMES.iter().any(|name| is(name)) {
+            found = found.with(Traces::HIDDEN);
+        }
+        if is(b"prepare") {
+            found = found.with(Traces::PREPARE);
+        }
+    }
+    found
 }
 
 /// The first word of a statement, as far as it matters.
@@ -84,6 +91,7 @@ pub(super) enum Lead {
     Declare,
     Prepare,
     Load,
+    Discard,
     /// DO or CALL.
     Code,
     Other,
@@ -99,6 +107,7 @@ impl Lead {
             b'l' if is(b"listen") => Lead::Listen,
             b'l' if is(b"load") => Lead::Load,
             b'd' if is(b"declare") => Lead::Declare,
+            b'd' if is(b"discard") => Lead::Discard,
             b'd' if is(b"do") => Lead::Code,
             b'c' if is(b"call") => Lead::Code,
             b'p' if is(b"prepare") => Lead::Prepare,
@@ -115,6 +124,8 @@ enum Last {
     Start,
     /// `SET`, first in its statement.
     Set,
+    /// `DISCARD`, first in its statement.
+    Discard,
     /// `PREPARE`, first in its statement.
     Prepare,
     /// `PREPARE TRANSACTION`, or a statement named so.
@@ -166,6 +177,7 @@ impl Reader {
                     self.local_sets |= local;
                     self.session_sets |= !local;
                 }
+                Last::Discard if token.is("all") => self.leave(Traces::SETTING),
                 Last::Prepare if token.is("transaction") => self.last = Last::PrepareTransaction,
                 Last::Prepare => self.leave(Traces::PREPARE),
                 Last::PrepareTransaction if token.kind != Kind::Text => self.leave(Traces::PREPARE),
@@ -187,6 +199,7 @@ impl Reader {
         match Lead::of(word) {
             Lead::Set => return Last::Set,
             Lead::Prepare => return Last::Prepare,
+            Lead::Discard => return Last::Discard,
             Lead::Reset => self.leave(Traces::SETTING),
             Lead::Listen => self.leave(Traces::LISTEN),
             Lead::Load => self.leave(Traces::LOAD),
@@ -308,6 +321,7 @@ mod tests {
             "set \"local\" = 1",
             "reset x",
             "RESET ALL",
+            "DISCARD /**/ ALL",
             "begin; set x = 1; commit",
             "set local x = 1; set y = 2",
             "select set_config('a', 'b', false)",
@@ -342,6 +356,7 @@ mod tests {
     fn other_traces_of_statements() {
         leaves("LISTEN a", Traces::LISTEN);
         leaves("unlisten a", Traces::NONE);
+        leaves("discard temp", Traces::NONE);
         leaves("load 'x'", Traces::LOAD);
         leaves("prepare a as select 1", Traces::PREPARE);
         leaves("prepare transaction 'x'", Traces::NONE);
@@ -359,10 +374,11 @@ mod tests {
     fn code_is_suspect_and_pins_when_it_names_a_setting() {
         leaves("do $$ begin perform 1; end $$", Traces::SUSPECT);
         leaves("call p(1)", Traces::SUSPECT);
-        let pinned = Traces::SUSPECT.with(Traces::SETTING);
+        let pinned = Traces::SUSPECT.with(Traces::HIDDEN);
         leaves("do $$ begin perform SET_CONFIG('a','b',false); end $$", pinned);
         leaves("do $$ begin execute 'set x = 1'; end $$", pinned);
         leaves("DO 'begin create TEMP table x(); end'", pinned);
+        leaves("do $$ begin execute 'PREPARE x as select 1'; end $$", Traces::SUSPECT.with(Traces::PREPARE));
     }
 
     #[test]

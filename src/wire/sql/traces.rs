@@ -8,7 +8,8 @@ pub struct Traces(u16);
 impl Traces {
     /// Nothing.
     pub const NONE: Traces = Traces(0);
-    /// A session-level SET, RESET, `set_config(…, false)`, SET ROLE, SET SESSION AUTHORIZATION.
+    /// A session-level SET, RESET, `set_config(…, false)`, SET ROLE, SET SESSION AUTHORIZATION, DISCARD
+    /// ALL; [`settings`](super::settings) names what is set.
     pub const SETTING: Traces = Traces(1);
     /// LISTEN.
     pub const LISTEN: Traces = Traces(2);
@@ -26,6 +27,8 @@ impl Traces {
     pub const SUSPECT: Traces = Traces(128);
     /// A named protocol-level statement (never from a text scan; the tracker says it).
     pub const STATEMENT: Traces = Traces(256);
+    /// Settings that nobody can name have been changed.
+    pub const HIDDEN: Traces = Traces(512);
 
     /// Both.
     #[must_use]
@@ -51,6 +54,18 @@ impl Traces {
         self.0 & other.0 != 0
     }
 
+    /// Whether all of `other` are there.
+    #[must_use]
+    pub const fn has(self, other: Traces) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Those that are in both.
+    #[must_use]
+    pub const fn and(self, other: Traces) -> Traces {
+        Traces(self.0 & other.0)
+    }
+
     /// Whether nothing is there.
     #[must_use]
     pub const fn is_none(self) -> bool {
@@ -60,7 +75,7 @@ impl Traces {
     /// The name users see as a pin's reason, for the lowest bit set; empty for none.
     #[must_use]
     pub fn reason(self) -> &'static str {
-        const NAMES: [&str; 9] = [
+        const NAMES: [&str; 10] = [
             "setting",
             "listen",
             "temp_table",
@@ -70,6 +85,7 @@ impl Traces {
             "load",
             "suspect",
             "named_statement",
+            "setting",
         ];
         NAMES.get(self.0.trailing_zeros() as usize).copied().unwrap_or("")
     }
@@ -87,6 +103,15 @@ pub fn tag_traces(tag: &[u8]) -> Traces {
         b"DO" | b"CALL" => Traces::SUSPECT,
         _ => Traces::NONE,
     }
+}
+
+/// Whether a statement with this CommandComplete tag may end what keeps a backend: a LISTEN, a
+/// temporary object, a cursor, a prepared statement.
+#[must_use]
+pub fn may_end_traces(tag: &[u8]) -> bool {
+    [&b"UNLISTEN"[..], b"CLOSE CURSOR", b"DROP ", b"DISCARD TEMP", b"DEALLOCATE"]
+        .iter()
+        .any(|start| tag.starts_with(start))
 }
 
 /// Whether this CommandComplete tag says that a session's state is gone: settings, cursors, listens,
@@ -121,6 +146,8 @@ mod tests {
         assert_eq!(tag_traces(b"SELECT 1"), Traces::NONE);
         assert!(clears_everything(b"DISCARD ALL") && !clears_everything(b"DISCARD TEMP"));
         assert!(deallocate_all(b"DEALLOCATE ALL") && !deallocate_all(b"DEALLOCATE"));
+        assert!(may_end_traces(b"DROP TABLE") && may_end_traces(b"CLOSE CURSOR ALL"));
+        assert!(!may_end_traces(b"SELECT 1"));
     }
 
     #[test]
@@ -128,5 +155,7 @@ mod tests {
         assert_eq!(Traces::NONE.reason(), "");
         assert_eq!(Traces::TEMP.with(Traces::LOCK).reason(), "temp_table");
         assert_eq!(Traces::STATEMENT.reason(), "named_statement");
+        assert_eq!(Traces::HIDDEN.reason(), "setting");
+        assert!(Traces::TEMP.with(Traces::LOCK).has(Traces::LOCK) && !Traces::LOCK.has(Traces::TEMP));
     }
 }
