@@ -18,6 +18,7 @@ use crate::support::{Db, SHARED};
 use run::{Difference, Lab};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Number of programs, and the seed of the first.
 const PROGRAMS: &str = "BURSAR_TEST_PROGRAMS";
@@ -35,6 +36,9 @@ const START_UP: bool = SHARED;
 /// SQL's EXECUTE and PREPARE see the names of the protocol's Parse: not where those are shared
 /// (docs/compatibility.md).
 const SQL_SEES_NAMES: bool = false;
+
+/// How long a difference is made shorter.
+const SHRINKING: Duration = Duration::from_secs(60);
 
 /// At most so many clients.
 const CLIENTS: usize = 4;
@@ -193,13 +197,22 @@ fn report(seed: u64, (program, difference): (Program, Difference)) -> ! {
     panic!("{SEED}={seed} {PROGRAMS}=1 repeats it; shrunk:\n{program}\n{difference}");
 }
 
-/// Leaves out start-up parameters, steps, then messages, as long as there is still a difference.
+/// Leaves out steps, start-up parameters, then messages, as long as there is still a difference, and time.
 fn shrink(lab: &mut Lab<'_>, program: Program, difference: Difference) -> (Program, Difference) {
-    let mut best = Best { lab, program, difference };
+    lab.hurry();
+    let mut best = Best { lab, program, difference, since: Instant::now() };
     loop {
         let before = best.program.size();
-        for step in (0..best.program.steps.len()).rev() {
-            best.without(|program| drop(program.steps.remove(step)));
+        // Half of it at once, a quarter, and so on to one by one.
+        let mut length = best.program.steps.len().div_ceil(2);
+        while length > 0 {
+            for start in (0..best.program.steps.len()).step_by(length).rev() {
+                best.without(|program| {
+                    let end = program.steps.len().min(start + length);
+                    program.steps.drain(start.min(end)..end);
+                });
+            }
+            length /= 2;
         }
         for client in 0..best.program.logins.len() {
             for parameter in (0..best.program.logins[client].len()).rev() {
@@ -226,6 +239,7 @@ struct Best<'l, 'db> {
     lab: &'l mut Lab<'db>,
     program: Program,
     difference: Difference,
+    since: Instant,
 }
 
 impl Best<'_, '_> {
@@ -233,6 +247,9 @@ impl Best<'_, '_> {
     fn without(&mut self, piece: impl FnOnce(&mut Program)) {
         let mut shorter = self.program.clone();
         piece(&mut shorter);
+        if shorter.size() == self.program.size() || self.since.elapsed() > SHRINKING {
+            return;
+        }
         if let Err(found) = self.lab.compare(&shorter) {
             (self.program, self.difference) = (shorter, found);
         }

@@ -8,8 +8,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// After so long a reply that PostgreSQL gave is missing.
+/// After so long a reply that PostgreSQL gave is missing; and once a difference has been found.
 const MISSING: Duration = Duration::from_secs(5);
+const STILL_MISSING: Duration = Duration::from_millis(500);
 
 /// What one step brought.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -97,12 +98,13 @@ pub(super) struct Lab<'a> {
     three: Proxy,
     monitor: Wire,
     totals: Totals,
+    missing: Duration,
 }
 
 impl<'a> Lab<'a> {
     pub(super) fn new(db: &'a Db<'a>) -> Lab<'a> {
         let (one, three) = (start(db, Pool::One), start(db, Pool::Three));
-        Lab { db, one, three, monitor: db.cluster().admin(), totals: Totals::default() }
+        Lab { db, one, three, monitor: db.cluster().admin(), totals: Totals::default(), missing: MISSING }
     }
 
     /// Asks the proxies to end, and looks how.
@@ -113,6 +115,11 @@ impl<'a> Lab<'a> {
 
     pub(super) fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// From now on it is known that replies differ: waits no longer for those that are missing.
+    pub(super) fn hurry(&mut self) {
+        self.missing = STILL_MISSING;
     }
 
     fn proxy(&self, pool: Pool) -> &Proxy {
@@ -216,7 +223,7 @@ impl<'a> Lab<'a> {
         let (wire, told) = log_in(self.proxy(program.pool).addr(), self.db, parameters);
         let expected = done.login.as_ref().expect("asked because it logs in");
         if told == *expected {
-            return Ok(wire.map(Proxied::new));
+            return Ok(wire.map(|wire| Proxied::new(wire, self.missing)));
         }
         let step = format!("the login before {}: {expected:?}, and through the proxy {told:?}", done.step);
         Err(Difference::at(step, &Outcome::default(), Outcome::default()))
@@ -249,7 +256,9 @@ const LOOK: &str = "select current_setting('work_mem'), current_setting('timezon
     (select count(*) from pg_cursors), to_regclass('pg_temp.mine')";
 
 fn start(db: &Db<'_>, pool: Pool) -> Proxy {
-    let config = Config::of_size(pool.size()).with("pool", "reuse = \"round_robin\"");
+    let config = Config::of_size(pool.size())
+        .with("pool", "reuse = \"round_robin\"")
+        .with("pool", "max_wait = \"2s\"");
     // All clients are one tenant, who may have the whole pool.
     let config = config.with("tenant.\"*\"", "mode = \"observe\"");
     Proxy::start(db, CAP.iter().fold(config, |config, cap| config.with("pool", cap)))
@@ -283,6 +292,7 @@ fn bytes(step: &Step) -> Vec<u8> {
 /// A client of the proxy.
 struct Proxied {
     wire: Wire,
+    missing: Duration,
     /// No reply may come any more until it says something.
     idle: bool,
     /// Replies that came sooner than they did directly: PostgreSQL may keep those to an open pipeline
@@ -291,8 +301,8 @@ struct Proxied {
 }
 
 impl Proxied {
-    fn new(wire: Wire) -> Proxied {
-        Proxied { wire, idle: true, ahead: Vec::new() }
+    fn new(wire: Wire, missing: Duration) -> Proxied {
+        Proxied { wire, missing, idle: true, ahead: Vec::new() }
     }
 
     /// As many messages as there were directly, and whatever else is there by then. `by_segments`: it
@@ -305,7 +315,7 @@ impl Proxied {
             if by_segments && all && messages.last().is_some_and(|m| m.kind == b'Z') {
                 break;
             }
-            match self.wire.try_recv(MISSING) {
+            match self.wire.try_recv(self.missing) {
                 Ok(Some(message)) => messages.push(message),
                 Ok(None) | Err(_) => break,
             }
@@ -322,7 +332,7 @@ impl Proxied {
     fn rest(&mut self) -> Outcome {
         self.wire.half_close();
         let mut messages = std::mem::take(&mut self.ahead);
-        while let Ok(Some(message)) = self.wire.try_recv(MISSING) {
+        while let Ok(Some(message)) = self.wire.try_recv(self.missing) {
             messages.push(message);
         }
         Outcome { messages, closed: self.wire.is_closed() }
