@@ -16,10 +16,11 @@ pub(super) enum Dim {
     B10,
     B11,
     B15,
+    B17,
     B18,
 }
 
-const DIMS: [(Dim, &str); 9] = [
+const DIMS: [(Dim, &str); 10] = [
     (Dim::B1, "B1"),
     (Dim::B2, "B2"),
     (Dim::B4, "B4"),
@@ -28,6 +29,7 @@ const DIMS: [(Dim, &str); 9] = [
     (Dim::B10, "B10"),
     (Dim::B11, "B11"),
     (Dim::B15, "B15"),
+    (Dim::B17, "B17"),
     (Dim::B18, "B18"),
 ];
 

@@ -22,6 +22,8 @@ pub(super) struct Lease {
     /// When its session asked; from then to `since` it waited.
     asked: Instant,
     pub(super) since: Instant,
+    /// Kept beyond its transaction (B17).
+    pub(super) pinned: bool,
     /// What ticks have said about it; most leases are back before the first.
     pub(super) watch: Option<Box<Watch>>,
 }
@@ -222,7 +224,10 @@ impl<B, W> Book<B, W> {
         self.next_lease += 1;
         let &Claim { session, pool, login, .. } = claim;
         let tag = claim.tag.clone();
-        self.leases.insert(id, Lease { session, pool, tag, login, who, asked, since: now, watch: None });
+        self.leases.insert(
+            id,
+            Lease { session, pool, tag, login, who, asked, since: now, pinned: false, watch: None },
+        );
         self.wake_to_watch(now);
         id
     }
@@ -268,7 +273,9 @@ impl<B, W> Book<B, W> {
         pool.sofar.held += held;
         pool.sofar.hold.add(held);
         pool.sofar.usage.add(usage);
+        pool.pinned -= u32::from(old.pinned);
         let share = &mut self.shares[old.who.share];
+        share.pinned -= u32::from(old.pinned);
         share.leased -= 1;
         share.held += held;
         share.active += usage.active;

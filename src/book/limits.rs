@@ -46,7 +46,12 @@ impl Limits {
 
 /// B4 in leases: at least one, or the tenant could do nothing at all.
 pub(super) fn cap(rule: &TenantRule, size: usize) -> u32 {
-    match rule.max {
+    part(rule.max, size)
+}
+
+/// A share of a pool in leases, rounded up, at least one.
+pub(super) fn part(share: Portion, size: usize) -> u32 {
+    match share {
         Portion::Count(count) => count.max(1),
         // `as` saturates, so no percentage can overflow.
         Portion::Percent(percent) => ((size as f64 * percent / 100.0).ceil() as u32).max(1),
@@ -66,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_share_is_rounded_up_and_never_nothing() {
-        let rule = |max| TenantRule { max, queue: 1, max_sessions: 1, mode: Mode::Enforce };
+        let rule = |max| TenantRule { max, queue: 1, max_pins: 1, max_sessions: 1, mode: Mode::Enforce };
         assert_eq!(cap(&rule(Portion::Percent(50.0)), 17), 9);
         assert_eq!(cap(&rule(Portion::Percent(1.0)), 20), 1);
         assert_eq!(cap(&rule(Portion::Percent(0.0)), 20), 1);

@@ -32,6 +32,7 @@ mod leaks;
 mod leases;
 mod limits;
 mod overstay;
+mod pins;
 mod pool;
 mod queue;
 mod requests;

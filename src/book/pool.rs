@@ -96,6 +96,8 @@ pub(super) struct Pool {
     /// Since when it has had neither a leased nor an idle backend.
     pub(super) empty_since: Option<Instant>,
     pub(super) last_used: Instant,
+    /// Leases kept beyond their transaction.
+    pub(super) pinned: u32,
     pub(super) seen: Seen,
     pub(super) sofar: SoFar,
 }
@@ -134,6 +136,7 @@ impl Pool {
             dials: Dials::default(),
             empty_since: Some(now),
             last_used: now,
+            pinned: 0,
             seen: Seen::default(),
             sofar: SoFar {
                 logins: 0,

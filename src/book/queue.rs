@@ -30,6 +30,10 @@ pub(super) struct Share {
     queue: u32,
     pub(super) mode: Mode,
     pub(super) leased: u32,
+    /// B17
+    pub(super) max_pins: u32,
+    /// Of those leased, kept beyond their transaction.
+    pub(super) pinned: u32,
     /// Waiters, those held back included.
     pub(super) waiting: u32,
     /// Waiters lined up, by order of arrival.
@@ -59,6 +63,8 @@ impl Share {
             queue: rule.queue,
             mode: rule.mode,
             leased: 0,
+            max_pins: rule.max_pins,
+            pinned: 0,
             waiting: 0,
             ready: BTreeMap::new(),
             turn: None,
@@ -73,6 +79,7 @@ impl Share {
 
     pub(super) fn rule(&mut self, rule: &TenantRule, size: usize) {
         (self.cap, self.queue, self.mode) = (cap(rule, size), rule.queue, rule.mode);
+        self.max_pins = rule.max_pins;
     }
 
     /// Leases B4 still allows.

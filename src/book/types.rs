@@ -226,6 +226,15 @@ pub enum Refusal {
         /// The numbers.
         standing: Box<Standing>,
     },
+    /// B17: 54000.
+    TooManyPins {
+        /// The tenant.
+        tenant: Arc<str>,
+        /// Leases of the tenant that are pinned, and how many may be.
+        tenant_pins: (u32, u32),
+        /// The same of the pool.
+        pool_pins: (u32, u32),
+    },
     /// B18, at login: FATAL 53300.
     TooManySessions {
         /// The tenant.
@@ -248,7 +257,9 @@ impl Refusal {
                 "53300"
             }
             Refusal::TenantQueueFull { .. } => "53400",
-            Refusal::TooManyLeases { .. } | Refusal::NestsTooDeep { .. } => "54000",
+            Refusal::TooManyLeases { .. } | Refusal::NestsTooDeep { .. } | Refusal::TooManyPins { .. } => {
+                "54000"
+            }
             Refusal::Closing => "57P01",
         }
     }
@@ -291,6 +302,13 @@ pub enum Warning {
         idle: Duration,
         /// The budget.
         limit: Duration,
+    },
+    /// B17
+    TooManyPins {
+        /// Leases of the tenant that are pinned with this one, and how many may be.
+        tenant_pins: (u32, u32),
+        /// The same of the pool.
+        pool_pins: (u32, u32),
     },
     /// B18
     ManySessions {

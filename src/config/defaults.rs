@@ -59,6 +59,7 @@ impl Default for PoolRules {
             min_idle: 0,
             reuse: Reuse::Lifo,
             reset: Reset::Dirty,
+            max_pins: Share::Percent(20.0),
             policy: Policies::default(),
             replication: ReplicationRule::Refuse,
             max_wait: seconds(3),
@@ -114,7 +115,13 @@ impl Default for Budgets {
 impl Default for TenantRule {
     /// budgets.md §2.3: B4, B8, B18.
     fn default() -> Self {
-        TenantRule { max: Share::Percent(50.0), queue: 200, max_sessions: 1_000, mode: Mode::Warn }
+        TenantRule {
+            max: Share::Percent(50.0),
+            queue: 200,
+            max_pins: 2,
+            max_sessions: 1_000,
+            mode: Mode::Warn,
+        }
     }
 }
 

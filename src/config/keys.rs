@@ -179,6 +179,7 @@ pub(super) fn pool_keys() -> Vec<Key<PoolRules>> {
         key!(PoolRules, "min_idle", count(0, MAX_BACKENDS), min_idle),
         key!(PoolRules, "reuse", REUSES, reuse),
         key!(PoolRules, "reset", RESETS, reset),
+        key!(PoolRules, "max_pins", ShareOf, max_pins),
         key!(PoolRules, "replication", REPLICATION, replication),
         key!(PoolRules, "max_wait", span(0, 1), max_wait),
         key!(PoolRules, "queue", count(0, MAX_SESSIONS), queue),
@@ -235,6 +236,7 @@ pub(super) fn tenant_keys() -> Vec<Key<TenantRule>> {
     vec![
         key!(TenantRule, "max", ShareOf, max),
         key!(TenantRule, "queue", count(0, 1_000_000), queue),
+        key!(TenantRule, "max_pins", count(0, 1_000_000), max_pins),
         key!(TenantRule, "max_sessions", count(0, 1_000_000), max_sessions),
         key!(TenantRule, "mode", MODES, mode),
     ]

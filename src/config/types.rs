@@ -148,7 +148,7 @@ pub struct User {
 }
 
 /// `[database.NAME]`: where a database lives and how its pools behave.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Database {
     /// Host name, address, or directory of a Unix socket (starts with `/`).
     pub host: String,
@@ -233,7 +233,7 @@ pub enum ReplicationRule {
 }
 
 /// The pool of one (database, user).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PoolRules {
     /// When a lease ends.
     pub mode: PoolMode,
@@ -247,6 +247,9 @@ pub struct PoolRules {
     pub reuse: Reuse,
     /// When to scrub.
     pub reset: Reset,
+    /// B17: leases kept beyond their transaction at once, of all tenants; in the mode of the tenant that
+    /// would have one more.
+    pub max_pins: Share,
     /// What may be left on a backend in transaction and statement mode.
     pub policy: Policies,
     /// Whether replication connections are let in.
@@ -367,9 +370,11 @@ pub struct TenantRule {
     pub max: Share,
     /// B8: waiters.
     pub queue: u32,
+    /// B17: leases kept beyond their transaction at once, in one pool.
+    pub max_pins: u32,
     /// B18: client sessions of this tenant.
     pub max_sessions: u32,
-    /// Mode of B4, B8 and B18.
+    /// Mode of B4, B8, B17 and B18.
     pub mode: Mode,
 }
 

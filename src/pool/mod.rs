@@ -319,6 +319,19 @@ impl Pools {
         }
     }
 
+    /// A session keeps its lease beyond the transaction from now on (B17); perhaps with a warning.
+    pub fn pinned(&self, lease: LeaseId) -> Option<Warning> {
+        self.book.lock().pinned(lease)
+    }
+
+    /// Whether a session of this tenant may keep a lease so.
+    ///
+    /// # Errors
+    /// B17 is enforced, and there are as many as may be.
+    pub fn may_pin(&self, pool: PoolId, tenant: &str) -> Result<(), Refusal> {
+        self.book.lock().may_pin(pool, tenant)
+    }
+
     fn cancel_wait(self: &Arc<Self>, id: crate::book::WaiterId) {
         let mut actions = Vec::new();
         let waiter = self.book.lock().cancel(clock::now(), id, &mut actions);

@@ -247,7 +247,19 @@ impl<S> Session<S> {
         if !idle || !pin.is_empty() {
             self.cell.ready(!idle, pin, self.now);
         }
+        if idle && !pin.is_empty() && !self.linked.pinned && self.mode != PoolMode::Session {
+            self.note_pin();
+        }
         Ok(false)
+    }
+
+    /// The lease outlives its transaction for the first time.
+    fn note_pin(&mut self) {
+        self.linked.pinned = true;
+        let warning = self.lease.as_ref().and_then(|lease| self.pools.pinned(lease.id()));
+        if let Some(warning) = warning {
+            self.warn(&warning);
+        }
     }
 
     fn send_withheld(&mut self) -> Result<(), Desync> {

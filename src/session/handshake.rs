@@ -196,7 +196,7 @@ impl Prepared {
             reset: rules.reset,
             max_prepared: super::prepared_cap(&rules),
             planner: (Set::BASE, Planner::default()),
-            policy: Masks::of(&rules, rules.mode),
+            policy: Masks::of(&rules, rules.mode, &visitor.pools.config()),
             now: clock::now(),
             client,
             up: Stretch::new(Lane::with(buffers.clone(), &self.leftover)),

@@ -171,6 +171,8 @@ struct Linked {
     withheld: Option<u8>,
     /// The backend works on something of Bursar's own, and the cell knows.
     injected: bool,
+    /// The lease is kept beyond its transaction, and the book knows.
+    pinned: bool,
     /// A transaction block that statement mode does not allow is being rolled back.
     ending_block: bool,
     /// The client has broken the protocol in a way that makes the server close.

@@ -111,6 +111,8 @@ pub enum Fault {
 const TOO_MANY_SESSIONS: &str = "bursar: request opened too many sessions";
 const NESTS_TOO_DEEP: &str = "bursar: request nests more sessions than its budget";
 const TOO_MANY_CLIENTS: &str = "bursar: too many sessions of this tenant";
+const TOO_MANY_PINS: &str = "bursar: too many sessions keep a backend beyond their transaction";
+const UNPIN: &str = "End what keeps backends (SHOW PINS, SHOW LEASES), use session mode for it, or raise max_pins. Not retryable.";
 const REUSE: &str = "Reuse one session for the request or batch the statement. Not retryable.";
 const UNNEST: &str = "Finish a session before opening another one inside it. Not retryable.";
 const SHORTER: &str = "Split the work into shorter transactions.";
@@ -160,6 +162,9 @@ pub fn refusal(refusal: &Refusal) -> Report {
                 standing.request_limit
             );
             error(NESTS_TOO_DEEP, detail, UNNEST.into())
+        }
+        Refusal::TooManyPins { tenant, tenant_pins, pool_pins } => {
+            error(TOO_MANY_PINS, format!("tenant {tenant}: {}", pins(*tenant_pins, *pool_pins)), UNPIN.into())
         }
         Refusal::TooManySessions { tenant, sessions, limit } => report(
             Severity::Fatal,
@@ -239,6 +244,9 @@ pub fn warning(warning: &Warning) -> Report {
             format!("idle {} (budget {}).", spent(idle), span(limit)),
             NO_NETWORK,
         ),
+        Warning::TooManyPins { tenant_pins, pool_pins } => {
+            (TOO_MANY_PINS, pins(tenant_pins, pool_pins), UNPIN)
+        }
         Warning::ManySessions { sessions, limit } => {
             let sessions = count(sessions as usize, "session");
             (TOO_MANY_CLIENTS, format!("tenant has {sessions} (max_sessions={limit})."), FEWER_CLIENTS)
@@ -421,6 +429,13 @@ fn request(standing: &Standing) -> String {
         Some(request) => format!("request {request}"),
         None => "an untagged request".into(),
     }
+}
+
+fn pins(tenant: (u32, u32), pool: (u32, u32)) -> String {
+    format!(
+        "{} of this tenant (max_pins={}), {} in the pool (max_pins={}).",
+        tenant.0, tenant.1, pool.0, pool.1
+    )
 }
 
 fn waited(clients: usize) -> String {

@@ -168,7 +168,7 @@ impl<S: Socket> Session<S> {
             let rules = self.pool.rules();
             self.reset = rules.reset;
             self.max_prepared = prepared_cap(&rules);
-            self.policy = Masks::of(&rules, self.mode);
+            self.policy = Masks::of(&rules, self.mode, &self.config);
             self.tags.invalidate();
         }
     }
@@ -264,24 +264,6 @@ impl<S: Socket> Session<S> {
         let tag = self.resolve(now);
         self.adopt(lease, &[], &tag, now);
         self.cell.ready(false, self.pin(), now);
-    }
-
-    /// Tells the client of a budget it exceeds: once a dimension and request (budgets.md §2.4), and
-    /// only who tags its requests, since nobody else could know what is meant. Not while a message
-    /// is half way through.
-    fn warn(&mut self, warning: &Warning) {
-        let request = self.cell.request();
-        if request.is_none() || self.down.rest > 0 {
-            return;
-        }
-        if self.warned.0 != request {
-            self.warned = (request, Vec::new());
-        }
-        let kind = std::mem::discriminant(warning);
-        if !self.warned.1.contains(&kind) {
-            self.warned.1.push(kind);
-            self.down.lane.make(|out| reply::warning(warning).encode(out));
-        }
     }
 
     fn refuse(&mut self, refusal: &Refusal) -> Result<(), End> {
@@ -425,6 +407,24 @@ impl<S: Socket> Session<S> {
 }
 
 impl<S> Session<S> {
+    /// Tells the client of a budget it exceeds: once a dimension and request (budgets.md §2.4), and
+    /// only who tags its requests, since nobody else could know what is meant. Not while a message
+    /// is half way through.
+    pub(super) fn warn(&mut self, warning: &Warning) {
+        let request = self.cell.request();
+        if request.is_none() || self.down.rest > 0 {
+            return;
+        }
+        if self.warned.0 != request {
+            self.warned = (request, Vec::new());
+        }
+        let kind = std::mem::discriminant(warning);
+        if !self.warned.1.contains(&kind) {
+            self.warned.1.push(kind);
+            self.down.lane.make(|out| reply::warning(warning).encode(out));
+        }
+    }
+
     /// Whose work the session does now.
     pub(super) fn resolve(&mut self, now: Instant) -> Arc<Tag> {
         let identity = Identity {

@@ -25,9 +25,6 @@ const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";
 /// Execute of a portal that nobody has: an error.
 pub(super) const FAIL: &[u8] = b"E\0\0\0\x10\x01bursar\0\0\0\0\0";
 
-/// A Query that is none: an error, as the one that was refused should have been.
-const FAIL_QUERY: &[u8] = b"Q\0\0\0\x20statement refused by bursar\0";
-
 /// Flush.
 pub(super) const FLUSH: &[u8] = b"H\0\0\0\x04";
 
@@ -84,7 +81,7 @@ impl<S> Session<S> {
                 continue;
             }
             if matches!(kind, Kind::Query | Kind::Parse)
-                && !self.policy.refused.is_none()
+                && !self.policy.guarded.is_none()
                 && self.refuse_state(kind, total)
             {
                 continue;
@@ -442,7 +439,7 @@ impl<S> Session<S> {
     }
 
     /// Answers a message here, in its place among the replies still outstanding.
-    fn make_up(&mut self, op: OpKind, total: usize, write: impl FnOnce(&mut Self, &mut BytesMut)) {
+    pub(super) fn make_up(&mut self, op: OpKind, total: usize, write: impl FnOnce(&mut Self, &mut BytesMut)) {
         let mut bytes = BytesMut::new();
         write(self, &mut bytes);
         if self.lease.is_none() && op.is_extended() {
@@ -468,34 +465,6 @@ impl<S> Session<S> {
             self.tracker.inject(OpKind::Execute, Injected::Failure);
         }
         self.tracker.skip_to_sync();
-    }
-
-    /// Refuses a statement that would leave what the pool's policy does not allow, where and as the
-    /// server would: in a transaction it fails the transaction. Returns whether it did.
-    fn refuse_state(&mut self, kind: Kind, total: usize) -> bool {
-        let bytes = self.up.lane.unwalked();
-        // A second look is not needed, nor is a text that no scan can tell anything of; and in a COPY the
-        // server has more to say.
-        if self.glanced.is_some() || bytes.len() < total || self.tracker.is_copying_in() {
-            return false;
-        }
-        let text = match kind {
-            Kind::Query => Some(query_text(bytes, total).0),
-            _ => cstr(&bytes[HEADER..total]).and_then(|(_, rest)| cstr(rest)).map(|(text, _)| text),
-        };
-        let Some(kind_left) = text.and_then(|text| self.policy.refuses(text)) else { return false };
-        let report = reply::fault(&Fault::StateRefused { kind: kind_left });
-        if kind == Kind::Parse {
-            self.refuse_here(OpKind::Parse, total, BytesMut::new(), &report);
-            return true;
-        }
-        if self.lease.is_some() {
-            self.up.lane.put(FAIL_QUERY);
-            self.tracker.inject(OpKind::Query, Injected::Failure);
-            self.set_injected(true);
-        }
-        self.make_up(OpKind::Query, total, |_, out| report.encode(out));
-        true
     }
 
     /// Sends the replies made here that waited for a Flush, a Sync, or an error.
@@ -592,7 +561,7 @@ fn is_enough(kind: Kind, total: usize, bytes: &[u8]) -> bool {
 }
 
 /// The text of a Query, or as much of it as is there, and whether that is all.
-fn query_text(bytes: &[u8], total: usize) -> (&[u8], bool) {
+pub(super) fn query_text(bytes: &[u8], total: usize) -> (&[u8], bool) {
     let there = &bytes[HEADER..total.min(bytes.len())];
     (there.strip_suffix(&[0]).unwrap_or(there), bytes.len() >= total)
 }
@@ -631,7 +600,7 @@ mod tests {
 
     #[test]
     fn canned_messages_have_the_right_lengths() {
-        for message in [CLOSE_UNNAMED, FAIL_QUERY, FLUSH] {
+        for message in [CLOSE_UNNAMED, FLUSH] {
             assert_eq!(Header::read(message).unwrap().total(), Some(message.len()));
         }
     }

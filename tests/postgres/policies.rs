@@ -182,3 +182,45 @@ fn a_database_has_its_own_policy_and_session_mode_has_none() {
     superuser(&proxy, &db).batch("listen news; load 'plpgsql'");
     proxy.stop();
 }
+
+#[test]
+fn a_tenant_may_have_so_many_pins_and_no_more() {
+    let db = Db::new();
+    let config = Config::of_size(5)
+        .with("pool", "max_pins = 3")
+        .with("tenant.\"*\"", "max_pins = 1")
+        .with("tenant.strict", "mode = \"enforce\"");
+    let proxy = Proxy::start(&db, config);
+    let mut one = proxy.connect_for("strict", "r1");
+    one.batch("listen news");
+    one.batch("listen more");
+    let mut two = proxy.connect_for("strict", "r2");
+    for refused in [msg::query("listen news"), [msg::unnamed("listen news"), msg::sync()].concat()] {
+        let told = two.ask(&refused);
+        assert_eq!(told.trace(), "E(54000) Z(I)");
+        let detail = told.error().and_then(|error| error.field(b'D')).expect("a detail");
+        assert_eq!(detail, "tenant strict: 1 of this tenant (max_pins=1), 1 in the pool (max_pins=3).");
+    }
+    assert_eq!(two.query("begin; select 1").trace(), "C(BEGIN) T D C(SELECT 1) Z(T)");
+    assert_eq!(two.query("listen news").trace(), "E(54000) Z(E)");
+    two.batch("rollback");
+
+    // In mode warn it is told, once a request, and goes on.
+    let mut three = proxy.connect_for("easy", "r3");
+    assert_eq!(three.query("listen news").trace(), "C(LISTEN) Z(I)");
+    let mut four = proxy.connect_for("easy", "r4");
+    assert_eq!(four.query("listen news").trace(), "C(LISTEN) N(01000) Z(I)");
+    assert_eq!(four.query("listen more").trace(), "C(LISTEN) Z(I)");
+
+    let mut console = proxy.console();
+    let shown = rows(
+        &mut console,
+        "select \"limit\", mode, warn, reject from bursar.budgets where dimension = 'B17'",
+    );
+    assert_eq!(shown, [["1 per tenant, 3 in all", "warn", "1", "3"]]);
+    // A place is free again when a lease comes back.
+    one.bye();
+    until("it may listen", || two.query("listen news").error().is_none());
+    drop((two, three, four, console));
+    proxy.stop();
+}

@@ -166,3 +166,42 @@ fn a_refusal_quotes_what_its_own_tick_saw() {
         other => panic!("{other:?}"),
     }
 }
+
+/// B17: by tenant and by pool, counted from the first pin to the lease's return.
+#[test]
+fn pins_are_bounded_by_tenant_and_by_pool() {
+    let mut strict = setup();
+    strict.tenant.max_pins = 2;
+    strict.tenant.mode = Mode::Enforce;
+    strict.rules.max_pins = Share::Count(3);
+    let mut desk = Desk::new(strict, 6);
+    let [one, two, three, four] = ["a", "a", "a", "b"].map(|tenant| desk.lease(tenant));
+    let pool = desk.pool;
+    for lease in [one, two] {
+        assert_eq!(desk.book.may_pin(pool, "a"), Ok(()));
+        assert_eq!(desk.book.pinned(lease), None);
+        assert_eq!(desk.book.pinned(lease), None, "counted once");
+    }
+    let refusal = Refusal::TooManyPins { tenant: "a".into(), tenant_pins: (2, 2), pool_pins: (2, 3) };
+    assert_eq!(desk.book.may_pin(pool, "a"), Err(refusal));
+    // One that pinned unseen is told.
+    let warning = Warning::TooManyPins { tenant_pins: (3, 2), pool_pins: (3, 3) };
+    assert_eq!(desk.book.pinned(three), Some(warning));
+    // The pool is full, for others too.
+    let refusal = Refusal::TooManyPins { tenant: "b".into(), tenant_pins: (0, 2), pool_pins: (3, 3) };
+    assert_eq!(desk.book.may_pin(pool, "b"), Err(refusal));
+    desk.checkin(one, Some(0));
+    assert_eq!(desk.book.may_pin(pool, "b"), Ok(()));
+    assert_eq!(desk.book.pinned(four), None);
+    assert_eq!(["ok", "near", "warn", "reject"].map(|told| desk.count("B17", told)), [1, 2, 1, 2]);
+    desk.checkin(four, None);
+    assert_eq!(desk.book.pinned(four), None, "a lease that is back");
+
+    let mut watched = setup();
+    watched.tenant.max_pins = 0;
+    let mut desk = Desk::new(watched, 1);
+    let lease = desk.lease("a");
+    assert_eq!(desk.book.may_pin(desk.pool, "a"), Ok(()), "observed only");
+    assert_eq!(desk.book.pinned(lease), None);
+    assert_eq!(desk.count("B17", "would"), 1);
+}

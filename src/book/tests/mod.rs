@@ -83,6 +83,7 @@ pub(super) fn setup() -> Setup {
         tenant: TenantRule {
             max: Share::Percent(100.0),
             queue: 1000,
+            max_pins: 1000,
             max_sessions: 1000,
             mode: Mode::Observe,
         },

@@ -58,6 +58,14 @@ fn limits(config: &Config) -> Vec<(&'static str, &'static str, String, &'static 
         Share::Count(count) => count.to_string(),
         Share::Percent(percent) => format!("{percent}% of the pool"),
     };
+    let pins = format!(
+        "{} per tenant, {} in all",
+        tenant.max_pins,
+        over_pools(config, |pool| match pool.max_pins {
+            Share::Count(count) => count.to_string(),
+            Share::Percent(percent) => format!("{percent}% of the pool"),
+        })
+    );
     let sessions = format!("{} per tenant, {} in all", tenant.max_sessions, config.listen.max_clients);
     let idle = format!(
         "{}{}, {} if nobody waits",
@@ -92,6 +100,7 @@ fn limits(config: &Config) -> Vec<(&'static str, &'static str, String, &'static 
         ),
         ("B11", "idle in transaction", idle, mode(budget.idle_mode)),
         ("B15", "waiters of a pool", over_pools(config, |pool| pool.queue.to_string()), ALWAYS),
+        ("B17", "leases kept beyond their transaction", pins, mode(tenant.mode)),
         ("B18", "client sessions", sessions, mode(tenant.mode)),
     ]
 }

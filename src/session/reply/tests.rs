@@ -119,6 +119,7 @@ fn everything() -> Vec<Report> {
         Refusal::TenantQueueFull { limit: 1, standing: standing() },
         Refusal::TooManyLeases { ordinal: 2, limit: 1, own: false, standing: standing() },
         Refusal::NestsTooDeep { standing: standing() },
+        Refusal::TooManyPins { tenant: name(), tenant_pins: (2, 2), pool_pins: (3, 4) },
         Refusal::TooManySessions { tenant: name(), sessions: 1, limit: 1 },
         Refusal::Closing,
     ];
@@ -132,6 +133,7 @@ fn everything() -> Vec<Report> {
         Warning::TenantOverCap { holds: 2, limit: 1 },
         Warning::Age { age: time, limit: time },
         Warning::Idle { idle: time, limit: time },
+        Warning::TooManyPins { tenant_pins: (3, 2), pool_pins: (3, 4) },
         Warning::ManySessions { sessions: 2, limit: 1 },
     ];
     let faults = [
@@ -198,7 +200,7 @@ fn the_table_for_readers_says_the_same() {
     let only_told: Vec<_> = told.difference(&done).collect();
     let only_done: Vec<_> = done.difference(&told).collect();
     assert!(only_told.is_empty() && only_done.is_empty(), "page: {only_told:?}, code: {only_done:?}");
-    assert_eq!(done.len(), 49, "every row is another one");
+    assert_eq!(done.len(), 51, "every row is another one");
 }
 
 #[test]
