@@ -3,7 +3,7 @@
 //!
 //! The programs are in `drivers/`, the drivers themselves below `.work` (`scripts/test-env`).
 
-use crate::support::{Config, Db, Proxy, SHARED, signal, until};
+use crate::support::{Config, Db, Proxy, STATEMENTS, signal, until};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -95,7 +95,7 @@ fn lines(expected: &[&str]) -> String {
 /// A pool that two copies of a program share: one backend, where prepared statements and settings go
 /// where their session goes.
 pub(super) fn for_two_copies() -> Config {
-    let config = if SHARED { Config::one_backend() } else { Config::of_size(10) };
+    let config = if STATEMENTS { Config::one_backend() } else { Config::of_size(10) };
     config.with("pool", "max_wait = \"30s\"").with("tenant.\"*\"", "mode = \"observe\"")
 }
 

@@ -4,7 +4,7 @@
 //! One table of kinds, one of ends; a failure names the cell. [`super::state`] has more ways to make the
 //! same state, [`super::clients_gone`] what becomes of a leaver's data.
 
-use crate::support::{Config, Db, Login, Msg, Proxy, SHARED, Wire, msg, trace, until};
+use crate::support::{Config, Db, Login, Msg, Proxy, SETTINGS, STATEMENTS, Wire, msg, trace, until};
 use std::collections::BTreeMap;
 
 const SETUP: &[&str] = &[
@@ -28,8 +28,10 @@ enum At {
 #[derive(Clone, Copy)]
 enum Keeps {
     No,
-    /// Until statements and settings go where their session goes.
-    Yet,
+    /// Were statements not to go where their session goes.
+    Statement,
+    /// Until settings do.
+    Setting,
     Always,
 }
 
@@ -45,7 +47,7 @@ struct Kind {
 
 /// Made by a simple query, at rest.
 fn by(name: &'static str, sql: &str) -> Kind {
-    Kind { keeps: Keeps::Yet, ..within(name, At::Rest, msg::query(sql)) }
+    Kind { keeps: Keeps::Setting, ..within(name, At::Rest, msg::query(sql)) }
 }
 
 fn pinning(name: &'static str, sql: &str) -> Kind {
@@ -84,7 +86,7 @@ fn kinds() -> Vec<Kind> {
         pinning("a session advisory lock", "select pg_advisory_lock(7)"),
         pinning("a cursor with hold", "begin; declare held cursor with hold for select 'secret'; commit"),
         pinning("SQL PREPARE", "prepare mine as select 'secret'"),
-        Kind { keeps: Keeps::Yet, ..within("a named statement", At::Rest, named) },
+        Kind { keeps: Keeps::Statement, ..within("a named statement", At::Rest, named) },
         within("the unnamed statement", At::Rest, unnamed),
         within("an open portal", At::Transaction, portal.concat()),
         within("a transaction with a savepoint", At::Transaction, msg::query(kept)),
@@ -217,7 +219,8 @@ impl Matrix<'_> {
         let mut second = Wire::login(proxy.addr(), &login);
         let keeps = match kind.keeps {
             Keeps::No => false,
-            Keeps::Yet => !SHARED,
+            Keeps::Statement => !STATEMENTS,
+            Keeps::Setting => !SETTINGS,
             Keeps::Always => true,
         };
         if lives.is_some() && keeps {

@@ -2,7 +2,7 @@
 //! clients do not notice.
 
 use crate::support::watch::peak_mib;
-use crate::support::{Config, Db, Proxy, SHARED, Wire, msg};
+use crate::support::{Config, Db, Proxy, STATEMENTS, Wire, msg};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ const MB: usize = 1_000_000;
 
 /// Distinct statements at once. Where statements keep their backend, as many clients as backends have
 /// them, and fewer.
-const CLIENTS: usize = if SHARED { 100 } else { 20 };
-const EACH: usize = if SHARED { 100 } else { 50 };
-const BACKENDS: usize = if SHARED { 4 } else { CLIENTS };
-/// Statements that a backend may have prepared, by default.
+const CLIENTS: usize = if STATEMENTS { 100 } else { 20 };
+const EACH: usize = if STATEMENTS { 100 } else { 50 };
+const BACKENDS: usize = if STATEMENTS { 4 } else { CLIENTS };
+/// Statements that a backend may have prepared.
 const CAP: usize = 200;
 
 fn text(client: usize, wave: usize, number: usize) -> String {
@@ -58,6 +58,7 @@ fn ten_thousand_statements_are_kept_within_bounds() {
     let config = Config::of_size(BACKENDS)
         .with("pool", "max_wait = \"60s\"")
         .with("pool", "reuse = \"round_robin\"")
+        .with("pool", &format!("max_prepared = {CAP}"))
         .with("tenant.\"*\"", "mode = \"observe\"");
     let proxy = Proxy::start(&db, config);
     let mut clients: Vec<Wire> = (0..CLIENTS).map(|_| proxy.connect()).collect();
@@ -69,7 +70,7 @@ fn ten_thousand_statements_are_kept_within_bounds() {
         assert!(grown < ROOM / 4, "{grown} MiB more than {full} with as many statements as before");
     }
     println!("{} statements at once: {full} MiB at most", CLIENTS * EACH);
-    let cap = if SHARED { CAP } else { EACH };
+    let cap = if STATEMENTS { CAP } else { EACH };
     let count = "select count(*) from pg_prepared_statements";
     clients.truncate(BACKENDS);
     // In transactions: each on a backend of its own.

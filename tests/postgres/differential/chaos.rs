@@ -6,7 +6,7 @@
 use super::ops::Rng;
 use super::{SEED, number};
 use crate::support::watch::leases;
-use crate::support::{Config, Db, Msg, PATIENCE, Proxy, SHARED, Wire, msg, until, wire};
+use crate::support::{Config, Db, Msg, PATIENCE, Proxy, SETTINGS, STATEMENTS, Wire, msg, until, wire};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -37,7 +37,7 @@ struct Field<'a> {
 #[test]
 fn who_is_not_struck_notices_nothing() {
     let db = Db::new();
-    let size = if SHARED { 2 } else { CLIENTS };
+    let size = if STATEMENTS { 2 } else { CLIENTS };
     let config = Config::of_size(size)
         .with("pool", "reuse = \"round_robin\"")
         .with("pool", "max_wait = \"15s\"")
@@ -169,7 +169,7 @@ impl<'f> Client<'f> {
             2 => self.expect(&[msg::unnamed(&format!("select '{mark}'")), msg::sync()].concat(), &[&mark]),
             3 => self.named(&mark),
             4 => self.transaction(&mark),
-            5 => self.setting(&mark),
+            5 if SETTINGS => self.setting(&mark),
             6 => {
                 let rows = format!("select '{mark}' from generate_series(1, 2000)");
                 self.expect(&msg::query(&rows), &vec![mark.as_str(); 2000])

@@ -14,7 +14,7 @@ mod schema;
 mod settings;
 mod statements;
 
-use crate::support::{Db, SHARED};
+use crate::support::{Db, SETTINGS};
 use run::{Difference, Lab};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +31,7 @@ const KEPT: &[u64] = &[40232, 40808, 40936, 41604, 42272, 43832, 44544, 47152, 4
 const CAP: Option<&str> = Some("max_prepared = 3");
 
 /// Clients log in with start-up parameters, and RESET goes back to those.
-const START_UP: bool = SHARED;
+const START_UP: bool = SETTINGS;
 
 /// SQL's EXECUTE and PREPARE see the names of the protocol's Parse: not where those are shared
 /// (docs/compatibility.md).
@@ -47,8 +47,10 @@ const CLIENTS: usize = 4;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pin {
     None,
-    /// A statement or setting that goes where its session goes, once those are carried.
-    Carried,
+    /// A prepared statement: it goes where its session goes.
+    Statement,
+    /// A setting: so does this, once settings do.
+    Setting,
     /// Its session keeps the backend.
     Kept,
 }

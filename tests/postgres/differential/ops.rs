@@ -39,9 +39,9 @@ pub(super) fn op(text: impl Into<String>, bytes: Vec<u8>) -> Op {
     Op { text: text.into(), bytes, pin: Pin::None }
 }
 
-/// It stays with its backend, until statements and settings go where their session goes.
-pub(super) fn carried(op: Op) -> Op {
-    Op { pin: Pin::Carried, ..op }
+/// It changes a setting, perhaps.
+pub(super) fn setting(op: Op) -> Op {
+    Op { pin: Pin::Setting, ..op }
 }
 
 /// It leaves what no other backend can have.
@@ -68,7 +68,7 @@ pub(super) fn parse(name: &str, sql: &str) -> Op {
 pub(super) fn parse_typed(name: &str, sql: &str, types: &[u32]) -> Op {
     let shown = if types.is_empty() { String::new() } else { format!(",{types:?}") };
     let parse = op(format!("P({name},{sql}{shown})"), msg::parse_typed(name, sql, types));
-    if name.is_empty() { parse } else { carried(parse) }
+    if name.is_empty() { parse } else { Op { pin: Pin::Statement, ..parse } }
 }
 
 pub(super) fn bind(portal: &str, statement: &str) -> Op {

@@ -2,7 +2,7 @@
 
 use super::{CAP, CLIENTS, Pin, Pool, Program, Step, same};
 use crate::support::wire::Msg;
-use crate::support::{self, Config, Db, PATIENCE, Proxy, Refused, SHARED, Wire, trace};
+use crate::support::{self, Config, Db, PATIENCE, Proxy, Refused, SETTINGS, STATEMENTS, Wire, trace};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -358,7 +358,8 @@ impl Direct {
         let outcome = self.settle(monitor);
         self.pinned |= step.ops.iter().any(|op| match op.pin {
             Pin::None => false,
-            Pin::Carried => !SHARED,
+            Pin::Statement => !STATEMENTS,
+            Pin::Setting => !SETTINGS,
             Pin::Kept => true,
         });
         // COPY messages while idle neither need a backend nor change the state.

@@ -1,7 +1,7 @@
 //! Two clients who read a table by prepared statements while a third changes the table's row type.
 
 use super::ops::{
-    Rng, bind, carried, close_statement, describe_portal, describe_statement, execute, parse, query, sync,
+    Rng, bind, close_statement, describe_portal, describe_statement, execute, parse, query, sync,
 };
 use super::{Op, Pool, Program, Step};
 
@@ -60,5 +60,5 @@ fn reads(rng: &mut Rng) -> Vec<Op> {
         }
     }
     ops.push(sync());
-    ops.into_iter().map(carried).collect()
+    ops
 }

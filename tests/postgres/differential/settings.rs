@@ -1,7 +1,7 @@
 //! Two to four clients who change their settings, in every spelling, in transactions and savepoints,
 //! with values that are long, quoted or wrong; and who look at them, and at what depends on them.
 
-use super::ops::{Rng, bind, carried, close_statement, execute, op, parse, query, spare_the_server, sync};
+use super::ops::{Rng, bind, close_statement, execute, op, parse, query, setting, spare_the_server, sync};
 use super::{Op, Pool, Program, START_UP, Step, plain};
 use crate::support::msg;
 
@@ -136,8 +136,8 @@ fn ops(rng: &mut Rng, few: &[usize]) -> Vec<Op> {
         0..=4 => vec![set(rng, few)],
         5..=9 => vec![look(rng, few)],
         10..=12 => vec![query(&rng.sql(plain::TRANSACTION))],
-        13 => vec![carried(query(rng.pick(SPECIAL)))],
-        14 => vec![carried(query(rng.pick(BATCHES)))],
+        13 => vec![setting(query(rng.pick(SPECIAL)))],
+        14 => vec![setting(query(rng.pick(BATCHES)))],
         15 => vec![set(rng, few), query(&rng.sql(plain::TRANSACTION)), look(rng, few)],
         16 | 17 => extended(rng, few),
         18 => named(rng, few),
@@ -145,7 +145,7 @@ fn ops(rng: &mut Rng, few: &[usize]) -> Vec<Op> {
     }
 }
 
-fn setting(rng: &mut Rng, few: &[usize]) -> (&'static str, String) {
+fn choose(rng: &mut Rng, few: &[usize]) -> (&'static str, String) {
     let (name, values) = if rng.one_in(10) { rng.pick(SETTINGS) } else { SETTINGS[rng.pick(few)] };
     let number = rng.below(8).to_string();
     let value = match rng.pick(values) {
@@ -165,7 +165,7 @@ fn literal(value: &str) -> String {
 }
 
 fn set_text(rng: &mut Rng, few: &[usize]) -> String {
-    let (name, value) = setting(rng, few);
+    let (name, value) = choose(rng, few);
     let plain_name = name.replace('"', "");
     match rng.below(12) {
         0..=3 => format!("set {name} = {value}"),
@@ -181,14 +181,14 @@ fn set_text(rng: &mut Rng, few: &[usize]) -> String {
 
 fn set(rng: &mut Rng, few: &[usize]) -> Op {
     let text = set_text(rng, few);
-    carried(query(&text))
+    setting(query(&text))
 }
 
 fn look_text(rng: &mut Rng, few: &[usize]) -> String {
     if rng.one_in(3) {
         return rng.sql(LOOKS);
     }
-    let (name, _) = setting(rng, few);
+    let (name, _) = choose(rng, few);
     if rng.one_in(3) {
         format!("show {name}")
     } else {
@@ -205,15 +205,15 @@ fn extended(rng: &mut Rng, few: &[usize]) -> Vec<Op> {
     let mut ops = Vec::new();
     for _ in 0..1 + rng.below(3) {
         if rng.one_in(3) {
-            let (name, value) = setting(rng, few);
+            let (name, value) = choose(rng, few);
             let (name, value) = (name.replace('"', ""), value.trim_matches('\'').replace("''", "'"));
             let local = if rng.one_in(3) { "t" } else { "f" };
-            ops.push(carried(parse("", "select set_config($1, $2, $3)")));
+            ops.push(setting(parse("", "select set_config($1, $2, $3)")));
             let values = [Some(name.as_str()), Some(value.as_str()), Some(local)];
             ops.push(op(format!("B(,,{name}; {value}; {local})"), msg::bind_with("", "", &values)));
         } else {
             let text = if rng.one_in(2) { set_text(rng, few) } else { look_text(rng, few) };
-            ops.push(carried(parse("", &text)));
+            ops.push(setting(parse("", &text)));
             ops.push(bind("", ""));
         }
         ops.push(execute("", 0));
@@ -239,5 +239,5 @@ fn named(rng: &mut Rng, few: &[usize]) -> Vec<Op> {
         ops.push(parse(name, &text));
     }
     ops.extend([bind("", name), execute("", 0), sync()]);
-    ops.into_iter().map(carried).collect()
+    ops.into_iter().map(setting).collect()
 }

@@ -2,8 +2,8 @@
 //! are shared, and what one client has prepared is on another's backend.
 
 use super::ops::{
-    Rng, bind, carried, close_portal, close_statement, describe_portal, describe_statement, execute, flush,
-    kept, op, parse, parse_typed, query, spare_the_server, sync,
+    Rng, bind, close_portal, close_statement, describe_portal, describe_statement, execute, flush, kept, op,
+    parse, parse_typed, query, setting, spare_the_server, sync,
 };
 use super::{CLIENTS, Op, Pool, Program, SQL_SEES_NAMES, Step, plain};
 use crate::support::msg;
@@ -202,7 +202,8 @@ impl Writer<'_> {
                 _ => format!("{text} /*action='look',route='%2F{id}'*/"),
             };
         }
-        parse_typed(name, &text, &types)
+        let parse = parse_typed(name, &text, &types);
+        if text.starts_with("set ") { setting(parse) } else { parse }
     }
 
     /// Bind and Execute, with Describe here and there, by an unnamed or a named portal.
@@ -283,13 +284,13 @@ impl Writer<'_> {
         if self.rng.one_in(2) {
             let name = self.rng.pick(&["a", "b", "c"]);
             self.clients[client].known.remove(name);
-            return carried(query(&format!("deallocate {name}")));
+            return query(&format!("deallocate {name}"));
         }
         let sql = self.rng.pick(FORGETS);
         if matches!(sql, "deallocate all" | "discard all") {
             self.clients[client].known.clear();
         }
-        carried(query(sql))
+        query(sql)
     }
 
     fn sql(&mut self, _client: usize) -> Op {

@@ -38,10 +38,12 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     eventually(what, PATIENCE, || holds().then_some(()));
 }
 
-/// Prepared statements and settings go where their session goes, so that two sessions that have some can
-/// take turns on one backend. While this is false such a session keeps its backend, and the tests give
-/// each one of its own.
-pub(crate) const SHARED: bool = false;
+/// Prepared statements go where their session goes, so that two sessions that have some can take turns on
+/// one backend. Were this false, such a session would keep its backend, and the tests give each its own.
+pub(crate) const STATEMENTS: bool = true;
+
+/// As [`STATEMENTS`], for settings.
+pub(crate) const SETTINGS: bool = true;
 
 /// Sends a signal, by name, to a process this crate started.
 pub(crate) fn signal(pid: u32, name: &str) {
