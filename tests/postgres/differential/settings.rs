@@ -1,7 +1,9 @@
 //! Two to four clients who change their settings, in every spelling, in transactions and savepoints,
 //! with values that are long, quoted or wrong; and who look at them, and at what depends on them.
 
-use super::ops::{Rng, bind, close_statement, execute, op, parse, query, setting, spare_the_server, sync};
+use super::ops::{
+    Rng, bind, close_statement, execute, kept, op, parse, query, setting, spare_the_server, sync,
+};
 use super::{Op, Pool, Program, START_UP, Step, plain};
 use crate::support::msg;
 
@@ -208,7 +210,7 @@ fn extended(rng: &mut Rng, few: &[usize]) -> Vec<Op> {
             let (name, value) = choose(rng, few);
             let (name, value) = (name.replace('"', ""), value.trim_matches('\'').replace("''", "'"));
             let local = if rng.one_in(3) { "t" } else { "f" };
-            ops.push(setting(parse("", "select set_config($1, $2, $3)")));
+            ops.push(kept(parse("", "select set_config($1, $2, $3)")));
             let values = [Some(name.as_str()), Some(value.as_str()), Some(local)];
             ops.push(op(format!("B(,,{name}; {value}; {local})"), msg::bind_with("", "", &values)));
         } else {
