@@ -116,13 +116,16 @@ impl<S: Socket> Session<S> {
                 }
                 // Nothing more comes from the client, but the backend may be owed bytes.
                 let Some(lease) = &mut self.lease else { return Poll::Ready(false) };
-                if let Poll::Ready(Err(_)) = self.up.lane.poll_flush(cx, &mut lease.backend().stream) {
-                    return Poll::Ready(false);
-                }
+                let flushed = match self.up.lane.poll_flush(cx, &mut lease.backend().stream) {
+                    Poll::Ready(Err(_)) => return Poll::Ready(false),
+                    flushed => flushed.is_ready(),
+                };
                 match self.poll_down(cx) {
                     Poll::Ready(Event::ClientLost) => *client_reads = false,
                     Poll::Ready(Event::BackendGone | Event::Desync) => return Poll::Ready(false),
                     Poll::Ready(_) => {}
+                    // What came asks for an answer: a marker, or the rest of a message.
+                    Poll::Pending if flushed && self.up.lane.staged() > 0 => continue,
                     Poll::Pending => {
                         let done = !self.tracker.is_busy() && self.up.lane.staged() == 0;
                         return if done { Poll::Ready(true) } else { Poll::Pending };

@@ -221,6 +221,24 @@ fn an_abandoned_copy_in_is_undone() {
     proxy.stop();
 }
 
+/// Its Sync has been read as data. Whether it was is found out at once, and not when patience ends.
+#[test]
+fn an_abandoned_copy_in_behind_which_a_sync_was_sent_is_undone() {
+    let rules = "client_gone_grace = \"60s\"\nmax_wait = \"2s\"";
+    let (db, proxy) = start_with(Config::one_backend().with("pool", rules));
+    // The error and what follows it come in one packet, or in two.
+    for _ in 0..20 {
+        let mut client = proxy.connect();
+        client.send(&[msg::parse("", IN), msg::bind("", ""), msg::execute("", 0), msg::sync()].concat());
+        let begun: Vec<u8> = (0..3).map(|_| client.recv().expect("a reply").kind).collect();
+        assert_eq!(begun, *b"12G");
+        drop(client);
+        assert_usable(&db, &proxy);
+    }
+    assert_eq!(rows(&db), "0");
+    proxy.stop();
+}
+
 #[test]
 fn an_abandoned_copy_out_and_a_big_result_free_the_backend() {
     let (db, proxy) = start();
