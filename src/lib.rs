@@ -27,13 +27,15 @@
 //! 6. The relay sends **one** write: injected segment + the client's bytes, untouched.
 //! 7. Backend bytes are walked the same way and go to the client in **one** write.
 //! 8. On ReadyForQuery the tracker says release.
-//! 9. The lease drops: scrub if dirty, then the book hands the backend to the next waiter, in order.
+//! 9. The lease drops: ask for settings that were changed, scrub if dirty, then the book hands the
+//!    backend to the next waiter, in order.
 //! 10. Back to 1, holding no buffer.
 //!
 //! # Invariants
 //!
 //! * No byte of one client reaches another: a backend enters idle only with nothing outstanding,
-//!   status `I`, and every dirty bit scrubbed and verified; otherwise it is closed.
+//!   status `I`, every dirty bit scrubbed and verified, and known settings; otherwise it is closed.
+//! * A session's settings are the session's: on whatever backend it runs, and on nobody else's.
 //! * A client that was told COMMIT has its data committed: Bursar never invents a CommandComplete
 //!   for a statement PostgreSQL did not run (answers to `SET bursar.*` excepted, which hold no data).
 //! * Nobody waits for ever without being told why: every wait has a deadline and every refusal a

@@ -25,8 +25,9 @@ fn start(size: usize) -> (Db<'static>, Proxy) {
     db.run(SETUP);
     let config = Config::of_size(size).with("pool", "reuse = \"round_robin\"");
     let proxy = Proxy::start(&db, config.with("pool", &format!("min_idle = {size}")));
-    proxy.connect().batch("select 1");
-    until("the backends are there", || db.backends("true") == size);
+    let mut clients: Vec<Wire> = (0..size).map(|_| proxy.connect()).collect();
+    clients.iter_mut().for_each(|client| drop(client.batch("begin")));
+    clients.into_iter().for_each(Wire::bye);
     (db, proxy)
 }
 
