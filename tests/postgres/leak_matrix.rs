@@ -249,7 +249,7 @@ fn start(db: &Db<'_>, (idle_budget, impatient, scrubs): Wants) -> Proxy {
         config = config.with("budget.transaction", idle);
     }
     if impatient {
-        config = config.with("pool", "max_wait = \"50ms\"");
+        config = config.with("pool", "max_wait = \"400ms\"");
     } else {
         config = config.with("pool", "max_wait = \"15s\"");
     }

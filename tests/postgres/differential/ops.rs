@@ -71,6 +71,11 @@ pub(super) fn parse_typed(name: &str, sql: &str, types: &[u32]) -> Op {
     if name.is_empty() { parse } else { Op { pin: Pin::Statement, ..parse } }
 }
 
+/// A Parse of `sql`. That a SET is a local one is not known any more when a named portal runs it.
+pub(super) fn portal_sets(sql: &str, parse: Op) -> Op {
+    if sql.starts_with("set local") { kept(parse) } else { parse }
+}
+
 pub(super) fn bind(portal: &str, statement: &str) -> Op {
     op(format!("B({portal},{statement})"), msg::bind(portal, statement))
 }

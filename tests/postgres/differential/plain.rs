@@ -3,7 +3,7 @@
 
 use super::ops::{
     Rng, bind, close_portal, close_statement, describe_portal, describe_statement, execute, flush, kept, op,
-    parse, query, spare_the_server, sync,
+    parse, portal_sets, query, spare_the_server, sync,
 };
 use super::{Op, Step};
 use crate::support::msg;
@@ -263,7 +263,10 @@ pub(super) fn copy_extended(rng: &mut Rng) -> Vec<Op> {
 pub(super) fn any(rng: &mut Rng) -> Op {
     match rng.below(14) {
         0 | 1 => simple(rng),
-        2 => parse("", &rng.sql(PLAIN)),
+        2 => {
+            let sql = rng.sql(PLAIN);
+            portal_sets(&sql, parse("", &sql))
+        }
         3 => bind("", ""),
         4 => bind("p", ""),
         5 => execute("", 0),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// After so long a reply that PostgreSQL gave is missing; and once a difference has been found.
 const MISSING: Duration = Duration::from_secs(5);
-const STILL_MISSING: Duration = Duration::from_millis(500);
+const STILL_MISSING: Duration = Duration::from_secs(1);
 
 /// What one step brought.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -258,7 +258,7 @@ const LOOK: &str = "select current_setting('work_mem'), current_setting('timezon
 fn start(db: &Db<'_>, pool: Pool) -> Proxy {
     let config = Config::of_size(pool.size())
         .with("pool", "reuse = \"round_robin\"")
-        .with("pool", "max_wait = \"2s\"");
+        .with("pool", "client_gone_grace = \"200ms\"");
     // All clients are one tenant, who may have the whole pool.
     let config = config.with("tenant.\"*\"", "mode = \"observe\"");
     Proxy::start(db, CAP.iter().fold(config, |config, cap| config.with("pool", cap)))

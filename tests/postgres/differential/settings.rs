@@ -116,7 +116,10 @@ pub(super) fn program(rng: &mut Rng, pool: Pool) -> Program {
         for login in &mut logins {
             for _ in 0..rng.below(3) {
                 let (name, value) = rng.pick(STARTS);
-                login.push((name.to_owned(), value.to_owned()));
+                // Where one is named twice, PostgreSQL checks both values and takes the last.
+                if !login.iter().any(|(other, _): &(String, String)| other.eq_ignore_ascii_case(name)) {
+                    login.push((name.to_owned(), value.to_owned()));
+                }
             }
         }
     }
@@ -210,6 +213,7 @@ fn extended(rng: &mut Rng, few: &[usize]) -> Vec<Op> {
             let (name, value) = choose(rng, few);
             let (name, value) = (name.replace('"', ""), value.trim_matches('\'').replace("''", "'"));
             let local = if rng.one_in(3) { "t" } else { "f" };
+            // Which setting it is cannot be seen in the text.
             ops.push(kept(parse("", "select set_config($1, $2, $3)")));
             let values = [Some(name.as_str()), Some(value.as_str()), Some(local)];
             ops.push(op(format!("B(,,{name}; {value}; {local})"), msg::bind_with("", "", &values)));

@@ -3,7 +3,7 @@
 
 use super::ops::{
     Rng, bind, close_portal, close_statement, describe_portal, describe_statement, execute, flush, kept, op,
-    parse, parse_typed, query, setting, spare_the_server, sync,
+    parse, parse_typed, portal_sets, query, spare_the_server, sync,
 };
 use super::{CLIENTS, Op, Pool, Program, SQL_SEES_NAMES, Step, plain};
 use crate::support::msg;
@@ -203,7 +203,7 @@ impl Writer<'_> {
             };
         }
         let parse = parse_typed(name, &text, &types);
-        if text.starts_with("set ") { setting(parse) } else { parse }
+        portal_sets(&text, parse)
     }
 
     /// Bind and Execute, with Describe here and there, by an unnamed or a named portal.
