@@ -32,19 +32,22 @@ fn without_place(body: &[u8]) -> Vec<&[u8]> {
 /// Whether the first difference is one that sharing makes after a table's row type has changed: which
 /// copy of a statement a session meets, an old one ("cached plan must not change result type") or a new
 /// one, depends on when its backend parsed it; and an error in a text that was right when it was first
-/// parsed comes at the next message rather than at Parse.
+/// parsed comes at the next message rather than at Parse; or ahead of a Describe's first answer rather than
+/// behind it, where the statement must be parsed anew.
 pub(super) fn differs_by_age(direct: &Outcome, proxied: &Outcome) -> bool {
     let pairs = direct.messages.iter().zip(&proxied.messages);
     let at = pairs.take_while(|(direct, proxied)| same_message(direct, proxied)).count();
     let (direct, proxied) = (&direct.messages[at..], &proxied.messages[at..]);
     let old_plan = |m: &[Msg]| m.first().is_some_and(is_old_plan);
-    let late = match (direct, proxied) {
-        ([error, ..], [parsed, late, ..]) => {
-            error.kind == b'E' && parsed.kind == b'1' && error.field(b'C') == late.field(b'C')
-        }
-        _ => false,
-    };
+    let late = is_one_later(direct, proxied, b'1') || is_one_later(proxied, direct, b't');
     old_plan(direct) || old_plan(proxied) || late
+}
+
+/// The same error, behind one message more of this type.
+fn is_one_later(error: &[Msg], later: &[Msg], kind: u8) -> bool {
+    let is = |m: &Msg, of: u8| m.kind == of;
+    matches!((error, later), ([error, ..], [before, late, ..])
+        if is(error, b'E') && is(before, kind) && is(late, b'E') && error.field(b'C') == late.field(b'C'))
 }
 
 fn is_old_plan(message: &Msg) -> bool {
