@@ -198,6 +198,10 @@ impl<'a> Lab<'a> {
             let _ = client.wire.try_send(&bytes(done.step));
             let proxied = client.receive(&done.outcome, program.reshapes);
             if !same::same(&done.outcome, &proxied) {
+                if same::differs_by_failed_describe(&done.outcome, &proxied) {
+                    // What it would have done next is not done: there is nothing left to compare.
+                    return Ok(1);
+                }
                 if !program.reshapes || !same::differs_by_age(&done.outcome, &proxied) {
                     return Err(Difference::at(done.step.to_string(), &done.outcome, proxied));
                 }

@@ -19,14 +19,38 @@ fn same_message(direct: &Msg, proxied: &Msg) -> bool {
     let elsewhere =
         |m: &Msg| m.kind == b'E' && m.field(b'C').is_some_and(|c| ELSEWHERE.contains(&c.as_str()));
     direct == proxied
+        || broke_into_copy(direct) && broke_into_copy(proxied)
         || elsewhere(direct)
             && elsewhere(proxied)
             && without_place(&direct.body) == without_place(&proxied.body)
 }
 
+/// The server names the message that broke into a COPY: a Parse of what the backend has already is not
+/// sent, and so the Bind behind it is the first.
+fn broke_into_copy(m: &Msg) -> bool {
+    let says = |code, start: &str| m.field(code).is_some_and(|text| text.starts_with(start));
+    m.kind == b'E' && says(b'C', "08P01") && says(b'M', "unexpected message type 0x")
+}
+
 fn without_place(body: &[u8]) -> Vec<&[u8]> {
     let place = |field: &&[u8]| !field.first().is_some_and(|code| b"FLR".contains(code));
     body.split(|&byte| byte == 0).filter(place).collect()
+}
+
+/// What both say from their first difference on.
+fn parted<'a>(direct: &'a Outcome, proxied: &'a Outcome) -> (&'a [Msg], &'a [Msg]) {
+    let pairs = direct.messages.iter().zip(&proxied.messages);
+    let at = pairs.take_while(|(direct, proxied)| same_message(direct, proxied)).count();
+    (&direct.messages[at..], &proxied.messages[at..])
+}
+
+/// Whether the first difference is that a statement without a result was described in a failed
+/// transaction: PostgreSQL does that for one that is prepared, and the backend had to parse it first.
+pub(super) fn differs_by_failed_describe(direct: &Outcome, proxied: &Outcome) -> bool {
+    let (direct, proxied) = parted(direct, proxied);
+    let failed = |m: &Msg| m.kind == b'E' && m.field(b'C').as_deref() == Some("25P02");
+    matches!((direct, proxied), ([types, none, ..], [error, ..])
+        if types.kind == b't' && none.kind == b'n' && failed(error))
 }
 
 /// Whether the first difference is one that sharing makes after a table's row type has changed: which
@@ -35,9 +59,7 @@ fn without_place(body: &[u8]) -> Vec<&[u8]> {
 /// parsed comes at the next message rather than at Parse; or ahead of a Describe's first answer rather than
 /// behind it, where the statement must be parsed anew.
 pub(super) fn differs_by_age(direct: &Outcome, proxied: &Outcome) -> bool {
-    let pairs = direct.messages.iter().zip(&proxied.messages);
-    let at = pairs.take_while(|(direct, proxied)| same_message(direct, proxied)).count();
-    let (direct, proxied) = (&direct.messages[at..], &proxied.messages[at..]);
+    let (direct, proxied) = parted(direct, proxied);
     let old_plan = |m: &[Msg]| m.first().is_some_and(is_old_plan);
     let late = is_one_later(direct, proxied, b'1') || is_one_later(proxied, direct, b't');
     old_plan(direct) || old_plan(proxied) || late

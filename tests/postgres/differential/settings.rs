@@ -186,7 +186,9 @@ fn set_text(rng: &mut Rng, few: &[usize]) -> String {
 
 fn set(rng: &mut Rng, few: &[usize]) -> Op {
     let text = set_text(rng, few);
-    setting(query(&text))
+    let set = query(&text);
+    // Of a name that is none nobody can say whether it was set.
+    if text.contains("Mark two") || text.contains("MARK TWO") { kept(set) } else { setting(set) }
 }
 
 fn look_text(rng: &mut Rng, few: &[usize]) -> String {
