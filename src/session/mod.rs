@@ -17,7 +17,7 @@
 //! | `up`, `down` | what to do with each client message, each server message |
 //! | [`tracker`] | the op queue |
 //! | `named` | what becomes of named statements where they are shared |
-//! | [`locals`] | prepared statements that are answered here |
+//! | [`locals`], `answers` | prepared statements that are answered here, and the answers |
 //! | [`passthrough`] | a replication connection, outside the pools |
 //! | `policy` | what a session may leave on a backend |
 //! | `settings` | what a session sets, resets and leaves: noted, asked for, carried on |
@@ -27,6 +27,7 @@
 //! | [`reply`] | the one table of what Bursar says |
 //! | [`registry`] | the sessions of this process |
 
+mod answers;
 pub mod cancel;
 mod down;
 pub mod handshake;

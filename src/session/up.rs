@@ -1,13 +1,13 @@
 //! From the client to the backend: what to do with each client message.
 
+use super::answers::describe;
 use super::reply::{self, Fault};
 use super::tracker::{Injected, Note, OpKind, Take};
 use super::{Glance, Session, locals};
 use crate::config::PoolMode;
 use crate::net::lane::Lane;
-use crate::statements::session::{Before, Look};
-use crate::tag::Scope;
-use crate::wire::backend::{bare, command_complete, message, ready_for_query, text_columns, text_row};
+use crate::statements::session::Before;
+use crate::wire::backend::{bare, ready_for_query};
 use crate::wire::error::Report;
 use crate::wire::frontend::{Kind, bind_names, execute_portal, target};
 use crate::wire::sql::comment;
@@ -15,7 +15,7 @@ use crate::wire::sql::lead::deallocates;
 use crate::wire::sql::local::{self, Local};
 use crate::wire::sql::scan::{Scan, Traces, scan};
 use crate::wire::walk::{HEADER, Header, cstr};
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -489,63 +489,6 @@ impl<S> Session<S> {
         });
         Next::Done
     }
-
-    /// Does one statement that is answered here, and writes its reply. `described`: a reply with
-    /// rows begins with their description, as in the simple protocol.
-    fn perform(&mut self, local: &Local, described: bool, out: &mut BytesMut) -> Result<(), Report> {
-        match local {
-            Local::Set { key, value, local } => {
-                self.set_tag(*key, value.as_deref(), *local)?;
-                command_complete(out, "SET");
-            }
-            Local::SetConfig { key, value, local } => {
-                self.set_tag(*key, value.as_deref(), *local)?;
-                if described {
-                    text_columns(out, ["set_config"].into_iter());
-                }
-                text_row(out, [value.as_deref()].into_iter());
-                command_complete(out, "SELECT 1");
-            }
-            Local::Reset { key } => {
-                self.set_tag(*key, None, false)?;
-                command_complete(out, "RESET");
-            }
-            Local::Show { key } => {
-                if described {
-                    text_columns(out, [&*format!("bursar.{}", key.name())].into_iter());
-                }
-                text_row(out, [Some(self.tags.show(*key))].into_iter());
-                command_complete(out, "SHOW");
-            }
-            Local::Deallocate { name } => {
-                if !matches!(self.statements.look(name), Look::Shared(_)) {
-                    let name = String::from_utf8_lossy(name).into();
-                    return Err(reply::fault(&Fault::UndefinedStatement { name }));
-                }
-                self.statements.unname(name, false);
-                command_complete(out, "DEALLOCATE");
-            }
-            Local::Unknown { name, .. } => return Err(reply::unknown_tag(name)),
-        }
-        Ok(())
-    }
-
-    fn set_tag(&mut self, key: crate::tag::Key, value: Option<&str>, local: bool) -> Result<(), Report> {
-        if local && self.lease.is_none() {
-            return Ok(()); // SET LOCAL outside a transaction has no effect
-        }
-        let scope = if local { Scope::Local } else { Scope::Session };
-        let set = self.tags.set(scope, key, value, self.now);
-        set.map_err(|error| reply::bad_tag(&error))?;
-        if let Some(ended) = self.tags.take_ended() {
-            self.pools.request_ended(&ended);
-        }
-        if self.lease.is_none() {
-            let tag = self.resolve(self.now);
-            self.cell.tagged(&tag);
-        }
-        Ok(())
-    }
 }
 
 /// Whether enough of a message is there to decide it: all of it where its text or a name at its end
@@ -580,18 +523,6 @@ pub(super) fn without(message: &[u8], cut: Option<Range<usize>>) -> Cow<'_, [u8]
     let len = (shorter.len() - 1) as i32;
     shorter[1..HEADER].copy_from_slice(&len.to_be_bytes());
     shorter.into()
-}
-
-/// The answer to a Describe of a text answered here.
-fn describe(text: &locals::Text, statement: bool, out: &mut BytesMut) {
-    if statement {
-        message(out, b't', |out| out.put_i16(0));
-    }
-    match text.first() {
-        Some(Local::Show { key }) => text_columns(out, [&*format!("bursar.{}", key.name())].into_iter()),
-        Some(Local::SetConfig { .. }) => text_columns(out, ["set_config"].into_iter()),
-        _ => bare(out, b'n'),
-    }
 }
 
 #[cfg(test)]
