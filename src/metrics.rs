@@ -89,6 +89,11 @@ families! {
     TRANSACTIONS Counter "bursar_transactions_total" ["pool"] "Client transactions finished.";
     STATEMENTS Counter "bursar_statements_total" ["pool"] "Statements run.";
     CLIENT_BYTES Counter "bursar_client_bytes_total" ["pool", "direction"] "Bytes from clients (in) and to clients (out) while they held a lease.";
+    PREPARED_CLIENT_PARSES Counter "bursar_prepared_client_parses_total" ["pool"] "Parses of named statements that clients sent, where these are shared.";
+    PREPARED_SERVER_PARSES Counter "bursar_prepared_server_parses_total" ["pool"] "Parses of shared statements that PostgreSQL was sent.";
+    PREPARED_BINDS Counter "bursar_prepared_binds_total" ["pool"] "Binds of shared statements.";
+    PREPARED_STATEMENTS Gauge "bursar_prepared_statements" ["pool"] "Different statements that sessions share, and those kept for the next one.";
+    PREPARED_BYTES Gauge "bursar_prepared_bytes" ["pool"] "Bytes of their texts and parameter types.";
     TENANT_IN_USE Gauge "bursar_tenant_leases_in_use" ["pool", "tenant"] "Leases the tenant holds now.";
     TENANT_QUEUE Gauge "bursar_tenant_queue_length" ["pool", "tenant"] "The tenant's checkouts waiting now.";
     TENANT_LEASES Counter "bursar_tenant_leases_total" ["pool", "tenant"] "Leases granted to the tenant.";

@@ -192,5 +192,8 @@ impl Usage {
         self.active += other.active;
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
+        self.client_parses += other.client_parses;
+        self.server_parses += other.server_parses;
+        self.binds += other.binds;
     }
 }

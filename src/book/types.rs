@@ -332,6 +332,12 @@ pub struct Usage {
     pub bytes_in: u64,
     /// Bytes to the client.
     pub bytes_out: u64,
+    /// Parses of named statements that the client sent, where these are shared.
+    pub client_parses: u64,
+    /// Parses of shared statements that PostgreSQL was sent, for this session or the next.
+    pub server_parses: u64,
+    /// Binds of shared statements.
+    pub binds: u64,
 }
 
 /// What a held lease is doing, asked from its session's cell at each tick.

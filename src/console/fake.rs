@@ -1,11 +1,12 @@
 //! A planted [`Source`] for the tests of both faces: one moment of a small busy process.
 
 use super::source::{Command, Running, Source};
+use crate::backend::trail::fingerprint;
 use crate::book::view::{LeaseView, PoolView, RequestView, TenantView, WaiterView};
 use crate::book::{Activity, Doing, LeakClass, LeakEvent, LeaseId, Outcome, PoolId, SessionId, Usage, View};
 use crate::config::Config;
 use crate::metrics::{Connect, Login, Metrics};
-use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, StatementTrace};
+use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, PreparedRow, StatementTrace};
 use crate::session::registry::ClientRow;
 use crate::tag::Tag;
 use crate::wire::error::{Report, Severity};
@@ -97,6 +98,9 @@ fn pool(id: u32, user: &str, share: u64) -> PoolView {
             active: Duration::from_secs(14 * share),
             bytes_in: 100_000 * share,
             bytes_out: 2_000_000 * share,
+            client_parses: 200 * share,
+            server_parses: 10 * share,
+            binds: 4_000 * share,
         },
         held: Duration::from_secs(35 * id as u64 + if id == 0 { 35 } else { 0 }),
         waited: Duration::from_secs(share),
@@ -208,6 +212,7 @@ impl Source for Fake {
             connected: self.now - ms(60_000),
             lease: lease.map(LeaseId),
             outdated: pid == 4712,
+            prepared: 12,
         };
         vec![row(4711, Some(7)), row(4712, Some(8)), row(4713, None)]
     }
@@ -248,6 +253,24 @@ impl Source for Fake {
         HashMap::from([(1, detail(4700, "0000000000000001")), (2, detail(4711, "0000000000000002"))])
     }
 
+    fn prepared(&self) -> Vec<PreparedRow> {
+        let row = |number: u32, names, text: &[u8]| PreparedRow {
+            pool: PoolId(0),
+            database: "app".into(),
+            user: "web".into(),
+            number,
+            names,
+            bytes: text.len() + 3,
+            fingerprint: fingerprint(text),
+            text: None,
+        };
+        vec![row(3, 40, b"select * from orders where id = $1"), row(1, 0, b"select 1")]
+    }
+
+    fn prepared_sizes(&self) -> HashMap<PoolId, (usize, usize)> {
+        HashMap::from([(PoolId(0), (2, 48))])
+    }
+
     fn clients(&self) -> Vec<ClientRow> {
         let row = |id, state, lease: Option<u64>, backend_pid| ClientRow {
             replication: crate::wire::startup::Replication::No,
@@ -262,6 +285,7 @@ impl Source for Fake {
             tag: tag("acme", Some("req-1")),
             lease: lease.map(LeaseId),
             backend_pid,
+            prepared: 5,
         };
         vec![row(1, "idle_in_tx", Some(7), 4711), row(2, "active", Some(8), 4712), row(3, "waiting", None, 0)]
     }

@@ -1,11 +1,11 @@
 //! What the faces may see and do. The house implements it over pools, registry and configuration;
 //! tests implement it over planted rows.
 
-use crate::book::View;
 use crate::book::view::RequestView;
+use crate::book::{PoolId, View};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail};
+use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, PreparedRow};
 use crate::session::registry::ClientRow;
 use crate::wire::error::Report;
 use std::collections::HashMap;
@@ -37,6 +37,10 @@ pub trait Source: Send + Sync + 'static {
     fn leases(&self) -> Vec<LeaseDetail>;
     /// What the book does not know of the leak cases in its view, by case number.
     fn leaks(&self) -> HashMap<u64, LeakDetail>;
+    /// The shared prepared statements that sessions have most names for, of all pools.
+    fn prepared(&self) -> Vec<PreparedRow>;
+    /// Shared prepared statements of each pool, and bytes of their texts and parameter types.
+    fn prepared_sizes(&self) -> HashMap<PoolId, (usize, usize)>;
     /// Every client session.
     fn clients(&self) -> Vec<ClientRow>;
     /// Counters of the process.

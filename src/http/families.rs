@@ -50,6 +50,7 @@ impl Collector for Exported {
         let names = view.pools.iter().map(|pool| (pool.id, pool_name(pool))).collect();
         let mut families = otel(source, &view, &names);
         families.extend(pools(&view, &names));
+        families.extend(prepared(source, &view, &names));
         families.extend(of_tenants(&tenants, &names));
         families.extend(over_all(source, &view));
         families.extend(process(source));
@@ -216,6 +217,22 @@ fn pools(view: &View, names: &Names) -> Vec<MetricFamily> {
         each(&metrics::TRANSACTIONS, &|pool| pool.usage.transactions as f64),
         each(&metrics::STATEMENTS, &|pool| pool.usage.statements as f64),
         family(&metrics::CLIENT_BYTES, bytes),
+    ]
+}
+
+/// Shared prepared statements.
+fn prepared(source: &dyn Source, view: &View, names: &Names) -> Vec<MetricFamily> {
+    let sizes = source.prepared_sizes();
+    let each = |kind: &Family, value: &dyn Fn(&PoolView) -> u64| {
+        family(kind, view.pools.iter().map(|pool| sample!(names[&pool.id].clone() => value(pool))))
+    };
+    let size = |pool: &PoolView| sizes.get(&pool.id).copied().unwrap_or_default();
+    vec![
+        each(&metrics::PREPARED_CLIENT_PARSES, &|pool| pool.usage.client_parses),
+        each(&metrics::PREPARED_SERVER_PARSES, &|pool| pool.usage.server_parses),
+        each(&metrics::PREPARED_BINDS, &|pool| pool.usage.binds),
+        each(&metrics::PREPARED_STATEMENTS, &|pool| size(pool).0 as u64),
+        each(&metrics::PREPARED_BYTES, &|pool| size(pool).1 as u64),
     ]
 }
 

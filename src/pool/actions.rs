@@ -108,6 +108,7 @@ impl Pools {
                             cancel: Arc::downgrade(&opened.object.cancel),
                             connected: opened.object.connected,
                             generation: opened.object.generation,
+                            prepared: opened.object.prepared.count(),
                         });
                     }
                     Ok((opened.object, opened.reused))

@@ -8,6 +8,7 @@ use super::view::{LeaseDetail, StatementTrace};
 use crate::backend::trail::{Trail, fingerprint};
 use crate::backend::{Backend, CancelHandle};
 use crate::book::{Activity, Doing, LeaseId, Overstay, SessionId, Warning};
+use crate::statements::Count;
 use crate::tag::Tag;
 use crate::wire::startup::Replication;
 use atomic_waker::AtomicWaker;
@@ -79,6 +80,8 @@ pub struct Cell {
     pub replication: Replication,
     /// When it connected.
     pub connected: Instant,
+    /// Names of shared prepared statements it has.
+    pub prepared: Count,
     waker: AtomicWaker,
     ordered: AtomicBool,
     orders: Mutex<Vec<Order>>,
@@ -140,6 +143,7 @@ impl Cell {
             client,
             replication: Replication::No,
             connected,
+            prepared: Count::default(),
             waker: AtomicWaker::new(),
             ordered: AtomicBool::new(false),
             orders: Mutex::new(Vec::new()),

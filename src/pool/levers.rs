@@ -1,10 +1,16 @@
 //! What the console pulls and sees.
 
 use super::{Pools, view};
-use crate::book::LeaseId;
+use crate::backend::trail::{TEXT, fingerprint};
+use crate::book::{LeaseId, PoolId};
 use crate::clock;
+use crate::statements::Statement;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
+
+/// Most shared statements that a view shows.
+const PREPARED_ROWS: usize = 1000;
 
 impl Pools {
     /// PAUSE: no new leases, of one database or of all.
@@ -64,6 +70,37 @@ impl Pools {
         self.leaks.lock().all()
     }
 
+    /// The shared prepared statements that sessions have most names for, of all pools.
+    #[must_use]
+    pub fn prepared(&self, with_text: bool) -> Vec<view::PreparedRow> {
+        let mut rows: Vec<view::PreparedRow> = Vec::new();
+        for pool in self.pools.read().iter() {
+            let row = |(statement, names): (&Statement, usize)| {
+                let text = &statement.text()[..statement.text().len().min(TEXT)];
+                view::PreparedRow {
+                    pool: pool.id,
+                    database: pool.database.clone(),
+                    user: pool.user.clone(),
+                    number: statement.id.number(),
+                    names,
+                    bytes: statement.tail().len(),
+                    fingerprint: fingerprint(text),
+                    text: with_text.then(|| String::from_utf8_lossy(text).into_owned()),
+                }
+            };
+            rows.extend(pool.statements.lock().most_named(PREPARED_ROWS).into_iter().map(row));
+        }
+        rows.sort_by_key(|row| Reverse(row.names));
+        rows.truncate(PREPARED_ROWS);
+        rows
+    }
+
+    /// Shared prepared statements of each pool, and bytes of their texts and parameter types.
+    #[must_use]
+    pub fn prepared_sizes(&self) -> HashMap<PoolId, (usize, usize)> {
+        self.pools.read().iter().map(|pool| (pool.id, pool.statements.lock().size())).collect()
+    }
+
     /// Every backend, idle or leased.
     #[must_use]
     pub fn backends(&self) -> Vec<view::BackendRow> {
@@ -89,6 +126,7 @@ impl Pools {
                     connected: opened.connected,
                     lease: held.get(&backend.pid).copied(),
                     outdated: opened.generation != current,
+                    prepared: opened.prepared.get(),
                 });
             }
         }

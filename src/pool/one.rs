@@ -45,6 +45,8 @@ pub(super) struct Opened {
     pub(super) connected: Instant,
     /// The store's when it was opened.
     pub(super) generation: u64,
+    /// Shared statements it has.
+    pub(super) prepared: statements::Count,
 }
 
 /// `rules.lifetime` for the end of every lease, where all the rules would cost more to look at: in

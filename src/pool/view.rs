@@ -23,6 +23,29 @@ pub struct BackendRow {
     pub lease: Option<LeaseId>,
     /// RECONNECT came after it: it is closed once it is free.
     pub outdated: bool,
+    /// Shared prepared statements it has.
+    pub prepared: usize,
+}
+
+/// One prepared statement that sessions of a pool share.
+#[derive(Debug, Clone)]
+pub struct PreparedRow {
+    /// Pool.
+    pub pool: PoolId,
+    /// Database as the client names it.
+    pub database: Arc<str>,
+    /// Role as the client names it.
+    pub user: Arc<str>,
+    /// Its number; on a backend its name is `bursar_` and this.
+    pub number: u32,
+    /// Names that sessions have for it now.
+    pub names: usize,
+    /// Bytes of text and parameter types.
+    pub bytes: usize,
+    /// Fingerprint of as much of the text as a lease's statements keep, so that they compare.
+    pub fingerprint: u64,
+    /// As much of the text, only if `[leak] statement_text` allows.
+    pub text: Option<String>,
 }
 
 /// What the session's cell knows of a held lease.

@@ -1,14 +1,14 @@
 //! What the faces see and pull: the house behind [`Source`].
 
 use super::House;
-use crate::book::View;
 use crate::book::view::RequestView;
+use crate::book::{PoolId, View};
 use crate::clock;
 use crate::config::Config;
 use crate::console::{Command, Running, ShutdownMode, Source};
 use crate::metrics::Metrics;
 use crate::pool::cell::{Cell, Order};
-use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail};
+use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, PreparedRow};
 use crate::session::registry::{self, ClientRow};
 use crate::session::reply::{self, Fault};
 use crate::wire::error::Report;
@@ -122,6 +122,14 @@ impl Source for Levers {
 
     fn leaks(&self) -> HashMap<u64, LeakDetail> {
         self.house.pools.leak_details()
+    }
+
+    fn prepared(&self) -> Vec<PreparedRow> {
+        self.house.pools.prepared(self.config().leak.statement_text)
+    }
+
+    fn prepared_sizes(&self) -> HashMap<PoolId, (usize, usize)> {
+        self.house.pools.prepared_sizes()
     }
 
     fn clients(&self) -> Vec<ClientRow> {

@@ -187,6 +187,7 @@ impl Prepared {
         let mut session = Session {
             pools: visitor.pools.clone(),
             config: visitor.pools.config(),
+            statements: Statements::counted(self.cell.prepared.clone()),
             cell: self.cell,
             suffix: self.suffix,
             tags: self.tags,
@@ -203,7 +204,6 @@ impl Prepared {
             down: Stretch::new(Lane::new(buffers.clone())),
             glanced: None,
             tracker: Tracker::default(),
-            statements: Statements::default(),
             locals: locals::Locals::default(),
             lease: None,
             linked: Linked::default(),

@@ -12,6 +12,7 @@ use super::reply::{self, Fault};
 use super::tracker::{Injected, MAX_OPS, Note, OpKind};
 use super::up::{Next, Stop, without};
 use super::{Glance, Session};
+use crate::book::Usage;
 use crate::statements::session::{Look, Need};
 use crate::statements::table::PREFIX;
 use crate::statements::{Facts, Planner, Sharing, Statement, StatementId};
@@ -103,6 +104,7 @@ impl<S> Session<S> {
             }
             Need::Nothing | Need::Replies => return self.hold_parse(glance),
         }
+        self.count(|usage| usage.client_parses += 1);
         if !matches!(look, Look::None) {
             // PostgreSQL says so itself of the shared name, which the backend has by now.
             self.probe(parse.name, &statement);
@@ -141,6 +143,7 @@ impl<S> Session<S> {
         if self.provide(&statement) == Need::Replies {
             return Next::Stop(Stop::Hold);
         }
+        self.count(|usage| usage.binds += 1);
         let facts = &statement.facts;
         self.linked.deallocating |= facts.deallocates;
         if !facts.scan.traces.is_none() || !self.linked.traces.is_none() {
@@ -288,9 +291,16 @@ impl<S> Session<S> {
     fn send_parse(&mut self, statement: &Statement) {
         // What it means under settings that have changed is not what others share.
         self.linked.untrusted |= self.sets() && !statement.is_alone();
+        self.count(|usage| usage.server_parses += 1);
         self.up.lane.make(|out| statement.write_parse(out));
         self.tracker.inject(OpKind::Parse, Injected::InPlace);
         self.note_text(statement);
+    }
+
+    fn count(&mut self, add: impl FnOnce(&mut Usage)) {
+        if let Some(lease) = &mut self.lease {
+            add(&mut lease.usage);
+        }
     }
 
     fn note_text(&mut self, statement: &Statement) {

@@ -38,6 +38,8 @@ pub struct ClientRow {
     pub lease: Option<LeaseId>,
     /// PostgreSQL's process id of its backend now; 0 = none.
     pub backend_pid: i32,
+    /// Names of shared prepared statements it has.
+    pub prepared: usize,
 }
 
 /// The cancel keys of this process, and its sessions' rows.
@@ -112,6 +114,7 @@ pub fn row(cell: &Cell) -> ClientRow {
         tag,
         lease,
         backend_pid,
+        prepared: cell.prepared.get(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Pure. It says what will be there once everything sent so far has run; what an error sweeps away
 //! is undone by [`super::session`].
 
+use super::count::Count;
 use super::table::StatementId;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -12,6 +13,7 @@ use hashbrown::HashMap;
 pub struct Held {
     used: HashMap<StatementId, u64, FixedState>,
     clock: u64,
+    count: Count,
 }
 
 impl Held {
@@ -27,6 +29,12 @@ impl Held {
         self.used.is_empty()
     }
 
+    /// How many there are, to be read from outside.
+    #[must_use]
+    pub fn count(&self) -> Count {
+        self.count.clone()
+    }
+
     /// Whether it has this statement, which is about to be used.
     pub fn touch(&mut self, id: StatementId) -> bool {
         self.clock += 1;
@@ -38,16 +46,19 @@ impl Held {
     pub fn add(&mut self, id: StatementId) {
         self.clock += 1;
         self.used.insert(id, self.clock);
+        self.count.set(self.used.len());
     }
 
     /// It loses this statement.
     pub fn remove(&mut self, id: StatementId) {
         self.used.remove(&id);
+        self.count.set(self.used.len());
     }
 
     /// It loses all of them.
     pub fn clear(&mut self) {
         self.used.clear();
+        self.count.set(0);
     }
 
     /// The one used longest ago, if there are `cap` or more. Looks at all of them: a Parse, which

@@ -9,10 +9,13 @@
 //! | [`table`] | the statements of one pool, by text |
 //! | [`held`] | which of them one backend has |
 //! | [`session`] | the names of one session, and what is in flight, with undo |
+//! | [`count`] | how many there are, for whoever looks on |
 
+pub mod count;
 pub mod held;
 pub mod session;
 pub mod table;
 
+pub use count::Count;
 pub use held::Held;
 pub use table::{Facts, Planner, Sharing, Statement, StatementId, Table};

@@ -13,6 +13,7 @@
 //! independently; where it would rely on what is not acknowledged yet, it waits ([`Look::Replies`],
 //! [`Need::Replies`], [`Before::Replies`]).
 
+use super::count::Count;
 use super::held::Held;
 use super::table::{Statement, StatementId};
 use foldhash::quality::RandomState;
@@ -134,6 +135,7 @@ pub struct TooMany;
 pub struct Statements {
     names: HashMap<Box<[u8]>, Arc<Statement>, RandomState>,
     name_bytes: usize,
+    count: Count,
     private: HashSet<Box<[u8]>>,
     overflow: bool,
     unnamed: Unnamed,
@@ -153,6 +155,12 @@ pub struct Statements {
 }
 
 impl Statements {
+    /// No statements yet; `count` is told how many names there are.
+    #[must_use]
+    pub fn counted(count: Count) -> Statements {
+        Statements { count, ..Statements::default() }
+    }
+
     /// Whether the session has statements that exist on its backend only.
     #[must_use]
     pub fn pins(&self) -> bool {
@@ -232,12 +240,14 @@ impl Statements {
     fn insert(&mut self, name: &[u8], statement: Arc<Statement>) {
         if self.names.insert(name.into(), statement).is_none() {
             self.name_bytes += name.len();
+            self.count.set(self.names.len());
         }
     }
 
     fn remove(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
         let removed = self.names.remove(name)?;
         self.name_bytes -= name.len();
+        self.count.set(self.names.len());
         Some(removed)
     }
 
@@ -409,6 +419,7 @@ impl Statements {
     pub fn forget_names(&mut self) {
         self.names.clear();
         self.name_bytes = 0;
+        self.count.set(0);
         self.private.clear();
         self.overflow = false;
     }

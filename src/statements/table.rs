@@ -10,6 +10,7 @@
 
 use bytes::{BufMut, BytesMut};
 use hashbrown::HashTable;
+use std::cmp::Reverse;
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -32,6 +33,12 @@ pub const MAX_BYTES: usize = 64 << 20;
 pub struct StatementId(NonZeroU32);
 
 impl StatementId {
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0.get()
+    }
+
     /// Appends the name it has on a backend, with its NUL.
     pub fn write_name(self, out: &mut BytesMut) {
         let mut digits = [0; 10];
@@ -244,6 +251,16 @@ impl Table {
         self.entries.iter().map(|entry| (&*entry.statement, Arc::strong_count(&entry.statement) - 1))
     }
 
+    /// The `count` statements that sessions have most names for, with how many, most first. Looks at
+    /// all of them.
+    #[must_use]
+    pub fn most_named(&self, count: usize) -> Vec<(&Statement, usize)> {
+        let mut all: Vec<_> = self.iter().collect();
+        all.sort_unstable_by_key(|(statement, names)| (Reverse(*names), statement.id));
+        all.truncate(count);
+        all
+    }
+
     /// Drops statements that no session names, the ones used longest ago, until there is room with
     /// a quarter to spare: this looks at all of them, and should be rare.
     fn make_room(&mut self, more: usize) -> Result<(), Full> {
@@ -326,6 +343,22 @@ mod tests {
         assert_eq!(intern(&mut table, "s0").unwrap().id, again);
         let bytes: usize = table.iter().map(|(statement, _)| statement.tail.len()).sum();
         assert_eq!(table.size().1, bytes);
+    }
+
+    #[test]
+    fn the_statements_with_most_names_come_first() {
+        let mut table = Table::default();
+        let named: Vec<_> =
+            ["b", "c", "b", "a", "c", "b"].map(|text| intern(&mut table, text).unwrap()).into();
+        intern(&mut table, "nobody's").unwrap();
+        let most = |count| -> Vec<_> {
+            let most = table.most_named(count).into_iter();
+            most.map(|(statement, names)| (String::from_utf8_lossy(statement.text()).into_owned(), names))
+                .collect()
+        };
+        assert_eq!(most(2), [("b".into(), 3), ("c".into(), 2)]);
+        assert_eq!(most(9)[3], ("nobody's".into(), 0));
+        drop(named);
     }
 
     #[test]

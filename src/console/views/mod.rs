@@ -6,6 +6,7 @@
 mod budgets;
 mod bursar;
 mod pgbouncer;
+mod prepared;
 mod requests;
 mod sockets;
 mod stats;
@@ -61,6 +62,7 @@ pub static VIEWS: &[&View] = &[
     &bursar::LEAKS,
     &budgets::BUDGETS,
     &bursar::PINS,
+    &prepared::PREPARED,
     &HELP,
 ];
 

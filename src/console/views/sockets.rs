@@ -81,7 +81,7 @@ fn clients(source: &dyn Source) -> Vec<Row> {
             pid,
             "",
             &client.application,
-            0,
+            client.prepared,
             client.id.0,
             client.state,
             &client.tag.tenant,
@@ -140,7 +140,7 @@ fn servers(source: &dyn Source) -> Vec<Row> {
             backend.pid,
             "",
             client.map_or_else(String::new, |client| client.application.to_string()),
-            0,
+            backend.prepared,
             backend.pid,
             backend.lease.map(|lease| lease.0),
             lease.map(|lease| lease.session.0),
@@ -214,5 +214,7 @@ mod tests {
         let names = [server(0, "application_name"), server(2, "application_name")];
         assert_eq!(names, ["sales-web".into(), "".into()]);
         assert_eq!([0, 1, 2].map(|row| server(row, "close_needed")), [0, 1, 0].map(Value::from));
+        assert_eq!(server(0, "prepared_statements"), 12.into());
+        assert_eq!(clients[0][at(CLIENT_COLUMNS, "prepared_statements")], 5.into());
     }
 }

@@ -9,9 +9,8 @@ use crate::console::table::{Row, Value, int, text};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Of PgBouncer's twelve numbers those that Bursar has, in its order. Prepared statements belong to their
-/// sessions here, and `client_parse_count`, `server_parse_count` and `bind_count`, which count what
-/// PgBouncer does to share them, stay 0, as there with `max_prepared_statements = 0`.
+/// PgBouncer's twelve numbers, in its order. Parses and binds are those of shared prepared statements, as
+/// there: in session mode, and with `max_prepared = 0`, they stay 0.
 #[derive(Debug, Clone, Copy, Default)]
 struct Numbers {
     assignments: u64,
@@ -22,6 +21,9 @@ struct Numbers {
     held: Duration,
     active: Duration,
     waited: Duration,
+    client_parses: u64,
+    server_parses: u64,
+    binds: u64,
     logins: u64,
 }
 
@@ -51,9 +53,9 @@ impl Numbers {
             Value::micros(self.held),
             Value::micros(self.active),
             Value::micros(self.waited),
-            0,
-            0,
-            0,
+            self.client_parses,
+            self.server_parses,
+            self.binds,
             self.logins,
         ]
     }
@@ -72,9 +74,9 @@ impl Numbers {
             mean(self.held, self.transactions),
             mean(self.active, self.statements),
             mean(self.waited, self.assignments),
-            0,
-            0,
-            0,
+            self.client_parses / seconds,
+            self.server_parses / seconds,
+            self.binds / seconds,
             self.logins / seconds,
         ]
     }
@@ -88,6 +90,9 @@ impl Numbers {
         self.held += other.held;
         self.active += other.active;
         self.waited += other.waited;
+        self.client_parses += other.client_parses;
+        self.server_parses += other.server_parses;
+        self.binds += other.binds;
         self.logins += other.logins;
     }
 }
@@ -104,6 +109,9 @@ fn by_database(source: &dyn Source) -> BTreeMap<String, Numbers> {
             held: pool.held,
             active: pool.usage.active,
             waited: pool.waited,
+            client_parses: pool.usage.client_parses,
+            server_parses: pool.usage.server_parses,
+            binds: pool.usage.binds,
             logins: pool.logins,
         });
     }
@@ -234,8 +242,9 @@ mod tests {
             texts[..9],
             ["app", "1500", "1400", "4200", "300000", "6000000", "70000000", "42000000", "3000000"]
         );
-        assert_eq!(texts[9..13], ["0", "0", "0", "9"]);
+        assert_eq!(texts[9..13], ["600", "30", "12000", "9"]);
         assert_eq!(texts[13..21], ["15", "14", "42", "3000", "60000", "50000", "10000", "2000"]);
+        assert_eq!(texts[21..25], ["6", "0", "120", "0"]);
         let rows = TOTALS.table(&Fake::planted()).rows;
         assert_eq!(rows.len(), 24);
         assert_eq!(rows[1], row!["total_xact_count", 1400]);
