@@ -179,6 +179,11 @@ impl Statements {
         self.names.is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn names(&self) -> impl Iterator<Item = (&[u8], StatementId)> {
+        self.names.iter().map(|(name, statement)| (&**name, statement.id))
+    }
+
     /// Another backend is at hand from now on.
     pub fn moved(&mut self) {
         self.here = false;
@@ -254,14 +259,17 @@ impl Statements {
     /// What must precede a use of a shared statement on the backend at hand, which may have `cap` of
     /// them. A Parse and a Close are each noted with their op.
     pub fn need(&mut self, id: StatementId, held: &mut Held, cap: usize) -> Need {
-        let unsure = |(segment, flight): &(u64, Flight)| *segment != self.segment && flight.concerns(id);
-        if self.flight.iter().any(unsure) {
+        if self.is_unsure(id) {
             return Need::Replies;
         }
         if held.touch(id) {
             return Need::Nothing;
         }
         let evict = held.surplus(cap.max(1));
+        // Were its Parse swept and then this Close, undoing the Close would bring back what never was.
+        if evict.is_some_and(|old| self.is_unsure(old)) {
+            return Need::Replies;
+        }
         if let Some(old) = evict {
             held.remove(old);
             self.send(Flight::Evicted(old));
@@ -269,6 +277,11 @@ impl Statements {
         held.add(id);
         self.send(Flight::Parsed(id));
         Need::Parse { evict }
+    }
+
+    /// Whether an earlier segment in flight decides if the backend has a statement.
+    fn is_unsure(&self, id: StatementId) -> bool {
+        self.flight.iter().any(|(segment, flight)| *segment != self.segment && flight.concerns(id))
     }
 
     /// A Parse is sent that is sure to fail, and with it what follows.
@@ -432,6 +445,7 @@ fn significant(name: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::table::{Facts, Planner, Sharing, Table};
     use super::*;
 
     #[test]
@@ -515,6 +529,25 @@ mod tests {
         assert_eq!(statements.use_unnamed(), Before::Replies);
         statements.swept(1, false, &mut Held::default());
         assert_eq!(statements.use_unnamed(), Before::Close);
+    }
+
+    /// The Close of what an earlier segment parses must not be undone into something that never was.
+    #[test]
+    fn what_is_on_its_way_is_not_closed_for_another_before_it_is_there() {
+        let mut table = Table::default();
+        let mut parsed = |tail: &[u8]| {
+            table.intern(Sharing::Among(Planner::default()), tail, |_| Facts::default()).unwrap().id
+        };
+        let (one, two) = (parsed(b"1\0\0\0"), parsed(b"2\0\0\0"));
+        let (mut statements, mut held) = (Statements::default(), Held::default());
+        assert_eq!(statements.need(one, &mut held, 1), Need::Parse { evict: None });
+        statements.sync();
+        assert_eq!(statements.need(two, &mut held, 1), Need::Replies);
+        statements.swept(1, true, &mut held);
+        assert_eq!(statements.need(two, &mut held, 1), Need::Parse { evict: None });
+        assert_eq!(statements.need(one, &mut held, 1), Need::Parse { evict: Some(two) });
+        statements.swept(3, false, &mut held);
+        assert!(held.is_empty());
     }
 
     #[test]
