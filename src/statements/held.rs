@@ -23,6 +23,11 @@ impl Held {
         self.used.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn ids(&self) -> impl Iterator<Item = StatementId> {
+        self.used.keys().copied()
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -13,6 +13,8 @@
 
 pub mod count;
 pub mod held;
+#[cfg(test)]
+mod model;
 pub mod session;
 pub mod table;
 
