@@ -162,6 +162,10 @@ struct Linked {
     traces: Traces,
     /// Every SET in the text of what the unnamed portal was bound to is a local one.
     portal_local: bool,
+    /// So of these named portals.
+    local_portals: Vec<named::Name>,
+    /// A setting has been changed on which the meaning of a text depends.
+    reads_otherwise: bool,
     /// The text of what is being executed has been noted since the last Sync or ReadyForQuery.
     text_noted: bool,
     /// The server said FATAL: it is closing.
@@ -194,6 +198,17 @@ struct Linked {
     uses: Vec<named::Name>,
     /// The backend may have other prepared statements than it is believed to.
     untrusted: bool,
+}
+
+impl Linked {
+    /// Whether every SET in the text that a portal was bound to is a local one.
+    fn is_local(&self, portal: &[u8]) -> bool {
+        if portal.is_empty() {
+            self.portal_local
+        } else {
+            self.local_portals.iter().any(|name| **name == *portal)
+        }
+    }
 }
 
 /// Shared statements that a backend of this pool may have; 0 where a session keeps its backend anyway.

@@ -13,6 +13,7 @@ use super::tracker::{Injected, MAX_OPS, Note, OpKind};
 use super::up::{Next, Stop, without};
 use super::{Glance, Session};
 use crate::book::Usage;
+use crate::state::matters;
 use crate::statements::session::{Look, Need};
 use crate::statements::table::PREFIX;
 use crate::statements::{Facts, Planner, Sharing, Statement, StatementId};
@@ -20,7 +21,8 @@ use crate::wire::backend::{TxStatus, error_field, message};
 use crate::wire::frontend::{self, Kind};
 use crate::wire::sql::lead::{Deallocates, deallocates, is_dated};
 use crate::wire::sql::local::Local;
-use crate::wire::sql::scan::Traces;
+use crate::wire::sql::scan::{Scan, Traces};
+use crate::wire::sql::settings::touched_for_now;
 use crate::wire::walk::HEADER;
 use bytes::{Bytes, BytesMut};
 use std::ops::Range;
@@ -132,7 +134,10 @@ impl<S> Session<S> {
         let name = HEADER + portal..HEADER + portal + name;
         let statement = match self.find(&self.up.lane.unwalked()[name.start..name.end - 1]) {
             Found::Shared(statement) => statement,
-            Found::Unshared => return self.forward(Kind::Bind, total, Note::default()),
+            Found::Unshared => {
+                self.note_portal(HEADER..HEADER + portal - 1, false);
+                return self.forward(Kind::Bind, total, Note::default());
+            }
             Found::Undefined(fault) => return self.fail(OpKind::Bind, total, &fault),
             Found::Stop(stop) => return Next::Stop(stop),
         };
@@ -149,9 +154,9 @@ impl<S> Session<S> {
         if !facts.scan.traces.is_none() || !self.linked.traces.is_none() {
             self.note_traces(statement.text(), facts.scan.traces);
         }
-        if portal == 1 {
-            self.linked.portal_local = facts.scan.only_local_sets;
-        }
+        let scan = facts.scan;
+        self.note_meaning(statement.text(), scan);
+        self.note_portal(HEADER..HEADER + portal - 1, scan.only_local_sets);
         self.note_text(&statement);
         self.rename(Kind::Bind, total, name, statement.id);
         Next::Done
@@ -283,9 +288,18 @@ impl<S> Session<S> {
         self.linked.uses.push(name);
     }
 
-    /// Whether the session may have changed settings since the lease began.
+    /// Whether a text may mean something else here than at the beginning of the lease.
     fn sets(&self) -> bool {
-        self.linked.traces.any(Traces::SETTING.with(Traces::HIDDEN))
+        self.linked.reads_otherwise || self.linked.traces.any(Traces::HIDDEN)
+    }
+
+    /// A text is about to run that may change what others mean, if only for its transaction.
+    pub(super) fn note_meaning(&mut self, text: &[u8], scan: Scan) {
+        if !self.linked.reads_otherwise && (scan.sets_locally || scan.traces.any(Traces::SETTING)) {
+            let touched = touched_for_now(text);
+            let named = touched.names.iter().any(|name| matters(name));
+            self.linked.reads_otherwise = named || touched.all || touched.unknown;
+        }
     }
 
     fn send_parse(&mut self, statement: &Statement) {

@@ -25,6 +25,9 @@ const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";
 /// Execute of a portal that nobody has: an error.
 pub(super) const FAIL: &[u8] = b"E\0\0\0\x10\x01bursar\0\0\0\0\0";
 
+/// Named portals whose SETs are known to be local ones; what others do keeps the backend.
+const LOCAL_PORTALS: usize = 64;
+
 /// Flush.
 pub(super) const FLUSH: &[u8] = b"H\0\0\0\x04";
 
@@ -183,8 +186,12 @@ impl<S> Session<S> {
         let local_settings = scanned.only_local_sets;
         self.tracker.client(Kind::Query, Note { noted, local_settings, ..Note::default() });
         self.cell.statement(text, self.now);
+        if scanned.sets_locally || scanned.traces.any(Traces::SETTING) {
+            let text = text.to_vec();
+            self.note_meaning(&text, scanned);
+        }
         if !scanned.traces.is_none() || !self.linked.traces.is_none() {
-            let text = Range { start: HEADER, end: HEADER + text.len() };
+            let text = HEADER..HEADER + query_text(self.up.lane.unwalked(), total).0.len();
             self.note_span(text, scanned.traces);
             self.hold_for_resets();
         }
@@ -272,6 +279,10 @@ impl<S> Session<S> {
             return Next::Stop(Stop::Hold);
         }
         self.tracker.client(Kind::Parse, Note { noted: true, ..Note::default() });
+        if scanned.sets_locally || scanned.traces.any(Traces::SETTING) {
+            let text = self.up.lane.unwalked()[text.clone()].to_vec();
+            self.note_meaning(&text, scanned);
+        }
         if !scanned.traces.is_none() || !self.linked.traces.is_none() {
             self.note_span(text.clone(), scanned.traces);
         }
@@ -309,10 +320,24 @@ impl<S> Session<S> {
             let (portal, statement) = (portal.len() + 1, statement.len() + 1);
             return self.bind_shared(total, portal, statement);
         }
-        if portal.is_empty() {
-            self.linked.portal_local = unnamed && self.statements.is_unnamed_local();
-        }
+        let portal = HEADER..HEADER + portal.len();
+        self.note_portal(portal, unnamed && self.statements.is_unnamed_local());
         self.forward_use(Kind::Bind, total, unnamed, Note::default())
+    }
+
+    /// A portal is about to be bound, its name in that span of the message: `local` if every SET in its
+    /// text is a local one.
+    pub(super) fn note_portal(&mut self, name: Range<usize>, local: bool) {
+        if name.is_empty() {
+            self.linked.portal_local = local;
+        } else if local || !self.linked.local_portals.is_empty() {
+            let name = &self.up.lane.unwalked()[name];
+            let portals = &mut self.linked.local_portals;
+            portals.retain(|other| **other != *name);
+            if local && portals.len() < LOCAL_PORTALS {
+                portals.push(name.into());
+            }
+        }
     }
 
     /// Sends a message that uses a statement, and what must precede a use of the unnamed one.
@@ -407,7 +432,7 @@ impl<S> Session<S> {
             }
             return Next::Done;
         }
-        let local_settings = portal.is_empty() && self.linked.portal_local;
+        let local_settings = self.linked.is_local(portal);
         if self.lease.is_some() && !std::mem::replace(&mut self.linked.text_noted, true) {
             self.cell.statement(b"(prepared earlier)", self.now);
         }
@@ -511,7 +536,7 @@ pub(super) fn query_text(bytes: &[u8], total: usize) -> (&[u8], bool) {
 
 /// A text too long to scan may do anything.
 fn too_long() -> Scan {
-    Scan { traces: Traces::SUSPECT.with(Traces::HIDDEN), only_local_sets: false }
+    Scan { traces: Traces::SUSPECT.with(Traces::HIDDEN), only_local_sets: false, sets_locally: false }
 }
 
 /// A message without the bytes to be cut from it, its length corrected.

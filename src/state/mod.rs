@@ -129,6 +129,12 @@ const PLAIN: [&str; 14] = [
     "work_mem",
 ];
 
+/// Whether a setting (lower-case name) may decide what a statement means when it is parsed.
+#[must_use]
+pub fn matters(name: &str) -> bool {
+    !PLAIN.contains(&name) && !name.contains('.')
+}
+
 /// Every set in use in this process. Sets that nobody uses any more go when room is needed.
 #[derive(Debug)]
 pub struct Table {
@@ -206,8 +212,7 @@ impl Table {
     /// settings that surely do not matter when a text is read, and those of applications (with a dot).
     #[must_use]
     pub fn planner(&self, set: &Set) -> Planner {
-        let matters = |(name, _): &&Setting| !PLAIN.contains(&&**name) && !name.contains('.');
-        let mut matter = set.settings().iter().filter(matters).peekable();
+        let mut matter = set.settings().iter().filter(|(name, _)| matters(name)).peekable();
         if matter.peek().is_none() {
             return Planner::default();
         }

@@ -21,6 +21,8 @@ pub struct Scan {
     /// It has a `SET LOCAL` or `SET TRANSACTION` and no other `SET`: the tag `SET` then leaves
     /// nothing behind.
     pub only_local_sets: bool,
+    /// It changes a setting for the rest of its transaction.
+    pub sets_locally: bool,
 }
 
 impl Scan {
@@ -36,6 +38,7 @@ impl Scan {
         Scan {
             traces: self.traces.with(other.traces),
             only_local_sets: self.only_local_sets && other.only_local_sets,
+            sets_locally: self.sets_locally || other.sets_locally,
         }
     }
 }
@@ -149,6 +152,7 @@ enum Last {
 struct Reader {
     traces: Traces,
     local_sets: bool,
+    sets_locally: bool,
     session_sets: bool,
     declares: bool,
     last: Last,
@@ -175,6 +179,7 @@ impl Reader {
                 Last::Set => {
                     let local = token.is("local") || token.is("transaction") || token.is("constraints");
                     self.local_sets |= local;
+                    self.sets_locally |= token.is("local");
                     self.session_sets |= !local;
                 }
                 Last::Discard if token.is("all") => self.leave(Traces::SETTING),
@@ -187,7 +192,11 @@ impl Reader {
         if self.session_sets || !self.calls.is_empty() {
             self.leave(Traces::SETTING);
         }
-        Scan { traces: self.traces, only_local_sets: self.local_sets && !self.session_sets }
+        Scan {
+            traces: self.traces,
+            only_local_sets: self.local_sets && !self.session_sets,
+            sets_locally: self.sets_locally,
+        }
     }
 
     fn leave(&mut self, traces: Traces) {
@@ -276,7 +285,9 @@ impl Reader {
                 if self.calls.last() == Some(&self.depth) {
                     self.calls.pop();
                     // `true` alone as the last argument: undone at the transaction's end.
-                    if last != Last::CommaTrue {
+                    if last == Last::CommaTrue {
+                        self.sets_locally = true;
+                    } else {
                         self.leave(Traces::SETTING);
                     }
                 }

@@ -145,7 +145,17 @@ pub fn is_name(name: &str) -> bool {
 /// What `text` (without its NUL) does to settings, if all of it succeeds.
 #[must_use]
 pub fn touched(text: &[u8]) -> Touched {
-    let mut readings = lex::readings(text).iter().map(|&reading| read(text, reading));
+    union(text, false)
+}
+
+/// As [`touched`], and what it changes for the rest of its transaction (`SET LOCAL`).
+#[must_use]
+pub fn touched_for_now(text: &[u8]) -> Touched {
+    union(text, true)
+}
+
+fn union(text: &[u8], locals: bool) -> Touched {
+    let mut readings = lex::readings(text).iter().map(|&reading| read(text, reading, locals));
     let mut first = readings.next().unwrap_or_default();
     for other in readings {
         if other != first {
@@ -157,14 +167,14 @@ pub fn touched(text: &[u8]) -> Touched {
     first
 }
 
-fn read(text: &[u8], reading: Reading) -> Touched {
+fn read(text: &[u8], reading: Reading, locals: bool) -> Touched {
     let mut touched = Touched::default();
     let mut tokens = Tokens::new(text, reading);
     let mut at_start = true;
     while let Some(token) = tokens.next() {
         if at_start && token.kind == Kind::Word {
             let understood = if token.is("set") {
-                set(&mut tokens.clone(), &mut touched)
+                set(&mut tokens.clone(), &mut touched, locals)
             } else if token.is("reset") {
                 reset(&mut tokens.clone(), &mut touched)
             } else if token.is("discard") {
@@ -189,8 +199,11 @@ fn read(text: &[u8], reading: Reading) -> Touched {
 }
 
 /// Behind SET; `None` if it is not understood.
-fn set(tokens: &mut Tokens<'_>, touched: &mut Touched) -> Option<()> {
+fn set(tokens: &mut Tokens<'_>, touched: &mut Touched, locals: bool) -> Option<()> {
     let mut first = tokens.next()?;
+    if first.is("local") && locals {
+        first = tokens.next()?;
+    }
     if first.is("local") || first.is("transaction") || first.is("constraints") {
         return Some(());
     }
