@@ -2,7 +2,7 @@
 //! mode of a role before that of its database.
 
 use crate::support::watch::{leases, row};
-use crate::support::{Config, Db, Login, Proxy, Wire, msg};
+use crate::support::{Config, Db, Login, Proxy, Wire, msg, until};
 
 fn start(db: &Db<'_>) -> Proxy {
     db.run(&["create table kept (id int)"]);
@@ -29,7 +29,7 @@ fn a_block_is_refused_and_rolled_back_and_everybody_goes_on() {
     );
     let hint = error.field(b'H').expect("a hint");
     assert!(hint.contains("mode = \"transaction\""), "{hint}");
-    assert_eq!(leases(&proxy), 0, "nothing is held");
+    until("nothing is held", || leases(&proxy) == 0);
 
     let half = "begin; insert into kept values (1)";
     assert_eq!(one.query(half).trace(), "C(BEGIN) C(INSERT 0 1) E(0A000) Z(I)");
@@ -114,6 +114,25 @@ fn copy_works_and_a_block_around_it_does_not() {
     assert_eq!(client.recv_reply().trace(), "T D C(SELECT 1) Z(I)");
     assert_eq!(kept(&db), "1,2,3,4");
     client.bye();
+    proxy.stop();
+}
+
+/// Named statements outlive their lease here as in transaction mode, and pin nothing.
+#[test]
+fn named_statements_go_from_lease_to_lease() {
+    let db = Db::new();
+    let proxy = start(&db);
+    let (mut one, mut two) = (proxy.connect(), proxy.connect());
+    let prepare = |client: &mut Wire, sql| client.ask(&[msg::parse("s", sql), msg::sync()].concat()).trace();
+    assert_eq!(prepare(&mut one, "select 'one'"), "1 Z(I)");
+    assert_eq!(prepare(&mut two, "begin"), "1 Z(I)");
+    for _ in 0..3 {
+        let run = [msg::bind("", "s"), msg::execute("", 0), msg::sync()].concat();
+        assert_eq!(one.ask(&run).value(), "one");
+        assert_eq!(two.ask(&run).trace(), "2 C(BEGIN) E(0A000) Z(I)");
+        until("nothing is held", || leases(&proxy) == 0);
+    }
+    drop((one, two));
     proxy.stop();
 }
 
