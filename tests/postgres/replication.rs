@@ -137,8 +137,17 @@ fn beside(cluster: &Cluster, name: &str) -> std::path::PathBuf {
 #[test]
 fn what_the_client_says_at_start_up_reaches_the_server_and_a_cancel_too() {
     let db = Db::new();
-    let proxy = start(&db);
-    let login = logical(&db).with("application_name", "cdc").with("options", "-c work_mem=7MB");
+    let config = Config::one_backend()
+        .with("pool", "replication = \"pass\"")
+        .with("auth", "method = \"scram-sha-256\"")
+        .with("user.repl", "password = \"of repl\"")
+        .with("user.app", "password = \"of app\"");
+    let proxy = Proxy::start(&db, config);
+    let wrong = logical(&db).password("of app");
+    let Err(Refused::Said(told)) = Wire::try_login(proxy.addr(), &wrong) else { panic!("let in") };
+    assert_eq!(told.messages.last().expect("a word").to_string(), "E(FATAL 28P01)");
+    let login =
+        logical(&db).password("of repl").with("application_name", "cdc").with("options", "-c work_mem=7MB");
     let mut client = Wire::login(proxy.addr(), &login);
     assert_eq!(client.query("show work_mem").value(), "7MB");
     let own = "select application_name, backend_type, pid from pg_stat_activity where pid = pg_backend_pid()";
@@ -155,14 +164,14 @@ fn what_the_client_says_at_start_up_reaches_the_server_and_a_cancel_too() {
     assert_eq!(client.recv_reply().trace(), "T E(57014) Z(I)");
 
     // The pool of one is free for others all the while.
-    assert_eq!(proxy.connect().query("select 1").value(), "1");
+    assert_eq!(Wire::login(proxy.addr(), &proxy.as_app().password("of app")).query("select 1").value(), "1");
     // What the server refuses is told in its own words.
     let Err(Refused::Said(told)) =
-        Wire::try_login(proxy.addr(), &Login::new("app", db.name()).with("replication", "1"))
+        Wire::try_login(proxy.addr(), &proxy.as_app().password("of app").with("replication", "1"))
     else {
         panic!("let in")
     };
-    assert_eq!(told.trace(), "E(FATAL 42501) EOF");
+    assert_eq!(told.messages.last().expect("a word").to_string(), "E(FATAL 42501)");
     client.bye();
     until("the walsender is gone", || {
         db.ask("select count(*) from pg_stat_activity where datname = $DB and backend_type = 'walsender'")
