@@ -97,6 +97,7 @@ impl<S> Session<S> {
         traces.any(Traces::SETTING)
             && self.tracker.is_busy()
             && !self.tracker.is_unsynced()
+            && !self.tracker.is_copying_in()
             && touched(text).has_resets()
     }
 

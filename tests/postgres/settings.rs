@@ -515,6 +515,22 @@ fn a_reset_is_done_before_what_is_sent_behind_it() {
     proxy.stop();
 }
 
+/// It has no place in a COPY, as nothing has.
+#[test]
+fn a_reset_in_the_middle_of_a_copy_is_answered() {
+    let (db, proxy) = start(1);
+    let login = with_start("app", &db);
+    let bytes = [msg::query("copy t from stdin"), msg::query("reset work_mem")].concat();
+    let said = |addr| {
+        let mut wire = Wire::login(addr, &login);
+        wire.send(&bytes);
+        wire.recv_to_end().trace()
+    };
+    assert_eq!(said(proxy.addr()), said(db.cluster().addr()));
+    assert_eq!(proxy.connect().query("show work_mem").value(), "4MB");
+    proxy.stop();
+}
+
 /// The unnamed statement is the session's, also where its text sets something.
 #[test]
 fn an_unnamed_statement_that_sets_is_noted_wherever_it_runs() {
