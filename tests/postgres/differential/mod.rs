@@ -147,7 +147,7 @@ fn number(variable: &str, default: u64) -> u64 {
 
 #[test]
 fn random_programs_see_no_difference() {
-    let (programs, first) = (number(PROGRAMS, 480), number(SEED, 1));
+    let (programs, first) = (number(PROGRAMS, 360), number(SEED, 1));
     let kept = if std::env::var_os(SEED).is_some() { &[] } else { KEPT };
     let next = AtomicU64::new(0);
     let seeds = programs + kept.len() as u64;
