@@ -198,7 +198,7 @@ impl<'a> Lab<'a> {
             let _ = client.wire.try_send(&bytes(done.step));
             let proxied = client.receive(&done.outcome, program.reshapes);
             if !same::same(&done.outcome, &proxied) {
-                if same::differs_by_failed_describe(&done.outcome, &proxied) {
+                if same::differs_by_failed_parse(&done.outcome, &proxied) {
                     // What it would have done next is not done: there is nothing left to compare.
                     return Ok(1);
                 }
@@ -263,8 +263,13 @@ fn start(db: &Db<'_>, pool: Pool) -> Proxy {
     let config = Config::of_size(pool.size())
         .with("pool", "reuse = \"round_robin\"")
         .with("pool", "client_gone_grace = \"200ms\"");
-    // All clients are one tenant, who may have the whole pool.
-    let config = config.with("tenant.\"*\"", "mode = \"observe\"");
+    // All clients are one tenant, who may have the whole pool and keep it; and nobody is warned.
+    let config = config
+        .with("tenant.\"*\"", "mode = \"observe\"")
+        .with("mode", "default = \"observe\"")
+        .with("pool", "max_pins = \"100%\"")
+        .with("budget.transaction", "max_age = { warn = \"off\", mode = \"observe\" }")
+        .with("budget.transaction", "max_idle = { warn = \"off\", mode = \"observe\" }");
     Proxy::start(db, CAP.iter().fold(config, |config, cap| config.with("pool", cap)))
 }
 

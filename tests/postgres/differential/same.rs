@@ -44,13 +44,15 @@ fn parted<'a>(direct: &'a Outcome, proxied: &'a Outcome) -> (&'a [Msg], &'a [Msg
     (&direct.messages[at..], &proxied.messages[at..])
 }
 
-/// Whether the first difference is that a statement without a result was described in a failed
-/// transaction: PostgreSQL does that for one that is prepared, and the backend had to parse it first.
-pub(super) fn differs_by_failed_describe(direct: &Outcome, proxied: &Outcome) -> bool {
+/// Whether the first difference is that in a failed transaction a statement was used that the backend had
+/// to parse first, which fails there. Directly it is prepared: a Describe of one without a result works,
+/// and a Bind of too few parameters says so.
+pub(super) fn differs_by_failed_parse(direct: &Outcome, proxied: &Outcome) -> bool {
     let (direct, proxied) = parted(direct, proxied);
-    let failed = |m: &Msg| m.kind == b'E' && m.field(b'C').as_deref() == Some("25P02");
-    matches!((direct, proxied), ([types, none, ..], [error, ..])
-        if types.kind == b't' && none.kind == b'n' && failed(error))
+    let is = |m: &Msg, code, value| m.field(code).as_deref() == Some(value);
+    let failed = |m: &Msg| m.kind == b'E' && is(m, b'C', "25P02") && is(m, b'R', "exec_parse_message");
+    let differs = |m: &Msg| m.kind == b't' || m.kind == b'E' && is(m, b'C', "08P01");
+    matches!((direct, proxied), ([first, ..], [error, ..]) if differs(first) && failed(error))
 }
 
 /// Whether the first difference is one that sharing makes after a table's row type has changed: which
