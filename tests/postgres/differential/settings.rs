@@ -107,6 +107,9 @@ const STARTS: &[(&str, &str)] = &[
     ("no_such_setting", "1"),
 ];
 
+/// Those that are refused.
+const WRONG: &[(&str, &str)] = &[("work_mem", "much"), ("no_such_setting", "1")];
+
 pub(super) fn program(rng: &mut Rng, pool: Pool) -> Program {
     let (count, steps) = (2 + rng.below(3), 6 + rng.below(20));
     // One setting or few, so that what is set is also read, reset and rolled back.
@@ -116,9 +119,14 @@ pub(super) fn program(rng: &mut Rng, pool: Pool) -> Program {
         for login in &mut logins {
             for _ in 0..rng.below(3) {
                 let (name, value) = rng.pick(STARTS);
-                // Where one is named twice, PostgreSQL checks both values and takes the last.
-                if !login.iter().any(|(other, _): &(String, String)| other.eq_ignore_ascii_case(name)) {
-                    login.push((name.to_owned(), value.to_owned()));
+                // Of two of a name PostgreSQL checks both values and takes the last; which of two wrong ones
+                // is named in the error is the order in which they are set.
+                let wrong = |(name, value): &(String, String)| WRONG.contains(&(name, value));
+                let pair = (name.to_owned(), value.to_owned());
+                let twice =
+                    login.iter().any(|(other, _): &(String, String)| other.eq_ignore_ascii_case(name));
+                if !(twice || wrong(&pair) && login.iter().any(wrong)) {
+                    login.push(pair);
                 }
             }
         }
