@@ -1,7 +1,7 @@
 //! What the console shows: every view of its page through psql, and their numbers after a known
 //! workload.
 
-use crate::support::watch::{metric, printed, psql, row};
+use crate::support::watch::{metric, printed, psql, row, rows};
 use crate::support::{Config, Db, Login, Proxy, Wire, msg};
 
 const PAGE: &str = include_str!("../../docs/console.md");
@@ -52,7 +52,7 @@ fn psql_shows_every_view_of_the_page_with_its_columns() {
     let mut held = proxy.connect_for("acme", "x");
     held.batch("begin");
     let views = documented();
-    assert_eq!(views.len(), 22, "{views:?}");
+    assert_eq!(views.len(), 23, "{views:?}");
     for (name, columns, all) in views {
         let text = shown(&proxy, &format!("SHOW {name}"));
         let header = header(&text);
@@ -92,6 +92,57 @@ fn a_look_opens_no_backend() {
     assert!(show.trace().starts_with("1 2 T ") && show.trace().ends_with("C(SHOW) Z(I)"), "{show:?}");
     assert_eq!(db.pids(), Vec::<i32>::new());
     console.bye();
+    proxy.stop();
+}
+
+#[test]
+fn shared_statements_are_counted_and_listed() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let mut console = proxy.console();
+    let (mut first, mut second) = (proxy.connect(), proxy.connect());
+    let parse = [msg::parse("mine", "select 41 + 1"), msg::sync()].concat();
+    let bind = [msg::bind("", "mine"), msg::execute("", 0), msg::sync()].concat();
+    assert_eq!(first.ask(&parse).trace(), "1 Z(I)");
+    assert_eq!(second.ask(&parse).trace(), "1 Z(I)");
+    assert_eq!(second.ask(&[msg::parse("other", "select 'secret'"), msg::sync()].concat()).trace(), "1 Z(I)");
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.ask(&bind).value(), "42");
+    }
+
+    let seen = "select name, names, bytes, statement, database, user from bursar.prepared";
+    let named = |number: u32, names: u32, bytes: u32| {
+        [&format!("bursar_{number}"), &*names.to_string(), &*bytes.to_string(), "-", db.name(), "app"]
+            .map(str::to_owned)
+            .to_vec()
+    };
+    assert_eq!(rows(&mut console, seen), [named(1, 2, 16), named(2, 1, 18)]);
+    let parses = "select total_client_parse_count, total_server_parse_count, total_bind_count \
+                  from bursar.stats where database = '$DB'"
+        .replace("$DB", db.name());
+    assert_eq!(row(&mut console, &parses), ["3", "2", "2"]);
+    let clients = "select prepared_statements from bursar.clients where database = '$DB' order by id"
+        .replace("$DB", db.name());
+    assert_eq!(rows(&mut console, &clients), [["1"], ["2"]]);
+    assert_eq!(row(&mut console, "select prepared_statements from bursar.servers"), ["2"]);
+    let pool = format!("{{pool=\"app@{}\"}}", db.name());
+    for (name, value) in [
+        ("client_parses_total", 3.0),
+        ("server_parses_total", 2.0),
+        ("binds_total", 2.0),
+        ("statements", 2.0),
+        ("bytes", 34.0),
+    ] {
+        assert_eq!(metric(&proxy, &format!("bursar_prepared_{name}{pool}")), value, "{name}");
+    }
+
+    assert_eq!(second.query("deallocate other").trace(), "C(DEALLOCATE) Z(I)");
+    assert_eq!(first.ask(&[msg::close_statement("mine"), msg::sync()].concat()).trace(), "3 Z(I)");
+    assert_eq!(rows(&mut console, &clients), [["0"], ["1"]]);
+    assert_eq!(rows(&mut console, seen), [named(1, 1, 16), named(2, 0, 18)]);
+    assert_eq!(second.query("discard all").trace(), "C(DISCARD ALL) Z(I)");
+    assert_eq!(rows(&mut console, &clients), [["0"], ["0"]]);
+    assert_eq!(row(&mut console, "select prepared_statements from bursar.servers"), ["0"]);
     proxy.stop();
 }
 
