@@ -224,7 +224,7 @@ fn set(tokens: &mut Tokens<'_>, touched: &mut Touched, locals: bool) -> Option<(
     let next = peek(tokens);
     let then = |word: &str| next.is_some_and(|next| next.is(word));
     let assigned = next.is_some_and(|next| next.kind == Kind::Mark(b'=')) || then("to");
-    let literal = next.is_some_and(|next| next.kind == Kind::Text) || then("e");
+    let literal = next.is_some_and(is_string) || then("e");
     if first.is("time") && then("zone") {
         tokens.next();
         let value = tokens.next()?;
@@ -326,10 +326,15 @@ fn identifier(token: Token<'_>) -> Option<String> {
     }
 }
 
+/// Under one of the readings every string is one with escapes.
+fn is_string(token: Token<'_>) -> bool {
+    matches!(token.kind, Kind::Text | Kind::EscapedText)
+}
+
 /// The value of a plain string literal without anything to be unescaped in it.
 fn literal(token: Token<'_>) -> Option<&str> {
     let inner = token.bytes.strip_prefix(b"'")?.strip_suffix(b"'")?;
-    str::from_utf8(inner).ok().filter(|text| token.kind == Kind::Text && is_name(text))
+    str::from_utf8(inner).ok().filter(|text| is_string(token) && is_name(text))
 }
 
 #[cfg(test)]
@@ -423,7 +428,9 @@ mod tests {
         }
         // Under standard_conforming_strings = off the second statement is in a string.
         assert!(of(r"select '\'; set x = 1; --'").unknown);
-        assert!(!of(r"set x = 'C:\dir'").unknown);
+        names(r"set x = 'C:\dir'", &["x"]);
+        names(r"select set_config('app.mark', 'a\b ''c''', false)", &["app.mark"]);
+        names(r"set schema 'a\b'", &["search_path"]);
         let many: String = (0..=MAX_NAMES).map(|n| format!("set a{n} = 1;")).collect();
         assert!(of(&many).unknown);
     }
