@@ -25,13 +25,11 @@ from psycopg_pool import ConnectionPool
 SCHEMA = "CREATE TABLE IF NOT EXISTS notes (id bigserial PRIMARY KEY, text text NOT NULL)"
 LONGEST_NOTE = 10_000
 
-# prepare_threshold=None: a named prepared statement would keep its backend (docs/compatibility.md).
 pool = ConnectionPool(
     os.environ["DATABASE_URL"],
     min_size=1,
     max_size=100,
     open=False,
-    kwargs={"prepare_threshold": None},
 )
 
 
