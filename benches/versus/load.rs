@@ -12,6 +12,12 @@ pub(crate) const ROWS_238_KB: &str = "select i, repeat('x', 100) from generate_s
 /// One value of a megabyte.
 pub(crate) const VALUE_1_MB: &str = "select repeat('x', 1048576)";
 
+/// Lookups in one pipeline.
+pub(crate) const PIPELINED: usize = 10;
+const PIPELINED_LOOKUP: &str = "\\set aid random(1, 100000 * 10)
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+";
+
 /// What pgbench's clients send.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Script {
@@ -19,6 +25,8 @@ pub(crate) enum Script {
     Select,
     /// pgbench's tpcb-like: seven statements in a transaction.
     Tpcb,
+    /// [`PIPELINED`] of select-only's lookups, sent as one pipeline up to one Sync.
+    Pipelined,
     /// One statement of our own.
     Own(&'static str),
 }
@@ -99,14 +107,14 @@ impl Load {
         match self.script {
             Script::Select => arguments.push("--builtin=select-only".into()),
             Script::Tpcb => arguments.push("--builtin=tpcb-like".into()),
-            Script::Own(sql) => {
-                let file = lab.dir().join("script.sql");
-                fs::write(&file, format!("{sql};\n"))?;
-                arguments.push(format!("--file={}", file.display()));
+            Script::Pipelined => {
+                let lookups = PIPELINED_LOOKUP.repeat(PIPELINED);
+                arguments.push(own(lab, &format!("\\startpipeline\n{lookups}\\endpipeline\n"))?);
             }
+            Script::Own(sql) => arguments.push(own(lab, &format!("{sql};\n"))?),
         }
         // Tens of thousands of lines a second would cost pgbench what it should spend on the load.
-        if matches!(self.script, Script::Select) && !self.reconnect {
+        if matches!(self.script, Script::Select | Script::Pipelined) && !self.reconnect {
             arguments.push("--sampling-rate=0.1".into());
         }
         if self.reconnect {
@@ -114,6 +122,13 @@ impl Load {
         }
         Ok(arguments)
     }
+}
+
+/// The argument that names a script of our own.
+fn own(lab: &Lab, text: &str) -> Result<String, Failure> {
+    let file = lab.dir().join("script.sql");
+    fs::write(&file, text)?;
+    Ok(format!("--file={}", file.display()))
 }
 
 fn number_after(text: &str, label: &str) -> Result<f64, Failure> {

@@ -3,7 +3,7 @@
 use crate::Failure;
 use crate::idle;
 use crate::lab::{Contender, Lab, Proxy};
-use crate::load::{Load, ROWS_238_KB, Script, VALUE_1_MB};
+use crate::load::{Load, PIPELINED, ROWS_238_KB, Script, VALUE_1_MB};
 use crate::wire;
 use std::time::Duration;
 
@@ -59,8 +59,21 @@ impl Row {
                 }
             }
         }
-        // No more clients than backends: a named statement may keep its backend.
-        rows.push(Row::load("prepared", "select", Script::Select, 16));
+        // Of transactions no more clients than backends: pgbench prepares while its other clients wait, and
+        // those that are in a transaction would hold what it waits for.
+        for (short, script, clients) in
+            [("select", Script::Select, 16), ("select", Script::Select, 64), ("tpcb", Script::Tpcb, 16)]
+        {
+            rows.push(Row::load("prepared", short, script, clients));
+        }
+        for protocol in ["extended", "prepared"] {
+            rows.push(Row {
+                about: format!(
+                    "{protocol} protocol, {PIPELINED} lookups in a pipeline, concurrent clients: 16"
+                ),
+                ..Row::load(protocol, "pipelined", Script::Pipelined, 16)
+            });
+        }
         rows.push(Row::load("simple", "238kb", Script::Own(ROWS_238_KB), 4));
         rows.push(Row::load("simple", "1mb", Script::Own(VALUE_1_MB), 4));
         let connect = Load { protocol: "simple", script: Script::Select, clients: 16, reconnect: true };
