@@ -28,6 +28,9 @@ pub(super) const FAIL: &[u8] = b"E\0\0\0\x10\x01bursar\0\0\0\0\0";
 /// Named portals whose SETs are known to be local ones; what others do keeps the backend.
 const LOCAL_PORTALS: usize = 64;
 
+/// Sync.
+pub(super) const SYNC: &[u8] = b"S\0\0\0\x04";
+
 /// Flush.
 pub(super) const FLUSH: &[u8] = b"H\0\0\0\x04";
 
@@ -503,6 +506,11 @@ impl<S> Session<S> {
     fn answer_query(&mut self, statements: &locals::Text, total: usize) -> Next {
         if self.tracker.may_be_skipped() {
             return Next::Stop(Stop::Hold);
+        }
+        if self.lease.is_some() && self.tracker.is_unsynced() {
+            self.up.lane.put(SYNC);
+            self.tracker.end_pipeline();
+            self.statements.sync();
         }
         self.make_up(OpKind::Query, total, |session, out| {
             for local in statements {

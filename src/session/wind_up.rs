@@ -6,7 +6,7 @@
 //! it would commit.
 
 use super::relay::Event;
-use super::up::FAIL;
+use super::up::{FAIL, SYNC};
 use super::{Session, Socket, private};
 use crate::book::Outcome;
 use crate::clock;
@@ -25,9 +25,6 @@ const AFTER_CANCEL: Duration = Duration::from_secs(2);
 
 /// CopyFail.
 const COPY_FAIL: &[u8] = b"f\0\0\0\x10client gone\0";
-
-/// Sync.
-const SYNC: &[u8] = b"S\0\0\0\x04";
 
 /// How what was outstanding came to its end.
 #[derive(Clone, Copy, PartialEq, Eq)]

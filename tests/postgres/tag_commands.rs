@@ -153,6 +153,25 @@ fn replies_made_here_keep_their_place_in_a_pipeline() {
 }
 
 /// As after an error of PostgreSQL's own: the implicit transaction of the pipeline is undone.
+/// As any Query does, one that is answered here ends a pipeline without Sync, and what was in it is done.
+#[test]
+fn a_pipeline_without_sync_ends_with_a_query_that_is_answered_here() {
+    let (db, proxy) = start();
+    db.run(&["create table t (id int)"]);
+    let mut wire = proxy.connect();
+    for (query, tag) in [("set bursar.tenant = 'a'", "SET"), ("deallocate s", "DEALLOCATE")] {
+        let insert = [msg::parse("s", "insert into t values (1)"), msg::bind("", "s"), msg::execute("", 0)];
+        let trace = wire.ask(&[&insert.concat()[..], &msg::query(query)].concat()).trace();
+        assert_eq!(trace, format!("1 2 C(INSERT 0 1) C({tag}) Z(I)"), "{query}");
+        let mut other = proxy.connect();
+        assert_eq!(other.query("select count(*) from t").trace(), "T D C(SELECT 1) Z(I)", "{query}");
+        wire.batch("deallocate all");
+    }
+    assert_eq!(db.value("select count(*) from t"), "2");
+    wire.bye();
+    proxy.stop();
+}
+
 #[test]
 fn a_refused_tag_undoes_the_pipeline_it_stands_in() {
     let (db, proxy) = start();

@@ -1,6 +1,6 @@
 //! Replies that Bursar makes itself, each in its place among those of the server.
 
-use super::{Op, OpKind, Tracker};
+use super::{Injected, Op, OpKind, Tracker};
 use crate::wire::backend::ready_for_query;
 use bytes::{Bytes, BytesMut};
 
@@ -28,6 +28,15 @@ impl Tracker {
         self.ops.push_back(Op { made_up: true, noted, ..Op::new(kind) });
         self.made_up.push_back(MadeUp { bytes, ready: false });
         self.unsynced = true;
+    }
+
+    /// Bursar sends a Sync of its own, which ends the client's pipeline as a Query of its would that
+    /// the server never sees.
+    pub fn end_pipeline(&mut self) {
+        self.ops.push_back(Op { injected: Some(Injected::InPlace), ..Op::new(OpKind::Sync) });
+        self.syncs += 1;
+        self.unsynced = false;
+        self.unflushed = false;
     }
 
     /// Sends every made-up reply whose turn has come. To be asked before each server message, and
