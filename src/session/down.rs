@@ -6,7 +6,9 @@ use super::{Session, named, private};
 use crate::config::PoolMode;
 use crate::net::lane::Lane;
 use crate::wire::backend::{TxStatus, is_fatal, parameter, ready_for_query};
-use crate::wire::sql::scan::{Traces, clears_everything, deallocate_all, may_end_traces, tag_traces};
+use crate::wire::sql::scan::{
+    Traces, changes_objects, clears_everything, deallocate_all, may_end_traces, tag_traces,
+};
 use crate::wire::walk::{HEADER, Header, cstr};
 use bytes::{Bytes, BytesMut};
 
@@ -134,6 +136,10 @@ impl<S> Session<S> {
                 let (clears, deallocates) = (clears_everything(tag), deallocate_all(tag));
                 // By a name that is none of the session's: perhaps one of Bursar's.
                 self.linked.untrusted |= tag == b"DEALLOCATE";
+                if changes_objects(tag) {
+                    self.linked.altered = true;
+                    self.linked.reads_otherwise = true;
+                }
                 let undone = tag == b"ROLLBACK";
                 if let Some(changes) = &mut self.linked.changes {
                     changes.note_outcome(true, undone);
@@ -228,6 +234,10 @@ impl<S> Session<S> {
         }
         self.linked.at_ready = true;
         let idle = self.tracker.status() == TxStatus::Idle;
+        if idle && std::mem::take(&mut self.linked.altered) {
+            // Seen by everybody from now on, or never. Who parses a text anew gets what it means now.
+            self.pool.statements.lock().retire_all();
+        }
         if let Some(lease) = &mut self.lease
             && give == Give::Pass
         {

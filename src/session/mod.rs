@@ -164,7 +164,10 @@ struct Linked {
     portal_local: bool,
     /// So of these named portals.
     local_portals: Vec<named::Name>,
-    /// A setting has been changed on which the meaning of a text depends.
+    /// Tables, types or functions have been changed since the transaction began.
+    altered: bool,
+    /// A setting has been changed on which the meaning of a text depends, or what it names: what is
+    /// parsed from now on is the session's own.
     reads_otherwise: bool,
     /// The text of what is being executed has been noted since the last Sync or ReadyForQuery.
     text_noted: bool,

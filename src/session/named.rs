@@ -53,6 +53,8 @@ impl Failure {
     /// not, and SQLSTATE 0A000 alone means much else.
     pub(super) fn of(body: &[u8]) -> Failure {
         match error_field(body, b'C') {
+            // A type that a parameter had is gone.
+            Some(b"XX000") => Failure::Stale,
             Some(b"0A000") if error_field(body, b'R') == Some(b"RevalidateCachedQuery") => Failure::Stale,
             Some(b"26000") => Failure::Missing,
             _ => Failure::Other,
@@ -290,7 +292,8 @@ impl<S> Session<S> {
 
     /// Whether a text may mean something else here than at the beginning of the lease.
     fn sets(&self) -> bool {
-        self.linked.reads_otherwise || self.linked.traces.any(Traces::HIDDEN)
+        // A temporary table hides one that others mean.
+        self.linked.reads_otherwise || self.linked.traces.any(Traces::HIDDEN.with(Traces::TEMP))
     }
 
     /// A text is about to run that may change what others mean, if only for its transaction.

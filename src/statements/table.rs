@@ -151,6 +151,8 @@ pub struct Full;
 struct Entry {
     statement: Arc<Statement>,
     used: u64,
+    /// Nobody is given it any more; who has it keeps it.
+    retired: bool,
 }
 
 /// See the module's page.
@@ -210,7 +212,9 @@ impl Table {
             Sharing::Alone => None,
         };
         let hash = self.hasher.hash_one((planner, tail));
-        let same = |entry: &Entry| entry.statement.planner == planner && *entry.statement.tail == *tail;
+        let same = |entry: &Entry| {
+            !entry.retired && entry.statement.planner == planner && *entry.statement.tail == *tail
+        };
         if planner.is_some()
             && let Some(entry) = self.entries.find_mut(hash, same)
         {
@@ -231,16 +235,30 @@ impl Table {
         self.bytes += tail.len();
         let hasher = &self.hasher;
         let rehash = |entry: &Entry| hasher.hash_one((entry.statement.planner, &*entry.statement.tail));
-        self.entries.insert_unique(hash, Entry { statement: statement.clone(), used: clock }, rehash);
+        self.entries.insert_unique(
+            hash,
+            Entry { statement: statement.clone(), used: clock, retired: false },
+            rehash,
+        );
         Ok(statement)
     }
 
     /// The statement can no longer be what its text says (a table has changed under it): who parses
     /// the text from now on gets a new one. Sessions that have it keep it, and PostgreSQL's error.
     pub fn retire(&mut self, id: StatementId) {
+        self.retire_where(|statement| statement.id == id);
+    }
+
+    /// Tables, types or functions have changed: as [`Table::retire`], of all.
+    pub fn retire_all(&mut self) {
+        self.retire_where(|_| true);
+    }
+
+    fn retire_where(&mut self, which: impl Fn(&Statement) -> bool) {
         let bytes = &mut self.bytes;
         self.entries.retain(|entry| {
-            let keep = entry.statement.id != id;
+            entry.retired |= which(&entry.statement);
+            let keep = !entry.retired || Arc::strong_count(&entry.statement) > 1;
             *bytes -= if keep { 0 } else { entry.statement.tail.len() };
             keep
         });
@@ -382,7 +400,16 @@ mod tests {
         let mut table = Table::default();
         let old = intern(&mut table, "select * from t").unwrap();
         table.retire(old.id);
+        let new = intern(&mut table, "select * from t").unwrap();
+        assert_ne!(new.id, old.id);
+        // It counts for as long as somebody has it.
+        assert_eq!(table.size().0, 2);
+        drop(old);
+        table.retire_all();
+        assert_eq!(table.size().0, 1);
+        assert_ne!(intern(&mut table, "select * from t").unwrap().id, new.id);
+        drop(new);
+        table.retire_all();
         assert_eq!(table.size(), (0, 0));
-        assert_ne!(intern(&mut table, "select * from t").unwrap().id, old.id);
     }
 }

@@ -27,6 +27,7 @@ mod leaks;
 mod load;
 mod overstay;
 mod policies;
+mod prepared;
 mod reload;
 mod replication;
 mod requests;

@@ -7,7 +7,9 @@
 //! names spelled with `U&"…"` escapes; `reset = "always"` is for applications that rely on those.
 //! `nextval` and `setseed` leave only numbers behind and are not looked for.
 
-pub use super::traces::{Traces, clears_everything, deallocate_all, may_end_traces, tag_traces};
+pub use super::traces::{
+    Traces, changes_objects, clears_everything, deallocate_all, may_end_traces, tag_traces,
+};
 
 use super::lex::{self, Kind, Reading, Token, Tokens};
 use super::plain::is_plain;

@@ -127,6 +127,12 @@ pub fn deallocate_all(tag: &[u8]) -> bool {
     tag == b"DEALLOCATE ALL"
 }
 
+/// Whether this CommandComplete tag says that tables, types, functions or the like are other ones now.
+#[must_use]
+pub fn changes_objects(tag: &[u8]) -> bool {
+    [&b"CREATE "[..], b"ALTER ", b"DROP "].iter().any(|verb| tag.starts_with(verb))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +151,7 @@ mod tests {
         assert_eq!(tag_traces(b"DECLARE CURSOR"), Traces::NONE);
         assert_eq!(tag_traces(b"SELECT 1"), Traces::NONE);
         assert!(clears_everything(b"DISCARD ALL") && !clears_everything(b"DISCARD TEMP"));
+        assert!(changes_objects(b"DROP TYPE") && !changes_objects(b"DELETE 1"));
         assert!(deallocate_all(b"DEALLOCATE ALL") && !deallocate_all(b"DEALLOCATE"));
         assert!(may_end_traces(b"DROP TABLE") && may_end_traces(b"CLOSE CURSOR ALL"));
         assert!(!may_end_traces(b"SELECT 1"));

@@ -1,0 +1,85 @@
+//! Prepared statements that sessions share: one copy of a text on a backend, and nobody notices.
+
+use crate::support::{Config, Db, Proxy, Wire, msg};
+
+fn start() -> (Db<'static>, Proxy) {
+    let db = Db::new();
+    db.run(&["create table t (a int)", "insert into t values (1)"]);
+    let proxy = Proxy::start(&db, Config::one_backend());
+    (db, proxy)
+}
+
+fn prepare(wire: &mut Wire, name: &str, text: &str) -> String {
+    wire.ask(&[msg::parse(name, text), msg::sync()].concat()).trace()
+}
+
+fn run(wire: &mut Wire, name: &str) -> String {
+    wire.ask(&[msg::bind("", name), msg::execute("", 0), msg::sync()].concat()).trace()
+}
+
+#[test]
+fn one_text_is_one_statement_whatever_it_is_called() {
+    let (_db, proxy) = start();
+    let mut clients: Vec<Wire> = (0..3).map(|_| proxy.connect()).collect();
+    for (number, wire) in clients.iter_mut().enumerate() {
+        let name = format!("s{number}");
+        assert_eq!(prepare(wire, &name, "select 1"), "1 Z(I)");
+        assert_eq!(run(wire, &name), "2 D C(SELECT 1) Z(I)");
+    }
+    let held = "select count(*) from pg_prepared_statements where statement = 'select 1'";
+    assert_eq!(clients[0].query(held).value(), "1");
+    // Each has its own name, and nobody has Bursar's.
+    assert_eq!(run(&mut clients[0], "s1"), "E(26000) Z(I)");
+    assert_eq!(run(&mut clients[0], "bursar_1"), "E(26000) Z(I)");
+    proxy.stop();
+}
+
+/// Directly, who prepares after the change gets the new rows, and who prepared before gets an error.
+#[test]
+fn a_text_prepared_after_a_table_was_changed_means_the_new_one() {
+    let (_db, proxy) = start();
+    let (mut old, mut new) = (proxy.connect(), proxy.connect());
+    assert_eq!(prepare(&mut old, "s", "select * from t"), "1 Z(I)");
+    assert_eq!(run(&mut old, "s"), "2 D C(SELECT 1) Z(I)");
+    new.batch("alter table t add column b int default 7");
+    assert_eq!(prepare(&mut new, "s", "select * from t"), "1 Z(I)");
+    let row = new.ask(&[msg::bind("", "s"), msg::execute("", 0), msg::sync()].concat());
+    assert_eq!(row.trace(), "2 D C(SELECT 1) Z(I)");
+    assert_eq!(row.rows(), [[Some("1".into()), Some("7".into())]]);
+    assert_eq!(run(&mut old, "s"), "E(0A000) Z(I)");
+    proxy.stop();
+}
+
+/// A type of the same name is another type: what was parsed for the old one is of no use.
+#[test]
+fn nor_does_it_mean_a_type_that_is_gone() {
+    let (_db, proxy) = start();
+    for _ in 0..3 {
+        let mut wire = proxy.connect();
+        wire.batch("begin; create type mood as enum ('sad'); create table moods (m mood)");
+        assert_eq!(prepare(&mut wire, "s", "insert into moods values ($1)"), "1 Z(T)");
+        let bind = [msg::bind_with("", "s", &[Some("sad")]), msg::execute("", 0), msg::sync()].concat();
+        assert_eq!(wire.ask(&bind).trace(), "2 C(INSERT 0 1) Z(T)");
+        wire.batch("rollback");
+        wire.bye();
+    }
+    proxy.stop();
+}
+
+/// A statement that says when it was read is not the one that another session read earlier.
+#[test]
+fn what_is_dated_is_nobody_elses() {
+    let (_db, proxy) = start();
+    let text = "select 'now'::timestamptz";
+    let mut read = Vec::new();
+    for _ in 0..2 {
+        let mut wire = proxy.connect();
+        assert_eq!(prepare(&mut wire, "s", text), "1 Z(I)");
+        let bind = [msg::bind("", "s"), msg::execute("", 0), msg::sync()].concat();
+        read.push(wire.ask(&bind).value());
+        assert_eq!(wire.ask(&bind).value(), *read.last().expect("just read"), "read once");
+        wire.bye();
+    }
+    assert_ne!(read[0], read[1]);
+    proxy.stop();
+}
