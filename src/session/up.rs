@@ -508,10 +508,12 @@ impl<S> Session<S> {
             return Next::Stop(Stop::Hold);
         }
         if self.lease.is_some() && self.tracker.is_unsynced() {
+            self.emit_made_up();
             self.up.lane.put(SYNC);
             self.tracker.end_pipeline();
             self.statements.sync();
         }
+        self.statements.drop_unnamed();
         self.make_up(OpKind::Query, total, |session, out| {
             for local in statements {
                 if let Err(report) = session.perform(local, true, out) {

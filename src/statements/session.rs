@@ -321,6 +321,13 @@ impl Statements {
         noted
     }
 
+    /// A simple Query has been answered without the server, with nothing in flight: the session has no
+    /// unnamed statement any more, and what the backend has is a leftover.
+    pub fn drop_unnamed(&mut self) {
+        (self.unnamed, self.local, self.here) = (Unnamed::None, false, false);
+        self.queried = None;
+    }
+
     /// A Query has run: the backend has no unnamed statement any more. `noted` as [`Statements::query`]
     /// said.
     pub fn ran_query(&mut self, noted: bool) {

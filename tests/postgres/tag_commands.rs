@@ -168,6 +168,10 @@ fn a_pipeline_without_sync_ends_with_a_query_that_is_answered_here() {
         wire.batch("deallocate all");
     }
     assert_eq!(db.value("select count(*) from t"), "2");
+    // One that the backend has, so that the server owes no reply.
+    wire.ask(&[msg::parse("known", "select 1"), msg::sync()].concat());
+    let trace = wire.ask(&[msg::parse("s", "select 1"), msg::query("deallocate s")].concat()).trace();
+    assert_eq!(trace, "1 C(DEALLOCATE) Z(I)");
     wire.bye();
     proxy.stop();
 }
