@@ -50,13 +50,22 @@ impl Readable for tokio::io::DuplexStream {
     }
 }
 
-/// A run of bytes to send.
+/// A run of bytes to send. Every idle session has room for a few of these: they are kept small.
 #[derive(Debug, Clone)]
 enum Piece {
     /// Of the read buffer.
-    Span(Range<usize>),
+    Span(Range<u32>),
     /// Of the bytes that Bursar made.
-    Made(Range<usize>),
+    Made(Range<u32>),
+}
+
+/// A place in a buffer, none of which comes near 4 GiB.
+fn place(at: usize) -> u32 {
+    at as u32
+}
+
+fn places(range: &Range<u32>) -> Range<usize> {
+    range.start as usize..range.end as usize
 }
 
 /// See the module's page.
@@ -133,7 +142,7 @@ impl Lane {
         if n == 0 {
             return;
         }
-        let span = self.walked..self.walked + n;
+        let span = place(self.walked)..place(self.walked + n);
         match self.pieces.last_mut() {
             Some(Piece::Span(last)) if last.end == span.start => last.end = span.end,
             _ => self.pieces.push(Piece::Span(span)),
@@ -160,8 +169,8 @@ impl Lane {
         let end = self.made.len();
         if end > start {
             match self.pieces.last_mut() {
-                Some(Piece::Made(last)) if last.end == start => last.end = end,
-                _ => self.pieces.push(Piece::Made(start..end)),
+                Some(Piece::Made(last)) if last.end == place(start) => last.end = place(end),
+                _ => self.pieces.push(Piece::Made(place(start)..place(end))),
             }
             self.staged += end - start;
         }
@@ -309,8 +318,8 @@ impl Lane {
 
     fn slice(&self, piece: &Piece) -> &[u8] {
         match piece {
-            Piece::Span(range) => self.buf.as_ref().map_or(&[], |buf| &buf.data[range.clone()]),
-            Piece::Made(range) => &self.made[range.clone()],
+            Piece::Span(range) => self.buf.as_ref().map_or(&[], |buf| &buf.data[places(range)]),
+            Piece::Made(range) => &self.made[places(range)],
         }
     }
 
@@ -332,7 +341,7 @@ impl Lane {
         for piece in &mut self.pieces {
             let (Piece::Span(range) | Piece::Made(range)) = piece;
             let taken = n.min(range.len());
-            range.start += taken;
+            range.start += place(taken);
             n -= taken;
             if range.start < range.end {
                 break;

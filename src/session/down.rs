@@ -170,7 +170,7 @@ impl<S> Session<S> {
                 let name = self.swept_use();
                 if let Some(id) = front.and_then(|op| op.statement) {
                     self.statement_failed(id, error);
-                    self.linked.failed = Some(name);
+                    self.linked.failed = Some(Box::new(name));
                 }
                 if front.is_some_and(|op| op.injected.is_none())
                     && let Some(changes) = &mut self.linked.changes

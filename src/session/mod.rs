@@ -196,7 +196,7 @@ struct Linked {
     /// Something that takes prepared statements away may be on its way.
     deallocating: bool,
     /// What the client calls the statement whose use has just failed.
-    failed: Option<named::Name>,
+    failed: Option<Box<named::Name>>,
     /// What the client calls the statements that messages sent since the last rest use.
     uses: Vec<named::Name>,
     /// The backend may have other prepared statements than it is believed to.

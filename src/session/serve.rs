@@ -52,6 +52,12 @@ impl End {
     }
 }
 
+/// How far a checkout has come.
+enum Begun {
+    Done(Result<(), End>),
+    Slow(Start, Arc<Tag>),
+}
+
 /// How a wait for a lease ends.
 enum Waited {
     Granted(Granted),
@@ -116,49 +122,68 @@ impl<S: Socket> Session<S> {
         .await;
     }
 
+    /// What takes time has a future of its own, which an idle session has no room for.
     async fn begin_lease(&mut self) -> Result<(), End> {
+        match self.begin_at_once() {
+            Begun::Done(done) => done,
+            Begun::Slow(start, tag) => Box::pin(self.begin_slowly(start, tag)).await,
+        }
+    }
+
+    fn begin_at_once(&mut self) -> Begun {
         let now = self.now;
         self.renew_config();
         let tag = self.resolve(now);
         let claim = Claim { session: self.cell.id, pool: self.pool.id, tag, login: false };
         match self.pools.checkout(&self.pool, &claim, now) {
             Start::Ready(mut lease, warnings) => {
-                self.take_on_role(&mut lease).await?;
+                if self.lacks_role(&mut lease) {
+                    return Begun::Slow(Start::Ready(lease, warnings), claim.tag);
+                }
                 self.adopt(lease, &warnings, &claim.tag, now);
+                Begun::Done(Ok(()))
             }
+            Start::Refused(refusal) => Begun::Done(self.refuse(&refusal)),
+            Start::Wait(waiting) => Begun::Slow(Start::Wait(waiting), claim.tag),
+        }
+    }
+
+    async fn begin_slowly(&mut self, start: Start, tag: Arc<Tag>) -> Result<(), End> {
+        let (mut lease, warnings) = match start {
+            Start::Ready(lease, warnings) => (lease, warnings),
             Start::Refused(refusal) => return self.refuse(&refusal),
             Start::Wait(waiting) => {
-                self.cell.set_waiting(true, &claim.tag, now);
-                let granted = Box::pin(self.wait(waiting)).await?;
+                self.cell.set_waiting(true, &tag, self.now);
+                let granted = self.wait(waiting).await?;
                 self.now = clock::now();
-                let now = self.now;
                 match granted {
-                    Some(Granted::Lease(mut lease, warnings)) => {
-                        self.take_on_role(&mut lease).await?;
-                        self.adopt(lease, &warnings, &claim.tag, now);
-                    }
+                    Some(Granted::Lease(lease, warnings)) => (lease, warnings),
                     Some(Granted::Refused(refusal)) => {
-                        self.cell.set_waiting(false, &claim.tag, now);
+                        self.cell.set_waiting(false, &tag, self.now);
                         return self.refuse(&refusal);
                     }
-                    None => self.cell.set_waiting(false, &claim.tag, now),
+                    None => {
+                        self.cell.set_waiting(false, &tag, self.now);
+                        return Ok(());
+                    }
                 }
             }
+        };
+        // What a session may do as a role it has taken on must not run without it, which it might if
+        // both went out in one write and the role is gone: waits for the answer.
+        if self.lacks_role(&mut lease)
+            && let Err(trouble) = private::fit(lease.backend(), &self.pools.buffers, &self.settings).await
+        {
+            tracing::warn!(%trouble, session = self.cell.id.0, "a session cannot have its role again");
+            return Err(End::fault(&Fault::BackendLost));
         }
+        self.adopt(lease, &warnings, &tag, self.now);
         Ok(())
     }
 
-    /// What a session may do as a role it has taken on must not run without it, which it might if
-    /// both went out in one write and the role is gone: waits for the answer.
-    async fn take_on_role(&mut self, lease: &mut Lease) -> Result<(), End> {
-        if lease.backend().settings == self.settings || !text::has_role(&self.settings) {
-            return Ok(());
-        }
-        let fitted = private::fit(lease.backend(), &self.pools.buffers, &self.settings);
-        Box::pin(fitted).await.map_err(|trouble| {
-            tracing::warn!(%trouble, session = self.cell.id.0, "a session cannot have its role again");
-            End::fault(&Fault::BackendLost)
-        })
+    /// Whether the session has taken on a role that the backend does not have.
+    fn lacks_role(&self, lease: &mut Lease) -> bool {
+        lease.backend().settings != self.settings && text::has_role(&self.settings)
     }
 
     /// A new configuration counts from the next transaction on.
@@ -300,10 +325,10 @@ impl<S: Socket> Session<S> {
             return Err(self.backend_gone());
         }
         if !self.draining {
-            if self.may_unpin() && !self.unpin().await? {
+            if self.may_unpin() && !Box::pin(self.unpin()).await? {
                 return Ok(());
             }
-            if self.linked.traces.any(Traces::SETTING) && !self.carry_settings().await? {
+            if self.linked.traces.any(Traces::SETTING) && !Box::pin(self.carry_settings()).await? {
                 return Ok(());
             }
         }

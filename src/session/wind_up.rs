@@ -138,15 +138,35 @@ impl<S: Socket> Session<S> {
 
     /// The lease ends with its backend idle: cleaned of whatever the session left on it.
     pub(super) async fn give_back(&mut self, client_gone: bool) {
-        let Some(mut lease) = self.lease.take() else { return };
-        let in_transaction = self.tracker.status() != TxStatus::Idle;
-        let traces = self.leftovers(&lease.backend().settings);
-        let all = self.scrubs_always();
-        if in_transaction || all || !traces.is_none() {
+        if let Some((lease, dirty)) = self.give_back_at_once(client_gone) {
+            Box::pin(self.give_back_clean(lease, dirty, client_gone)).await;
+        }
+    }
+
+    /// Nearly always there is nothing to wait for. Returns the lease if there is, and whether the backend
+    /// is to be cleaned.
+    fn give_back_at_once(&mut self, client_gone: bool) -> Option<(Lease, bool)> {
+        let mut lease = self.lease.take()?;
+        let dirty = self.tracker.status() != TxStatus::Idle
+            || self.scrubs_always()
+            || !self.leftovers(&lease.backend().settings).is_none();
+        if dirty {
+            return Some((lease, true));
+        }
+        let Some(worked) = self.cell.unlink(lease.backend(), self.now) else { return Some((lease, false)) };
+        settle(&mut lease, worked, client_gone);
+        lease.finish(self.now);
+        None
+    }
+
+    /// [`Session::give_back`] where it takes time.
+    async fn give_back_clean(&mut self, mut lease: Lease, dirty: bool, client_gone: bool) {
+        if dirty {
             self.cell.finished(self.now);
+            let in_transaction = self.tracker.status() != TxStatus::Idle;
+            let (traces, all) = (self.leftovers(&lease.backend().settings), self.scrubs_always());
             let scrub = private::scrub(lease.backend(), &self.pools.buffers, in_transaction, traces, all);
-            let scrubbed = Box::pin(scrub).await;
-            if let Err(trouble) = scrubbed {
+            if let Err(trouble) = scrub.await {
                 tracing::debug!(%trouble, "a backend cannot be scrubbed and is closed");
                 self.pools.metrics.resets.inc(Reset::Closed);
                 self.close_lease(lease, client_gone);

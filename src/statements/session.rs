@@ -18,7 +18,7 @@ use super::held::Held;
 use super::table::{Statement, StatementId};
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Names one session may have at once.
@@ -136,7 +136,7 @@ pub struct Statements {
     names: HashMap<Box<[u8]>, Arc<Statement>, RandomState>,
     name_bytes: usize,
     count: Count,
-    private: HashSet<Box<[u8]>>,
+    private: Vec<Box<[u8]>>,
     overflow: bool,
     unnamed: Unnamed,
     /// Every SET in its text is a local one.
@@ -207,7 +207,9 @@ impl Statements {
         }
         match self.names.get(name) {
             Some(statement) => Look::Shared(statement.clone()),
-            None if self.private.contains(name) || self.flight.iter().any(|(_, f)| f.names(name)) => {
+            None if self.private.iter().any(|known| **known == *name)
+                || self.flight.iter().any(|(_, f)| f.names(name)) =>
+            {
                 // A private one in flight, unless what is in flight took the name away.
                 match self.flight.iter().rev().find(|(_, flight)| flight.names(name)) {
                     Some((_, Flight::Closed(..) | Flight::PrivateClosed(_))) => Look::None,
@@ -391,11 +393,12 @@ impl Statements {
             Flight::Private(name) => {
                 self.overflow |= self.private.len() >= MAX_PRIVATE;
                 if !self.overflow {
-                    self.private.insert(name);
+                    self.private.retain(|known| *known != name);
+                    self.private.push(name);
                 }
             }
             Flight::PrivateClosed(name) => {
-                self.private.remove(&name);
+                self.private.retain(|known| *known != name);
             }
             Flight::Unnamed { message, local } => {
                 self.unnamed = message.map_or(Unnamed::There, Unnamed::Kept);
