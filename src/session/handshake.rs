@@ -22,8 +22,8 @@ use crate::clock;
 use crate::config::{AuthMethod, CONSOLE, PoolMode};
 use crate::metrics::Login;
 use crate::net::lane::Lane;
-use crate::pool::Pools;
 use crate::pool::cell::Cell;
+use crate::pool::{Greeting, Pools};
 use crate::state::Set;
 use crate::statements::Planner;
 use crate::statements::session::Statements;
@@ -339,21 +339,14 @@ async fn prepare(
     let no_database = || Fault::NoSuchDatabase { database: startup.database.as_str().into() };
     let pool = pools.pool(&startup.database, &user).ok_or_else(no_database)?;
     let settings = settings(visitor, &startup)?;
-    let application = startup.parameter("application_name").unwrap_or_default();
-    let names = (pool.database.clone(), pool.user.clone(), String::from_utf8_lossy(application).into());
-    let cell = Arc::new(Cell::new(pools.next_session(), names, visitor.peer.into(), clock::now()));
+    let cell = Arc::new(new_cell(visitor, &startup, pool.database.clone(), pool.user.clone()));
     let (tags, tag, warning, seat) = admit(visitor, &cell, &startup, suffix.as_deref())?;
 
     let session_mode = pool.rules().mode == PoolMode::Session;
     let (parameters, lease) = greeting::greet(pools, &pool, &cell, &tag, &settings, session_mode).await?;
     // In session mode the client may use the process id with pg_terminate_backend and the like.
     let pid = lease.as_ref().map_or((cell.id.0 & 0x7fff_ffff) as u32, |(_, pid)| *pid as u32);
-    let key_len = if startup.agreed_minor() >= 2 { 32 } else { 4 };
-    let registered = visitor.registry.register(pid, key_len, &cell);
-    if let Some(warning) = warning {
-        reply::warning(&warning).encode(&mut out);
-    }
-    greeting::encode(&parameters, pid, &registered.key, &mut out);
+    let registered = welcome(visitor, &startup, &cell, pid, &parameters, warning, &mut out);
     cell.set_waiting(false, &tag, clock::now());
     Ok(Prepared {
         pool,
@@ -367,6 +360,32 @@ async fn prepare(
         leftover,
         greeting: out,
     })
+}
+
+/// What others see of a session that has proved who it is.
+fn new_cell(visitor: &Visitor<'_>, startup: &Startup, database: Arc<str>, user: Arc<str>) -> Cell {
+    let application = startup.parameter("application_name").unwrap_or_default();
+    let names = (database, user, String::from_utf8_lossy(application).into());
+    Cell::new(visitor.pools.next_session(), names, visitor.peer.into(), clock::now())
+}
+
+/// Makes the session known to cancel requests, and appends what its client is told last of all.
+fn welcome(
+    visitor: &Visitor<'_>,
+    startup: &Startup,
+    cell: &Arc<Cell>,
+    pid: u32,
+    parameters: &Greeting,
+    warning: Option<Warning>,
+    out: &mut BytesMut,
+) -> Registered {
+    let key_len = if startup.agreed_minor() >= 2 { 32 } else { 4 };
+    let registered = visitor.registry.register(pid, key_len, cell);
+    if let Some(warning) = warning {
+        reply::warning(&warning).encode(out);
+    }
+    greeting::encode(parameters, pid, &registered.key, out);
+    registered
 }
 
 /// A session's tags, and its place among its tenant's, perhaps with a warning.

@@ -4,7 +4,7 @@
 //! It cannot be shared or lent: the server takes `replication` at start-up only, and what follows
 //! ("Streaming Replication Protocol") knows no end of a transaction.
 
-use super::{Refused, Seat, Visitor, admit, greeting};
+use super::{Refused, Seat, Visitor, admit, new_cell, welcome};
 use crate::backend::{Backend, DialError, Target, dial};
 use crate::book::LeaseId;
 use crate::clock;
@@ -48,10 +48,7 @@ pub(super) async fn open(
     let mut target = Target::new(&table, &startup.database, &user, password);
     target.parameters = parameters(&startup)?;
 
-    let application = startup.parameter("application_name").unwrap_or_default();
-    let application = String::from_utf8_lossy(application).into();
-    let names = (startup.database.as_str().into(), user.as_str().into(), application);
-    let mut cell = Cell::new(visitor.pools.next_session(), names, visitor.peer.into(), clock::now());
+    let mut cell = new_cell(visitor, &startup, startup.database.as_str().into(), user.as_str().into());
     cell.replication = startup.replication;
     let cell = Arc::new(cell);
     let (_, tag, warning, seat) = admit(visitor, &cell, &startup, suffix.as_deref())?;
@@ -66,14 +63,8 @@ pub(super) async fn open(
             error => Fault::ServerUnreachable { error: error.to_string().into() }.into(),
         }
     })?;
-    let pid = backend.pid as u32;
-    let key_len = if startup.agreed_minor() >= 2 { 32 } else { 4 };
-    let registered = visitor.registry.register(pid, key_len, &cell);
-    if let Some(warning) = warning {
-        reply::warning(&warning).encode(&mut out);
-    }
     let told = Arc::new(std::mem::take(&mut backend.parameters));
-    greeting::encode(&told, pid, &registered.key, &mut out);
+    let registered = welcome(visitor, &startup, &cell, backend.pid as u32, &told, warning, &mut out);
     cell.link(NO_LEASE, &mut backend, &tag, clock::now());
     Ok(Opened { backend, cell, registered, seat, leftover, greeting: out })
 }
