@@ -13,7 +13,6 @@ use super::tracker::{Injected, MAX_OPS, Note, OpKind};
 use super::up::{Next, Stop, without};
 use super::{Glance, Session};
 use crate::book::Usage;
-use crate::state::matters;
 use crate::statements::session::{Look, Need};
 use crate::statements::table::PREFIX;
 use crate::statements::{Facts, Planner, Sharing, Statement, StatementId};
@@ -21,8 +20,7 @@ use crate::wire::backend::{TxStatus, error_field, message};
 use crate::wire::frontend::{self, Kind};
 use crate::wire::sql::lead::{Deallocates, deallocates, is_dated};
 use crate::wire::sql::local::Local;
-use crate::wire::sql::scan::{Scan, Traces};
-use crate::wire::sql::settings::touched_for_now;
+use crate::wire::sql::scan::Traces;
 use crate::wire::walk::HEADER;
 use bytes::{Bytes, BytesMut};
 use std::ops::Range;
@@ -153,12 +151,8 @@ impl<S> Session<S> {
         self.count(|usage| usage.binds += 1);
         let facts = &statement.facts;
         self.linked.deallocating |= facts.deallocates;
-        if !facts.scan.traces.is_none() || !self.linked.traces.is_none() {
-            self.note_traces(statement.text(), facts.scan.traces);
-        }
-        let scan = facts.scan;
-        self.note_meaning(statement.text(), scan);
-        self.note_portal(HEADER..HEADER + portal - 1, scan.only_local_sets);
+        self.note_scan(statement.text(), facts.scan);
+        self.note_portal(HEADER..HEADER + portal - 1, facts.scan.only_local_sets);
         self.note_text(&statement);
         self.rename(Kind::Bind, total, name, statement.id);
         Next::Done
@@ -294,15 +288,6 @@ impl<S> Session<S> {
     fn sets(&self) -> bool {
         // A temporary table hides one that others mean.
         self.linked.reads_otherwise || self.linked.traces.any(Traces::HIDDEN.with(Traces::TEMP))
-    }
-
-    /// A text is about to run that may change what others mean, if only for its transaction.
-    pub(super) fn note_meaning(&mut self, text: &[u8], scan: Scan) {
-        if !self.linked.reads_otherwise && (scan.sets_locally || scan.traces.any(Traces::SETTING)) {
-            let touched = touched_for_now(text);
-            let named = touched.names.iter().any(|name| matters(name));
-            self.linked.reads_otherwise = named || touched.all || touched.unknown;
-        }
     }
 
     fn send_parse(&mut self, statement: &Statement) {

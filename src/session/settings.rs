@@ -20,11 +20,12 @@ use super::tracker::{Give, Injected, Op, OpKind};
 use super::{Session, Socket};
 use crate::clock;
 use crate::config::PoolMode;
-use crate::state::text;
+use crate::state::{matters, text};
 use crate::wire::backend::{TxStatus, error_field, parameter_status, ready_for_query};
-use crate::wire::sql::scan::Traces;
-use crate::wire::sql::settings::{Touched, touched};
+use crate::wire::sql::scan::{Scan, Traces};
+use crate::wire::sql::settings::{Touched, touched, touched_for_now};
 use bytes::Bytes;
+use std::ops::Range;
 
 /// What the session has done to settings on this lease.
 #[derive(Default)]
@@ -69,15 +70,31 @@ impl Changes {
 }
 
 impl<S> Session<S> {
-    /// A text that may leave these traces is about to be sent, or bound.
-    pub(super) fn note_traces(&mut self, text: &[u8], traces: Traces) {
-        self.linked.traces = self.linked.traces.with(traces);
+    /// A text is about to be sent, or bound, of which a scan says this.
+    pub(super) fn note_scan(&mut self, text: &[u8], scan: Scan) {
+        self.linked.traces = self.linked.traces.with(scan.traces);
         if self.linked.traces.any(Traces::LOCK) {
             self.linked.may_have_ended |= mentions(text, b"pg_advisory_unlock");
         }
-        if traces.any(Traces::SETTING) {
+        if scan.traces.any(Traces::SETTING) {
             self.note_settings(text);
         }
+        if scan.sets() && !self.linked.reads_otherwise {
+            let touched = touched_for_now(text);
+            let named = touched.names.iter().any(|name| matters(name));
+            self.linked.reads_otherwise = named || touched.all || touched.unknown;
+        }
+    }
+
+    /// [`Session::note_scan`] of a text in the next message. `text` says where in it.
+    pub(super) fn note_span(&mut self, text: Range<usize>, scan: Scan) {
+        if scan.traces.is_none() && !scan.sets_locally && self.linked.traces.is_none() {
+            return;
+        }
+        // Of most of what is noted the text does not matter.
+        let matters = scan.sets() || self.linked.traces.any(Traces::LOCK);
+        let text = if matters { self.up.lane.unwalked()[text].to_vec() } else { Vec::new() };
+        self.note_scan(&text, scan);
     }
 
     fn note_settings(&mut self, text: &[u8]) {

@@ -189,13 +189,9 @@ impl<S> Session<S> {
         let local_settings = scanned.only_local_sets;
         self.tracker.client(Kind::Query, Note { noted, local_settings, ..Note::default() });
         self.cell.statement(text, self.now);
-        if scanned.sets_locally || scanned.traces.any(Traces::SETTING) {
-            let text = text.to_vec();
-            self.note_meaning(&text, scanned);
-        }
-        if !scanned.traces.is_none() || !self.linked.traces.is_none() {
-            let text = HEADER..HEADER + query_text(self.up.lane.unwalked(), total).0.len();
-            self.note_span(text, scanned.traces);
+        let text = HEADER..HEADER + text.len();
+        self.note_span(text, scanned);
+        if !self.linked.traces.is_none() {
             self.hold_for_resets();
         }
         if !self.locals.is_empty() {
@@ -209,16 +205,6 @@ impl<S> Session<S> {
             self.up.take(total, true);
         }
         Next::Done
-    }
-
-    /// Notes what a text may leave behind. `text` says where in the next message it is.
-    fn note_span(&mut self, text: Range<usize>, traces: Traces) {
-        let text = if traces.any(Traces::SETTING) || self.linked.traces.any(Traces::LOCK) {
-            self.up.lane.unwalked()[text].to_vec()
-        } else {
-            Vec::new()
-        };
-        self.note_traces(&text, traces);
     }
 
     /// Takes the tags of a statement's comment. `text` says where in the message the statement is.
@@ -282,13 +268,7 @@ impl<S> Session<S> {
             return Next::Stop(Stop::Hold);
         }
         self.tracker.client(Kind::Parse, Note { noted: true, ..Note::default() });
-        if scanned.sets_locally || scanned.traces.any(Traces::SETTING) {
-            let text = self.up.lane.unwalked()[text.clone()].to_vec();
-            self.note_meaning(&text, scanned);
-        }
-        if !scanned.traces.is_none() || !self.linked.traces.is_none() {
-            self.note_span(text.clone(), scanned.traces);
-        }
+        self.note_span(text.clone(), scanned);
         let bytes = self.up.lane.unwalked();
         let bytes = &bytes[..bytes.len().min(total)];
         let (name, text) = (&bytes[HEADER..at - 1], &bytes[text]);
@@ -357,9 +337,9 @@ impl<S> Session<S> {
                     self.up.lane.put(message);
                     // It was noted on the lease that parsed it.
                     let text = cstr(&message[HEADER + 1..]).map_or(&b""[..], |(text, _)| text);
-                    let scanned = scan(text).traces;
-                    let text = if scanned.is_none() { Vec::new() } else { text.to_vec() };
-                    self.note_traces(&text, scanned);
+                    let scanned = scan(text);
+                    let text = if scanned == Scan::default() { Vec::new() } else { text.to_vec() };
+                    self.note_scan(&text, scanned);
                     self.tracker.inject(OpKind::Parse, Injected::InPlace);
                 }
                 Before::Close => {
@@ -390,7 +370,7 @@ impl<S> Session<S> {
             {
                 return next;
             }
-            let name = target(&self.up.lane.unwalked()[HEADER..total]).map_or(&[][..], |(_, name)| name);
+            let name = &self.up.lane.unwalked()[HEADER + 1..total - 1];
             if here || self.lease.is_none() {
                 // A session without a backend has no statement but the unnamed one, and no portal.
                 if statement && !here {

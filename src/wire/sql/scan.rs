@@ -35,6 +35,12 @@ impl Scan {
         if self.only_local_sets && tag == b"SET" { Traces::NONE } else { tag_traces(tag) }
     }
 
+    /// Whether it changes a setting, if only for its transaction.
+    #[must_use]
+    pub fn sets(self) -> bool {
+        self.sets_locally || self.traces.any(Traces::SETTING)
+    }
+
     /// The careful union of two readings of the same text.
     fn or(self, other: Scan) -> Scan {
         Scan {
