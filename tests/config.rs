@@ -343,7 +343,7 @@ max = \"10%\"",
     assert_eq!((budget.leases_warn, budget.leases_reject), (Some(10), Some(9)));
     assert_eq!(budget.leases_mode, Mode::Enforce);
     assert_eq!(budget.idle_abort_alone, None);
-    assert_eq!(budget.idle_abort, Some(Duration::from_secs(10)));
+    assert_eq!(budget.idle.abort, Some(Duration::from_secs(10)));
     assert_eq!(config.pool.max_wait, Duration::from_secs(2));
     assert_eq!((config.tenant("acme").max, config.tenant("acme").mode), (Share::Count(4), Mode::Observe));
     assert_eq!(config.tenant("other").max, Share::Percent(10.0));

@@ -35,8 +35,8 @@ const DIMS: [(Dim, &str); 10] = [
 
 impl Dim {
     /// This dimension's place in a set of dimensions.
-    pub(super) fn bit(self) -> u16 {
-        1 << self as u16
+    pub(super) fn bit(self) -> u32 {
+        1 << self as u32
     }
 }
 

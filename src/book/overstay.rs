@@ -26,9 +26,9 @@ const LEAK_SLACK: Duration = Duration::from_millis(40);
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Watch {
     /// Dimensions counted as near, as told, as beyond the limit that acts ([`Dim::bit`]).
-    near: u16,
-    told: u16,
-    over: u16,
+    near: u32,
+    told: u32,
+    over: u32,
     /// The transaction `over` is about: a pinned lease sees several.
     tx: Option<Instant>,
     /// A session was told to end it.
@@ -304,8 +304,8 @@ impl<B, W> Book<B, W> {
     }
 
     fn age_limit(&self) -> Limit {
-        let budget = &self.limits.budget;
-        Limit { dim: Dim::B10, mode: budget.age_mode, warn: budget.age_warn, act: budget.age_abort }
+        let age = &self.limits.budget.age;
+        Limit { dim: Dim::B10, mode: age.mode, warn: age.warn, act: age.abort }
     }
 
     /// B11 is stricter while others wait.
@@ -314,9 +314,9 @@ impl<B, W> Book<B, W> {
         let alone = waiting == 0;
         Limit {
             dim: Dim::B11,
-            mode: budget.idle_mode,
-            warn: budget.idle_warn.filter(|_| !(alone && budget.idle_warn_only_if_waiters)),
-            act: budget.idle_abort.filter(|_| !alone).or(budget.idle_abort_alone),
+            mode: budget.idle.mode,
+            warn: budget.idle.warn.filter(|_| !(alone && budget.idle_warn_only_if_waiters)),
+            act: budget.idle.abort.filter(|_| !alone).or(budget.idle_abort_alone),
         }
     }
 

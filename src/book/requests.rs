@@ -37,7 +37,7 @@ pub(super) struct Request {
     statements: u64,
     rejections: u32,
     /// Dimensions its client was told about ([`Dim::bit`]).
-    told: u16,
+    told: u32,
     /// Leases that tick `stuck_at` found idle in transaction for [`super::limits::STUCK`].
     pub(super) stuck: u32,
     pub(super) stuck_at: u64,

@@ -417,7 +417,7 @@ mod tests {
         let config = config::parse(&config_toml(6432, 9432, 5432), "demo", &BTreeMap::new()).unwrap();
         let shop = config.database("shop").unwrap();
         assert_eq!((shop.port, shop.pool.size), (5432, POOL));
-        assert_eq!(config.budget.idle_mode, config::Mode::Enforce);
+        assert_eq!(config.budget.idle.mode, config::Mode::Enforce);
         assert_eq!(config.leak.idle, Some(Duration::from_secs(2)));
     }
 

@@ -152,15 +152,15 @@ impl Checks<'_> {
             self.above((&warn, budget.leases_warn), (&reject, budget.leases_reject), u32::to_string);
         }
         for (names, low, high) in [
-            (("transaction.max_age.warn", "transaction.max_age.abort"), budget.age_warn, budget.age_abort),
+            (("transaction.max_age.warn", "transaction.max_age.abort"), budget.age.warn, budget.age.abort),
             (
                 ("transaction.max_idle.warn", "transaction.max_idle.abort"),
-                budget.idle_warn,
-                budget.idle_abort,
+                budget.idle.warn,
+                budget.idle.abort,
             ),
             (
                 ("transaction.max_idle.abort", "transaction.max_idle.abort_alone"),
-                budget.idle_abort,
+                budget.idle.abort,
                 budget.idle_abort_alone,
             ),
         ] {

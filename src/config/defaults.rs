@@ -94,20 +94,18 @@ impl Default for TagRules {
 impl Default for Budgets {
     /// budgets.md §2.3.
     fn default() -> Self {
+        let timed =
+            |warn, abort| Timed { warn: Some(seconds(warn)), abort: Some(seconds(abort)), mode: Mode::Warn };
         Budgets {
             max_concurrent: 3,
             max_concurrent_mode: Mode::Warn,
             leases_warn: Some(10),
             leases_reject: None,
             leases_mode: Mode::Warn,
-            age_warn: Some(seconds(5)),
-            age_abort: Some(seconds(60)),
-            age_mode: Mode::Warn,
-            idle_warn: Some(seconds(1)),
-            idle_abort: Some(seconds(10)),
+            age: timed(5, 60),
+            idle: timed(1, 10),
             idle_abort_alone: Some(seconds(60)),
             idle_warn_only_if_waiters: true,
-            idle_mode: Mode::Warn,
         }
     }
 }

@@ -261,8 +261,8 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
             for each in [
                 &mut budget.max_concurrent_mode,
                 &mut budget.leases_mode,
-                &mut budget.age_mode,
-                &mut budget.idle_mode,
+                &mut budget.age.mode,
+                &mut budget.idle.mode,
                 &mut config.tenant_default.mode,
             ] {
                 *each = mode;
@@ -309,14 +309,14 @@ fn budget_keys() -> Vec<Key<Budgets>> {
         key!(Budgets, "request.max_leases.warn", OrOff(LEASES), leases_warn),
         key!(Budgets, "request.max_leases.reject", OrOff(LEASES), leases_reject),
         key!(Budgets, "request.max_leases.mode", MODES, leases_mode),
-        key!(Budgets, "transaction.max_age.warn", TIMER, age_warn),
-        key!(Budgets, "transaction.max_age.abort", TIMER, age_abort),
-        key!(Budgets, "transaction.max_age.mode", MODES, age_mode),
-        key!(Budgets, "transaction.max_idle.warn", TIMER, idle_warn),
-        key!(Budgets, "transaction.max_idle.abort", TIMER, idle_abort),
+        key!(Budgets, "transaction.max_age.warn", TIMER, age.warn),
+        key!(Budgets, "transaction.max_age.abort", TIMER, age.abort),
+        key!(Budgets, "transaction.max_age.mode", MODES, age.mode),
+        key!(Budgets, "transaction.max_idle.warn", TIMER, idle.warn),
+        key!(Budgets, "transaction.max_idle.abort", TIMER, idle.abort),
         key!(Budgets, "transaction.max_idle.abort_alone", TIMER, idle_abort_alone),
         key!(Budgets, "transaction.max_idle.only_if_waiters", Flag, idle_warn_only_if_waiters),
-        key!(Budgets, "transaction.max_idle.mode", MODES, idle_mode),
+        key!(Budgets, "transaction.max_idle.mode", MODES, idle.mode),
     ]
 }
 

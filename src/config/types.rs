@@ -336,22 +336,25 @@ pub struct Budgets {
     pub leases_reject: Option<u32>,
     /// Mode of B2.
     pub leases_mode: Mode,
-    /// B10: transaction age to warn at.
-    pub age_warn: Option<Duration>,
-    /// B10: transaction age that ends the session with FATAL 25P04.
-    pub age_abort: Option<Duration>,
-    /// Mode of B10.
-    pub age_mode: Mode,
-    /// B11: idle in transaction to warn at.
-    pub idle_warn: Option<Duration>,
-    /// B11: idle in transaction that ends the session with FATAL 25P03 while others wait.
-    pub idle_abort: Option<Duration>,
-    /// B11: the same while nobody waits.
+    /// B10: transaction age; 25P04.
+    pub age: Timed,
+    /// B11: idle in transaction; 25P03. Its `abort` holds while others wait.
+    pub idle: Timed,
+    /// B11: when it acts while nobody waits.
     pub idle_abort_alone: Option<Duration>,
     /// B11 warns only if others wait.
     pub idle_warn_only_if_waiters: bool,
-    /// Mode of B11.
-    pub idle_mode: Mode,
+}
+
+/// A budget of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timed {
+    /// From when on it is told; `None` = never.
+    pub warn: Option<Duration>,
+    /// When it acts, in mode enforce; `None` = never.
+    pub abort: Option<Duration>,
+    /// Its mode.
+    pub mode: Mode,
 }
 
 /// A tenant's share of a pool.

@@ -80,9 +80,9 @@ fn a_warning_of_a_queued_lease_comes_with_its_grant() {
 #[test]
 fn an_old_transaction_is_told_once_and_ended_once() {
     let mut setup = setup();
-    setup.budget.age_warn = Some(5 * S);
-    setup.budget.age_abort = Some(60 * S);
-    setup.budget.age_mode = Mode::Enforce;
+    setup.budget.age.warn = Some(5 * S);
+    setup.budget.age.abort = Some(60 * S);
+    setup.budget.age.mode = Mode::Enforce;
     let mut desk = Desk::new(setup, 1);
     let start = desk.now;
     let lease = desk.lease("a");
@@ -110,10 +110,10 @@ fn an_old_transaction_is_told_once_and_ended_once() {
 #[test]
 fn idleness_is_judged_more_strictly_while_others_wait() {
     let mut setup = setup();
-    setup.budget.idle_warn = Some(S);
-    setup.budget.idle_abort = Some(10 * S);
+    setup.budget.idle.warn = Some(S);
+    setup.budget.idle.abort = Some(10 * S);
     setup.budget.idle_abort_alone = Some(60 * S);
-    setup.budget.idle_mode = Mode::Enforce;
+    setup.budget.idle.mode = Mode::Enforce;
     setup.rules.max_wait = 100 * S;
     let mut desk = Desk::new(setup, 1);
     let start = desk.now;

@@ -68,7 +68,7 @@ fn a_long_hold_has_the_name_of_what_it_does() {
 fn what_a_budget_ends_is_reclaimed() {
     let mut setup = leaky();
     setup.budget.idle_abort_alone = Some(S);
-    setup.budget.idle_mode = Mode::Enforce;
+    setup.budget.idle.mode = Mode::Enforce;
     let mut desk = Desk::new(setup, 1);
     let start = desk.now;
     let lease = desk.lease("a");

@@ -57,6 +57,9 @@ impl Setup {
     }
 }
 
+/// No budget of time.
+const UNLIMITED: Timed = Timed { warn: None, abort: None, mode: Mode::Observe };
+
 /// One backend, no budget that acts.
 pub(super) fn setup() -> Setup {
     Setup {
@@ -71,14 +74,10 @@ pub(super) fn setup() -> Setup {
             leases_warn: None,
             leases_reject: None,
             leases_mode: Mode::Observe,
-            age_warn: None,
-            age_abort: None,
-            age_mode: Mode::Observe,
-            idle_warn: None,
-            idle_abort: None,
+            age: UNLIMITED,
+            idle: UNLIMITED,
             idle_abort_alone: None,
             idle_warn_only_if_waiters: true,
-            idle_mode: Mode::Observe,
         },
         tenant: TenantRule {
             max: Share::Percent(100.0),

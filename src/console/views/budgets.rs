@@ -69,7 +69,7 @@ fn limits(config: &Config) -> Vec<(&'static str, &'static str, String, &'static 
     let sessions = format!("{} per tenant, {} in all", tenant.max_sessions, config.listen.max_clients);
     let idle = format!(
         "{}{}, {} if nobody waits",
-        warn_abort(budget.idle_warn.map(seconds), budget.idle_abort.map(seconds)),
+        warn_abort(budget.idle.warn.map(seconds), budget.idle.abort.map(seconds)),
         if budget.idle_warn_only_if_waiters { " (warns only if others wait)" } else { "" },
         budget.idle_abort_alone.map_or_else(|| "off".to_owned(), seconds),
     );
@@ -95,10 +95,10 @@ fn limits(config: &Config) -> Vec<(&'static str, &'static str, String, &'static 
         (
             "B10",
             "age of a transaction",
-            warn_abort(budget.age_warn.map(seconds), budget.age_abort.map(seconds)),
-            mode(budget.age_mode),
+            warn_abort(budget.age.warn.map(seconds), budget.age.abort.map(seconds)),
+            mode(budget.age.mode),
         ),
-        ("B11", "idle in transaction", idle, mode(budget.idle_mode)),
+        ("B11", "idle in transaction", idle, mode(budget.idle.mode)),
         ("B15", "waiters of a pool", over_pools(config, |pool| pool.queue.to_string()), ALWAYS),
         ("B17", "leases kept beyond their transaction", pins, mode(tenant.mode)),
         ("B18", "client sessions", sessions, mode(tenant.mode)),
