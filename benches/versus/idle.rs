@@ -1,9 +1,9 @@
 //! What a client costs while it does nothing, and how often the proxy calls the kernel for one query.
 
-use crate::Failure;
-use crate::lab::Proxy;
-use crate::process;
-use crate::wire::Client;
+use crate::common::Failure;
+use crate::common::lab::Proxy;
+use crate::common::process;
+use crate::common::wire::Client;
 
 /// Idle clients whose memory is measured.
 const IDLE_CLIENTS: u32 = 1000;

@@ -1,8 +1,8 @@
 //! One pgbench run through a proxy: what came out at the front, and what the proxy spent on it.
 
-use crate::Failure;
-use crate::lab::{Lab, Proxy};
-use crate::process::Cpu;
+use crate::common::Failure;
+use crate::common::lab::{Lab, Proxy};
+use crate::common::process::Cpu;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

@@ -7,24 +7,21 @@
 //!
 //! It does not judge: no figure fails the run. A row that one side cannot do says so.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod idle;
-mod lab;
 mod load;
-mod process;
 mod report;
 mod rows;
-mod wire;
 
 use bursar::cli::throwaway;
 use clap::Parser;
-use lab::{Contender, Lab};
+use common::Failure;
+use common::lab::{Contender, Lab};
 use rows::Row;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-
-/// A measurement that could not be made, in words for the report.
-type Failure = Box<dyn std::error::Error>;
 
 /// Command line; every option has an environment variable for use through make.
 #[derive(Parser, Debug)]

@@ -1,8 +1,9 @@
 //! Medians, ratios, the table and the JSON.
 
-use crate::lab::{Contender, Lab, POOL};
+use crate::Options;
+use crate::common::Failure;
+use crate::common::lab::{Contender, Lab, POOL};
 use crate::rows::{Measured, Row};
-use crate::{Failure, Options};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;

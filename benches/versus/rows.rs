@@ -1,10 +1,10 @@
 //! The rows of the comparison: what each one does, and how it is repeated in alternating pairs.
 
-use crate::Failure;
+use crate::common::Failure;
+use crate::common::lab::{Contender, Lab, Proxy};
+use crate::common::wire;
 use crate::idle;
-use crate::lab::{Contender, Lab, Proxy};
 use crate::load::{Load, PIPELINED, ROWS_238_KB, Script, VALUE_1_MB};
-use crate::wire;
 use std::time::Duration;
 
 /// The same statement as pgbench's select-only, with a constant.

@@ -1,7 +1,7 @@
 //! The servers: one PostgreSQL for the whole run, and proxies started from generated configurations.
 
-use crate::Failure;
-use crate::wire::Client;
+use super::Failure;
+use super::wire::Client;
 use bursar::cli::throwaway::{self, Cluster};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! What the kernel knows of a proxy: CPU time, anonymous memory, system calls.
 
-use crate::Failure;
+use super::Failure;
 use bursar::cli::throwaway;
 use std::fs;
 use std::io::{BufRead, BufReader};
