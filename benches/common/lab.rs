@@ -3,37 +3,30 @@
 use super::Failure;
 use super::wire::Client;
 use bursar::cli::throwaway::{self, Cluster};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Backends of each proxy.
-pub(crate) const POOL: usize = 20;
-/// pgbench's `-s`: ten branches, a million accounts, 150 MB.
-const SCALE: &str = "10";
 /// From exec to the first answered query.
 const START_DEADLINE: Duration = Duration::from_secs(10);
 
-/// PostgreSQL with pgbench's tables.
+/// PostgreSQL, for one run.
 pub(crate) struct Lab {
     cluster: Cluster,
 }
 
 impl Lab {
-    /// Starts PostgreSQL and fills the tables.
-    pub(crate) fn open() -> Result<Lab, Failure> {
-        let cluster = Cluster::start("versus", &[("max_connections", "100"), ("shared_buffers", "512MB")])?;
-        let lab = Lab { cluster };
-        let output = lab
-            .command("pgbench")
-            .args(["--initialize", "--quiet", "--scale", SCALE])
-            .args(lab.address(lab.cluster.port()))
-            .output()?;
-        if !output.status.success() {
-            return Err(format!("pgbench -i failed: {}", String::from_utf8_lossy(&output.stderr)).into());
-        }
-        Ok(lab)
+    /// Starts PostgreSQL; `purpose` is in the name of its directory.
+    pub(crate) fn open(purpose: &str) -> Result<Lab, Failure> {
+        let settings = [("max_connections", "100"), ("shared_buffers", "512MB")];
+        Ok(Lab { cluster: Cluster::start(purpose, &settings)? })
+    }
+
+    /// PostgreSQL's own port.
+    pub(crate) fn port(&self) -> u16 {
+        self.cluster.port()
     }
 
     /// One of PostgreSQL's programs.
@@ -53,23 +46,23 @@ impl Lab {
     }
 
     /// Starts a proxy and waits until it has answered a query.
-    pub(crate) fn start(&self, contender: &Contender) -> Result<Proxy, Failure> {
+    pub(crate) fn start(&self, contender: &Contender, setup: &Setup) -> Result<Proxy, Failure> {
         let port = throwaway::free_port()?;
-        let server = self.cluster.port();
+        let server = self.port();
         let mut command;
         match contender.kind {
             Kind::PgBouncer => {
                 let users = self.cluster.write_file("users.txt", "\"postgres\" \"\"\n")?;
-                let ini = contender.pgbouncer_ini(server, port, &users);
+                let ini = contender.pgbouncer_ini(setup, server, port, &users);
                 // It refuses to run as root, as PostgreSQL does.
                 command = self.cluster.command(&contender.program);
-                command.arg(self.cluster.write_file("pgbouncer.ini", &ini)?);
+                command.arg(self.cluster.write_file(&format!("pgbouncer-{port}.ini"), &ini)?);
             }
             Kind::Bursar => {
-                let toml = contender.bursar_toml(server, port)?;
+                let toml = contender.bursar_toml(setup, server, port)?;
                 // As ourselves: the directory of a build is often closed to other accounts.
                 command = throwaway::command(&contender.program);
-                command.arg("--config").arg(self.cluster.write_file("bursar.toml", &toml)?);
+                command.arg("--config").arg(self.cluster.write_file(&format!("bursar-{port}.toml"), &toml)?);
             }
         }
         let log_path = self.dir().join(format!("{}-{port}.log", contender.name));
@@ -129,29 +122,73 @@ impl Contender {
     }
 
     /// Everything that costs and that the other side does not do is off: logging of connections.
-    fn pgbouncer_ini(&self, server: u16, port: u16, users: &Path) -> String {
-        let users = users.display();
+    fn pgbouncer_ini(&self, setup: &Setup, server: u16, port: u16, users: &Path) -> String {
+        let (users, pool) = (users.display(), setup.pool);
         let prepared = if self.has_max_prepared() { "max_prepared_statements = 200\n" } else { "" };
         format!(
             "[databases]\n* = host=127.0.0.1 port={server}\n\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {users}\n\
-             pool_mode = transaction\ndefault_pool_size = {POOL}\nmax_client_conn = 5000\n\
+             pool_mode = transaction\ndefault_pool_size = {pool}\nmax_client_conn = 5000\n\
+             ignore_startup_parameters = extra_float_digits, options\n\
              log_connections = 0\nlog_disconnections = 0\n{prepared}"
         )
     }
 
-    /// One user is one tenant here, so the tenant's share is the whole pool.
-    fn bursar_toml(&self, server: u16, port: u16) -> Result<String, Failure> {
-        let workers = self.workers;
+    /// The setup's lines over those that keep limits out of the way: one user is one tenant unless it is
+    /// tagged, so a tenant's share is the whole pool.
+    fn bursar_toml(&self, setup: &Setup, server: u16, port: u16) -> Result<String, Failure> {
         let admin = throwaway::free_port()?;
-        Ok(format!(
-            "[listen]\naddress = \"127.0.0.1:{port}\"\nworkers = {workers}\nmax_clients = 5000\n\n\
-             [admin]\naddress = \"127.0.0.1:{admin}\"\n\n[auth]\nmethod = \"trust\"\n\n\
-             [database.\"*\"]\nhost = \"127.0.0.1\"\nport = {server}\n\n\
-             [pool]\nmode = \"transaction\"\nsize = {POOL}\nmax_wait = \"30s\"\n\n\
-             [server]\nmax_backends = {POOL}\n\n\
-             [tenant.\"*\"]\nmax = \"100%\"\nqueue = 5000\nmax_sessions = 5000\n\n[log]\nlevel = \"warn\"\n"
-        ))
+        let setup = Setup::of(setup.pool)
+            .with("listen", &format!("address = \"127.0.0.1:{port}\""))
+            .with("listen", &format!("workers = {}", self.workers))
+            .with("listen", "max_clients = 5000")
+            .with("admin", &format!("address = \"127.0.0.1:{admin}\""))
+            .with("auth", "method = \"trust\"")
+            .with("database.\"*\"", "host = \"127.0.0.1\"")
+            .with("database.\"*\"", &format!("port = {server}"))
+            .with("pool", "mode = \"transaction\"")
+            .with("pool", &format!("size = {}", setup.pool))
+            .with("pool", "max_wait = \"30s\"")
+            .with("server", &format!("max_backends = {}", setup.pool))
+            .with("tenant.\"*\"", "max = \"100%\"")
+            .with("tenant.\"*\"", "queue = 5000")
+            .with("tenant.\"*\"", "max_sessions = 5000")
+            .with("log", "level = \"warn\"")
+            .over(&setup.bursar);
+        Ok(setup.bursar.iter().fold(String::new(), |text, (table, lines)| {
+            text + &format!("[{table}]\n{}\n\n", lines.join("\n"))
+        }))
+    }
+}
+
+/// How the proxies of a measurement are configured, beyond what is always so.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    /// Backends of each proxy.
+    pub(crate) pool: usize,
+    /// Lines of Bursar's file, by table.
+    bursar: BTreeMap<String, Vec<String>>,
+}
+
+impl Setup {
+    /// So many backends.
+    pub(crate) fn of(pool: usize) -> Setup {
+        Setup { pool, bursar: BTreeMap::new() }
+    }
+
+    /// One line more in a table of Bursar's file; replaces an earlier one of the same key.
+    pub(crate) fn with(mut self, table: &str, line: &str) -> Setup {
+        let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+        let lines = self.bursar.entry(table.to_owned()).or_default();
+        lines.retain(|old| key(old) != key(line));
+        lines.push(line.to_owned());
+        self
+    }
+
+    /// All those lines more.
+    fn over(self, lines: &BTreeMap<String, Vec<String>>) -> Setup {
+        let lines = lines.iter().flat_map(|(table, lines)| lines.iter().map(move |line| (table, line)));
+        lines.fold(self, |setup, (table, line)| setup.with(table, line))
     }
 }
 

@@ -7,6 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+/// pgbench's `-s`: ten branches, a million accounts, 150 MB.
+const SCALE: &str = "10";
+
 /// 2,000 rows of 119 bytes on the wire: 238 KB.
 pub(crate) const ROWS_238_KB: &str = "select i, repeat('x', 100) from generate_series(1, 2000) i";
 /// One value of a megabyte.
@@ -122,6 +125,17 @@ impl Load {
         }
         Ok(arguments)
     }
+}
+
+/// Makes pgbench's tables.
+pub(crate) fn fill(lab: &Lab) -> Result<(), Failure> {
+    let mut pgbench = lab.command("pgbench");
+    pgbench.args(["--initialize", "--quiet", "--scale", SCALE]).args(lab.address(lab.port()));
+    let output = pgbench.output()?;
+    if !output.status.success() {
+        return Err(format!("pgbench -i failed: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(())
 }
 
 /// The argument that names a script of our own.

@@ -81,7 +81,8 @@ fn run(options: &Options) -> Result<(), Failure> {
         Contender::new("bursar", options.bursar.clone(), options.workers)?,
     ];
     eprintln!("versus: {} against {}", contenders[1].version, contenders[0].version);
-    let lab = Lab::open()?;
+    let lab = Lab::open("versus")?;
+    load::fill(&lab)?;
     let mut report = report::Report::new(&lab, &contenders, options);
     for row in rows {
         eprintln!("versus: {} ({})", row.name, row.about);

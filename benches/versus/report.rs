@@ -2,8 +2,8 @@
 
 use crate::Options;
 use crate::common::Failure;
-use crate::common::lab::{Contender, Lab, POOL};
-use crate::rows::{Measured, Row};
+use crate::common::lab::{Contender, Lab};
+use crate::rows::{Measured, POOL, Row};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;

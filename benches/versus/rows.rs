@@ -1,12 +1,14 @@
 //! The rows of the comparison: what each one does, and how it is repeated in alternating pairs.
 
 use crate::common::Failure;
-use crate::common::lab::{Contender, Lab, Proxy};
+use crate::common::lab::{Contender, Lab, Proxy, Setup};
 use crate::common::wire;
 use crate::idle;
 use crate::load::{Load, PIPELINED, ROWS_238_KB, Script, VALUE_1_MB};
 use std::time::Duration;
 
+/// Backends of each proxy.
+pub(crate) const POOL: usize = 20;
 /// The same statement as pgbench's select-only, with a constant.
 const SELECT_ONE: &str = "SELECT abalance FROM pgbench_accounts WHERE aid = 1";
 
@@ -142,7 +144,7 @@ impl<'a> Side<'a> {
         if matches!(row.task, Task::IdleMemory) {
             return Side { contender, proxy: None, measured: Ok(Vec::new()) };
         }
-        match lab.start(contender) {
+        match lab.start(contender, &Setup::of(POOL)) {
             Ok(proxy) => Side { contender, proxy: Some(proxy), measured: Ok(Vec::new()) },
             Err(failure) => Side { contender, proxy: None, measured: Err(failure.to_string()) },
         }
@@ -174,7 +176,7 @@ fn measure_once(
 ) -> Result<Vec<(&'static str, f64)>, Failure> {
     match (&row.task, proxy) {
         (Task::IdleMemory, _) => {
-            let fresh = lab.start(contender)?;
+            let fresh = lab.start(contender, &Setup::of(POOL))?;
             Ok(vec![("bytes", idle::bytes_per_client(&fresh)?)])
         }
         (Task::Syscalls(query, count), Some(proxy)) => {
