@@ -45,7 +45,10 @@ fn the_reference_file_has_every_key() {
         let line = line.strip_prefix("# ").unwrap_or(line);
         if let Some((header, _)) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             if !header.contains("restart") {
-                table = header.replace("\"*\"", "NAME").replace("user.app", "user.NAME");
+                table = header
+                    .replace("\"*\"", "NAME")
+                    .replace("user.app", "user.NAME")
+                    .replace("class.billing", "class.NAME");
             }
         } else if let Some((key, value)) = line.split_once(" = ").filter(|(key, _)| !key.contains(' ')) {
             match value.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
@@ -154,20 +157,20 @@ cap = 3
 mode = \"request\"
 tls = \"require\"
 [tenant.acme]
-weight = 4
+burst = 4
 [auth]
 method = \"cert\"
 ";
     assert_eq!(
-        report(text, &[("BURSAR_TLS_CLIENT_CERT", "x"), ("BURSAR_TENANT_ACME_WEIGHT", "2")]),
+        report(text, &[("BURSAR_TLS_CLIENT_CERT", "x"), ("BURSAR_TENANT_ACME_BURST", "2")]),
         [
             "c.toml:1:2: tls: this key is not available in this version; remove it",
             "c.toml:3:2: fleet: this key is not available in this version; remove it",
             "c.toml:6:8: pool.mode: \"request\" is not available in this version; remove it",
             "c.toml:7:1: pool.tls: this key is not available in this version; remove it",
-            "c.toml:9:1: tenant.acme.weight: this key is not available in this version; remove it",
+            "c.toml:9:1: tenant.acme.burst: this key is not available in this version; remove it",
             "c.toml:11:10: auth.method: \"cert\" is not available in this version; remove it",
-            "environment variable BURSAR_TENANT_ACME_WEIGHT: this key is not available in this version; \
+            "environment variable BURSAR_TENANT_ACME_BURST: this key is not available in this version; \
              remove it",
             "environment variable BURSAR_TLS_CLIENT_CERT: this key is not available in this version; \
              remove it",
@@ -369,6 +372,11 @@ fn values_that_contradict_each_other_are_faults() {
             "[admin]\naddress = \"127.0.0.1:6432\"",
             "2:11: admin.address: the address is already used by listen.address; choose another port",
         ),
+        (
+            "[pool]\nsize = 6\n[tenant.a]\nmin = 3\n[tenant.b]\nmin = 2\n[class.billing]\nreserve = 1",
+            "4:7: tenant.a.min: the minimums of tenants and the reserves of classes come to 7, more than \
+             pool.size, which is 6; lower this one or raise that one",
+        ),
         ("[database.bursar]", "1:11: database.bursar: the name \"bursar\" is taken by the admin console"),
         ("[database.\"\"]\nsize = 1", "1:11: database.\"\": the name is empty; write [database.NAME]"),
         ("[database]\nhost = \"x\"", "2:1: database.host: a text is not accepted; expected a table"),
@@ -412,7 +420,7 @@ max = \"12.5%\"
     // The fixed rows, written as variables, make the same configuration again.
     let vars: Env = rows
         .iter()
-        .filter(|row| !["database.", "tenant."].iter().any(|table| row.key.starts_with(table)))
+        .filter(|row| !["class.", "database.", "tenant."].iter().any(|table| row.key.starts_with(table)))
         .map(|row| (format!("BURSAR_{}", row.key.replace('.', "_").to_uppercase()), row.value.clone()))
         .collect();
     assert!(vars.len() > 40);
@@ -470,4 +478,27 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn classes_start_from_the_built_in_ones_and_take_the_environment() {
+    let config = read(
+        "[class.billing]\nreserve = 1\nmatch = [\"first_stmt:^insert into llm_requests\"]\n[class.batch]\ncap = 2",
+    );
+    let names: Vec<&str> = config.classes.keys().map(String::as_str).collect();
+    assert_eq!(names, ["batch", "billing", "critical", "normal"]);
+    let (batch, billing) = (&config.classes["batch"], &config.classes["billing"]);
+    assert_eq!((batch.cap, batch.rank()), (Share::Count(2), 10));
+    assert_eq!((billing.reserve, billing.rank()), (Reserve::Of(Share::Count(1)), 75));
+    let config = parse("", "c.toml", &env(&[("BURSAR_CLASS_BILLING_MAX_WAIT", "500ms")])).unwrap();
+    assert_eq!(config.classes["billing"].max_wait, Some(Duration::from_millis(500)));
+    assert_eq!(
+        report("[class.billing]\nmatch = [\"route:(\"]\nexpress = 1", &[]),
+        [
+            "c.toml:2:9: class.billing.match: a list is not accepted; expected a list, each \
+             \"tag:KEY=VALUE\" (class, tenant, route or user_id), \"route:REGEX\" or \"first_stmt:REGEX\" with \
+             a regular expression that compiles",
+            "c.toml:3:1: class.billing.express: there is no such key; did you mean database.NAME.express?",
+        ]
+    );
 }

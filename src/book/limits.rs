@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_share_is_rounded_up_and_never_nothing() {
-        let rule = |max| TenantRule { max, queue: 1, max_pins: 1, max_sessions: 1, mode: Mode::Enforce };
+        let rule = |max| TenantRule { max, mode: Mode::Enforce, ..TenantRule::default() };
         assert_eq!(cap(&rule(Portion::Percent(50.0)), 17), 9);
         assert_eq!(cap(&rule(Portion::Percent(1.0)), 20), 1);
         assert_eq!(cap(&rule(Portion::Percent(0.0)), 20), 1);

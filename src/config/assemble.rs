@@ -2,7 +2,7 @@
 //! names laid over what they inherit from, then the checks that need more than one value.
 //!
 //! Inheritance: a `[database.NAME]` starts from `[database."*"]`, which starts from `[pool]`; a
-//! `[tenant.NAME]` starts from `[tenant."*"]`. Within one table a `profile` is read first.
+//! `[tenant.NAME]` starts from `[tenant."*"]`, a `[class.NAME]` from the built-in class of that name. Within one table a `profile` is read first.
 
 use super::keys::*;
 use super::units::show_duration;
@@ -31,6 +31,12 @@ pub(super) fn assemble(written: &Written, keep_wildcard: bool, faults: &mut Vec<
         let mut tenant = config.tenant_default.clone();
         apply(&keys, &mut tenant, &table("tenant", name), written.of("tenant", name), faults);
         config.tenants.insert(name.to_owned(), tenant);
+    }
+    let keys = class_keys();
+    for name in names(written, "class") {
+        let mut class = config.classes.get(name).cloned().unwrap_or_default();
+        apply(&keys, &mut class, &table("class", name), written.of("class", name), faults);
+        config.classes.insert(name.to_owned(), class);
     }
     Checks { written, faulty: faults.iter().map(|fault| fault.key.clone()).collect(), faults }.all(&config);
     config
@@ -105,6 +111,7 @@ impl Checks<'_> {
         if let Some(any) = &config.any_database {
             self.pool("database.\"*\"", &any.pool);
         }
+        self.promises(config);
         for (name, user) in &config.users {
             self.password(&format!("{}.password", table("user", name)), user, config.auth.method);
         }
@@ -139,6 +146,31 @@ impl Checks<'_> {
     fn pool(&mut self, table: &str, pool: &PoolRules) {
         let (min_idle, size) = (format!("{table}.min_idle"), format!("{table}.size"));
         self.above((&min_idle, Some(pool.min_idle)), (&size, Some(pool.size)), usize::to_string);
+    }
+
+    /// What tenants and classes are promised must fit into every pool (budgets.md §2.3, B5).
+    fn promises(&mut self, config: &Config) {
+        let named = config.databases.iter().map(|(name, database)| (table("database", name), database));
+        let any = config.any_database.iter().map(|any| ("pool".to_owned(), any));
+        for (pool, database) in named.chain(any) {
+            let size = database.pool.size;
+            let mins = config
+                .tenants
+                .iter()
+                .map(|(name, rule)| (format!("{}.min", table("tenant", name)), rule.min as usize));
+            let reserves = config
+                .classes
+                .iter()
+                .map(|(name, rule)| (format!("{}.reserve", table("class", name)), rule.reserved(size)));
+            let promised: Vec<(String, usize)> = mins.chain(reserves).filter(|(_, n)| *n > 0).collect();
+            let sum = promised.iter().fold(0_usize, |sum, (_, n)| sum.saturating_add(*n));
+            // Said at the largest promise that was written, which is the first to look at.
+            let written = promised.into_iter().filter_map(|(key, n)| Some((n, self.place(&key)?, key)));
+            let largest = written.max_by_key(|(n, ..)| *n);
+            if let Some((_, place, key)) = largest.filter(|_| sum > size) {
+                self.fault(place, &key, Wrong::PromisedTooMuch { sum, pool: format!("{pool}.size"), size });
+            }
+        }
     }
 
     /// A default that is above a limit somebody wrote only never comes to act: no contradiction.

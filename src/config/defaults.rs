@@ -30,6 +30,7 @@ impl Default for Config {
             budget: Budgets::default(),
             tenant_default: TenantRule::default(),
             tenants: BTreeMap::new(),
+            classes: super::class::built_in(),
             leak: Leak { hold: Some(seconds(30)), idle: Some(seconds(10)), statement_text: false },
             drain: Drain { notice: Duration::ZERO, deadline: seconds(25) },
             log: Log { format: LogFormat::Text, level: "info".to_owned() },
@@ -57,6 +58,7 @@ impl Default for PoolRules {
             size: 20,
             overflow: 0,
             min_idle: 0,
+            express: Express::Auto,
             reuse: Reuse::Lifo,
             reset: Reset::Dirty,
             max_pins: Share::Percent(20.0),
@@ -111,10 +113,12 @@ impl Default for Budgets {
 }
 
 impl Default for TenantRule {
-    /// budgets.md §2.3: B4, B8, B18.
+    /// budgets.md §2.3: B4, B5, B6, B8, B18.
     fn default() -> Self {
         TenantRule {
             max: Share::Percent(50.0),
+            min: 0,
+            weight: 1,
             queue: 200,
             max_pins: 2,
             max_sessions: 1_000,

@@ -117,7 +117,7 @@ pub enum Wrong {
     /// A named table without a name.
     #[error("the name is empty; write [{table}.NAME]")]
     NoName {
-        /// `database`, `user` or `tenant`.
+        /// `database`, `user`, `tenant` or `class`.
         table: &'static str,
     },
     /// Two values contradict each other.
@@ -129,6 +129,19 @@ pub enum Wrong {
         other: String,
         /// Its value.
         limit: String,
+    },
+    /// Minimums of tenants and reserves of classes that a pool cannot keep.
+    #[error(
+        "the minimums of tenants and the reserves of classes come to {sum}, more than {pool}, which is \
+         {size}; lower this one or raise that one"
+    )]
+    PromisedTooMuch {
+        /// What they come to.
+        sum: usize,
+        /// The key of the pool's size.
+        pool: String,
+        /// Its value.
+        size: usize,
     },
     /// A stored password cannot be used with the authentication method.
     #[error(

@@ -4,6 +4,7 @@
 //! environment variables, `SHOW CONFIG`, what a reload may change, and the test that holds
 //! `config.toml` against the code. A new key is one line.
 
+use super::class::{Expressly, Matching, Reserved};
 use super::rules::*;
 use super::*;
 
@@ -177,6 +178,7 @@ pub(super) fn pool_keys() -> Vec<Key<PoolRules>> {
         key!(PoolRules, "size", count(1, MAX_BACKENDS), size),
         key!(PoolRules, "overflow", count(0, MAX_BACKENDS), overflow),
         key!(PoolRules, "min_idle", count(0, MAX_BACKENDS), min_idle),
+        key!(PoolRules, "express", Expressly, express),
         key!(PoolRules, "reuse", REUSES, reuse),
         key!(PoolRules, "reset", RESETS, reset),
         key!(PoolRules, "max_pins", ShareOf, max_pins),
@@ -235,10 +237,23 @@ pub(super) fn user_keys() -> Vec<Key<User>> {
 pub(super) fn tenant_keys() -> Vec<Key<TenantRule>> {
     vec![
         key!(TenantRule, "max", ShareOf, max),
+        key!(TenantRule, "min", count(0, 1_000_000), min),
+        key!(TenantRule, "weight", count(1, 1_000), weight),
         key!(TenantRule, "queue", count(0, 1_000_000), queue),
         key!(TenantRule, "max_pins", count(0, 1_000_000), max_pins),
         key!(TenantRule, "max_sessions", count(0, 1_000_000), max_sessions),
         key!(TenantRule, "mode", MODES, mode),
+    ]
+}
+
+/// Keys of `[class.NAME]`.
+pub(super) fn class_keys() -> Vec<Key<ClassRule>> {
+    vec![
+        key!(ClassRule, "reserve", Reserved, reserve),
+        key!(ClassRule, "cap", ShareOf, cap),
+        key!(ClassRule, "priority", Given(count(0, 1_000)), priority),
+        key!(ClassRule, "max_wait", Given(span(0, 1)), max_wait),
+        key!(ClassRule, "match", ListOf { each: Matching, least: 0 }, matches),
     ]
 }
 
@@ -321,7 +336,7 @@ fn budget_keys() -> Vec<Key<Budgets>> {
 }
 
 /// Tables whose second name is the user's own; their keys are written with `NAME` in its place.
-pub(super) const NAMED: [&str; 3] = ["database", "user", "tenant"];
+pub(super) const NAMED: [&str; 4] = ["database", "user", "tenant", "class"];
 
 /// Other ways to write a key: a shorter one, and B9 beside the budgets of a request.
 pub(super) const ALIASES: [(&str, &str); 2] = [
@@ -331,7 +346,7 @@ pub(super) const ALIASES: [(&str, &str); 2] = [
 
 /// Tables and keys that the design knows and this version does not build: refused with a word of
 /// their own, so that nobody believes them to be in force.
-pub(super) const NOT_YET: [&str; 22] = [
+pub(super) const NOT_YET: [&str; 19] = [
     "admin.write",
     "auth.auth_query",
     "auth.hba_file",
@@ -339,7 +354,6 @@ pub(super) const NOT_YET: [&str; 22] = [
     "breaker",
     "budget.request.db_time",
     "budget.statement",
-    "class",
     "database.NAME.tls",
     "fleet",
     "listen.tls",
@@ -350,8 +364,6 @@ pub(super) const NOT_YET: [&str; 22] = [
     "server.tls",
     "tag.tenant_keys",
     "tenant.NAME.burst",
-    "tenant.NAME.min",
-    "tenant.NAME.weight",
     "tenant_context",
     "tls",
 ];
@@ -368,5 +380,6 @@ pub(super) fn patterns() -> Vec<String> {
     all.extend(named("database", names(database_keys())));
     all.extend(named("user", names(user_keys())));
     all.extend(named("tenant", names(tenant_keys())));
+    all.extend(named("class", names(class_keys())));
     all
 }

@@ -9,6 +9,7 @@
 //! Files are read here, once, at start and reload; nothing is watched, logged or connected to.
 
 mod assemble;
+mod class;
 mod defaults;
 mod environment;
 mod fault;
@@ -19,6 +20,7 @@ mod types;
 mod units;
 mod written;
 
+pub use class::{ClassMatch, ClassRule, Express, MatchKey, NORMAL, Pattern, Reserve, STATEMENT_PREFIX};
 pub use fault::{Fault, Faults, Place, Wrong};
 pub use show::{Caution, NeedsRestart, Setting, reload_faults};
 pub use types::*;

@@ -1,7 +1,7 @@
 //! The configuration shown again: rows of `SHOW CONFIG`, what a reload cannot change, and what is
 //! odd without being wrong.
 
-use super::keys::{Key, database_keys, fixed_keys, tenant_keys, user_keys};
+use super::keys::{Key, class_keys, database_keys, fixed_keys, tenant_keys, user_keys};
 use super::written::dotted;
 use super::*;
 use std::fmt;
@@ -68,7 +68,7 @@ pub enum Caution {
 }
 
 impl Config {
-    /// Every setting in force: fixed tables first, then databases, users and tenants by name.
+    /// Every setting in force: fixed tables first, then databases, users, tenants and classes by name.
     #[must_use]
     pub fn show(&self) -> Vec<Setting> {
         let mut rows = rows("", &fixed_keys(), self, &Config::default());
@@ -88,6 +88,11 @@ impl Config {
         rows.extend(rows_of("tenant", "*", &keys, &self.tenant_default, &TenantRule::default()));
         for (name, tenant) in &self.tenants {
             rows.extend(rows_of("tenant", name, &keys, tenant, &self.tenant_default));
+        }
+        let (keys, built_in) = (class_keys(), super::class::built_in());
+        for (name, class) in &self.classes {
+            let base = built_in.get(name).cloned().unwrap_or_default();
+            rows.extend(rows_of("class", name, &keys, class, &base));
         }
         rows
     }

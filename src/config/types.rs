@@ -33,6 +33,8 @@ pub struct Config {
     pub tenant_default: TenantRule,
     /// `[tenant.NAME]`
     pub tenants: BTreeMap<String, TenantRule>,
+    /// `[class.NAME]`, the built-in ones included.
+    pub classes: BTreeMap<String, super::ClassRule>,
     /// `[leak]`
     pub leak: Leak,
     /// `[drain]`
@@ -243,6 +245,8 @@ pub struct PoolRules {
     pub overflow: usize,
     /// Backends kept open while nobody asks.
     pub min_idle: usize,
+    /// Slots for short work.
+    pub express: super::Express,
     /// Order of reuse.
     pub reuse: Reuse,
     /// When to scrub.
@@ -371,6 +375,10 @@ pub enum Share {
 pub struct TenantRule {
     /// B4: leases at once.
     pub max: Share,
+    /// B5: leases that are given to this tenant before others get their shares, in each pool.
+    pub min: u32,
+    /// B6: its share of backend-seconds, against the weights of others that wait.
+    pub weight: u32,
     /// B8: waiters.
     pub queue: u32,
     /// B17: leases kept beyond their transaction at once, in one pool.

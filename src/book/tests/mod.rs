@@ -81,6 +81,8 @@ pub(super) fn setup() -> Setup {
         },
         tenant: TenantRule {
             max: Share::Percent(100.0),
+            min: 0,
+            weight: 1,
             queue: 1000,
             max_pins: 1000,
             max_sessions: 1000,
