@@ -161,13 +161,15 @@ impl<S> Session<S> {
     fn query(&mut self, total: usize) -> Next {
         let glanced = self.glanced.take();
         let (text, whole) = query_text(self.up.lane.unwalked(), total);
+        // In a COPY it is a violation of the protocol, whatever it says.
+        let here = whole && !self.tracker.is_copying_in();
         if glanced.is_none()
-            && whole
+            && here
             && let Some(statements) = local::parse(text)
         {
             return self.answer_query(&statements, total);
         }
-        if whole && let Some(here) = self.deallocates_here(text) {
+        if here && let Some(here) = self.deallocates_here(text) {
             return match here {
                 Ok(local) => self.answer_query(&locals::Text::from_elem(local, 1), total),
                 Err(stop) => Next::Stop(stop),
@@ -227,12 +229,16 @@ impl<S> Session<S> {
         };
         let at = HEADER + name.len() + 1;
         let text = at..at + cstr(rest).map_or(rest.len(), |(text, _)| text.len());
+        let here = whole && !self.tracker.is_copying_in();
         if glanced.is_none()
-            && whole
+            && here
             && let Some(statements) = local::parse(&bytes[text.clone()])
             // PostgreSQL says best why several statements cannot be prepared as one.
             && let [local] = statements.as_slice()
         {
+            if self.tracker.is_querying() {
+                return Next::Stop(Stop::Hold);
+            }
             if let Local::Unknown { name, .. } = local {
                 self.refuse_here(OpKind::Parse, total, BytesMut::new(), &reply::unknown_tag(name));
             } else {
@@ -241,7 +247,7 @@ impl<S> Session<S> {
             }
             return Next::Done;
         }
-        if whole && let Some(here) = self.deallocates_here(&bytes[text.clone()]) {
+        if here && let Some(here) = self.deallocates_here(&bytes[text.clone()]) {
             return match here {
                 Ok(local) => {
                     self.locals.parse(name, locals::Text::from_elem(local, 1));
@@ -484,7 +490,8 @@ impl<S> Session<S> {
     }
 
     fn answer_query(&mut self, statements: &locals::Text, total: usize) -> Next {
-        if self.tracker.may_be_skipped() {
+        // A Query before it may open a COPY.
+        if self.tracker.may_be_skipped() || self.tracker.is_querying() {
             return Next::Stop(Stop::Hold);
         }
         if self.lease.is_some() && self.tracker.is_unsynced() {

@@ -419,6 +419,14 @@ pub(super) fn copy_lost() -> Vec<Trace> {
         once("Query inside", [query(IN), copy_data("1\ta\n"), query("select 1")], LOST),
         once("Parse inside", [query(IN), parse("", "select 1")], LOST),
         once("Terminate inside", [query(IN), copy_data("1\ta\n"), terminate()], LOST),
+        // What Bursar answers itself where there is no COPY.
+        once(
+            "DEALLOCATE inside",
+            [parse("a", "select 1"), sync(), query(IN), query("deallocate a")],
+            "1 Z(I) G E(08P01) E(FATAL 08P01) EOF",
+        ),
+        once("a tag command inside", [query(IN), query("set bursar.tenant = 'a'")], LOST),
+        once("Parse of a tag command inside", [query(IN), parse("", "set bursar.tenant = 'a'")], LOST),
     ]
 }
 
