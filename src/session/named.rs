@@ -151,7 +151,7 @@ impl<S> Session<S> {
         self.count(|usage| usage.binds += 1);
         let facts = &statement.facts;
         self.linked.deallocating |= facts.deallocates;
-        self.note_scan(statement.text(), facts.scan);
+        self.note_bind(statement.text(), facts.scan, portal == 1);
         self.note_portal(HEADER..HEADER + portal - 1, facts.scan.only_local_sets);
         self.note_text(&statement);
         self.rename(Kind::Bind, total, name, statement.id);

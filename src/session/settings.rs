@@ -34,6 +34,8 @@ pub(super) struct Changes {
     lease: Touched,
     /// By texts since nothing was outstanding.
     segment: Touched,
+    /// By what the unnamed portal was bound to.
+    portal: Option<Touched>,
     /// A text has been noted in the segment.
     noted: bool,
     /// A statement of the segment has completed.
@@ -70,20 +72,49 @@ impl Changes {
 }
 
 impl<S> Session<S> {
-    /// A text is about to be sent, or bound, of which a scan says this.
+    /// A Query is about to be sent, of whose text a scan says this; or a Parse, of whose every Bind will
+    /// not be told.
     pub(super) fn note_scan(&mut self, text: &[u8], scan: Scan) {
+        if let Some(touched) = self.note_traces(text, scan)
+            && let Some(changes) = &mut self.linked.changes
+        {
+            changes.segment.then(touched);
+        }
+    }
+
+    /// A text is about to be bound to a portal. What it resets counts once it is executed; by a portal
+    /// with a name, at once.
+    pub(super) fn note_bind(&mut self, text: &[u8], scan: Scan, unnamed_portal: bool) {
+        let touched = self.note_traces(text, scan);
+        let Some(changes) = &mut self.linked.changes else { return };
+        match touched {
+            touched if unnamed_portal => changes.portal = touched,
+            Some(touched) => changes.segment.then(touched),
+            None => {}
+        }
+    }
+
+    /// The unnamed portal is about to be executed.
+    pub(super) fn note_execute(&mut self) {
+        if let Some(changes) = &mut self.linked.changes
+            && let Some(touched) = &changes.portal
+        {
+            changes.segment.then(touched.clone());
+        }
+    }
+
+    /// Returns what settings the text changes, if any.
+    fn note_traces(&mut self, text: &[u8], scan: Scan) -> Option<Touched> {
         self.linked.traces = self.linked.traces.with(scan.traces);
         if self.linked.traces.any(Traces::LOCK) {
             self.linked.may_have_ended |= mentions(text, b"pg_advisory_unlock");
-        }
-        if scan.traces.any(Traces::SETTING) {
-            self.note_settings(text);
         }
         if scan.sets() && !self.linked.reads_otherwise {
             let touched = touched_for_now(text);
             let named = touched.names.iter().any(|name| matters(name));
             self.linked.reads_otherwise = named || touched.all || touched.unknown;
         }
+        scan.traces.any(Traces::SETTING).then(|| self.note_settings(text))
     }
 
     /// [`Session::note_scan`] of a text in the next message. `text` says where in it.
@@ -97,7 +128,7 @@ impl<S> Session<S> {
         self.note_scan(&text, scan);
     }
 
-    fn note_settings(&mut self, text: &[u8]) {
+    fn note_settings(&mut self, text: &[u8]) -> Touched {
         let touched = touched(text);
         if touched.unknown {
             self.linked.traces = self.linked.traces.with(Traces::HIDDEN);
@@ -105,7 +136,7 @@ impl<S> Session<S> {
         let changes = self.linked.changes.get_or_insert_default();
         changes.noted = true;
         changes.lease.then(touched.clone());
-        changes.segment.then(touched);
+        touched
     }
 
     /// Whether a text with these traces is not to be sent yet: it resets something, and what was

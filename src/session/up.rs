@@ -274,7 +274,9 @@ impl<S> Session<S> {
             return Next::Stop(Stop::Hold);
         }
         self.tracker.client(Kind::Parse, Note { noted: true, ..Note::default() });
-        self.note_span(text.clone(), scanned);
+        if at > HEADER + 1 {
+            self.note_span(text.clone(), scanned);
+        }
         let bytes = self.up.lane.unwalked();
         let bytes = &bytes[..bytes.len().min(total)];
         let (name, text) = (&bytes[HEADER..at - 1], &bytes[text]);
@@ -285,7 +287,7 @@ impl<S> Session<S> {
             self.locals.forget_statement(name);
         }
         let message = without(bytes, cut);
-        self.statements.parse(name, whole.then_some(&message), scanned.only_local_sets);
+        self.statements.parse(name, whole.then_some(&message), scanned);
         if let Cow::Owned(shorter) = message {
             self.up.lane.put(&shorter);
             self.up.take(total, false);
@@ -310,8 +312,29 @@ impl<S> Session<S> {
             return self.bind_shared(total, portal, statement);
         }
         let portal = HEADER..HEADER + portal.len();
-        self.note_portal(portal, unnamed && self.statements.is_unnamed_local());
-        self.forward_use(Kind::Bind, total, unnamed, Note::default())
+        if !unnamed {
+            self.note_portal(portal, false);
+            return self.forward(Kind::Bind, total, Note::default());
+        }
+        self.bind_unnamed(total, portal)
+    }
+
+    /// A Bind of the unnamed statement, the portal's name in that span of the message.
+    fn bind_unnamed(&mut self, total: usize, portal: Range<usize>) -> Next {
+        let (scan, message) = self.statements.unnamed();
+        let look = scan != Scan::default() || !self.linked.traces.is_none() || self.linked.changes.is_some();
+        let text = message.filter(|_| look).and_then(|message| cstr(&message[HEADER + 1..]));
+        let text = text.map_or_else(Vec::new, |(text, _)| text.to_vec());
+        if self.waits_to_reset(&text, scan.traces) {
+            return Next::Stop(Stop::Hold);
+        }
+        let unnamed_portal = portal.is_empty();
+        self.note_portal(portal, scan.only_local_sets);
+        let next = self.forward_use(Kind::Bind, total, true, Note::default());
+        if look && matches!(next, Next::Done) {
+            self.note_bind(&text, scan, unnamed_portal);
+        }
+        next
     }
 
     /// A portal is about to be bound, its name in that span of the message: `local` if every SET in its
@@ -341,11 +364,6 @@ impl<S> Session<S> {
                 Before::Replies => return Next::Stop(Stop::Hold),
                 Before::Parse(message) => {
                     self.up.lane.put(message);
-                    // It was noted on the lease that parsed it.
-                    let text = cstr(&message[HEADER + 1..]).map_or(&b""[..], |(text, _)| text);
-                    let scanned = scan(text);
-                    let text = if scanned == Scan::default() { Vec::new() } else { text.to_vec() };
-                    self.note_scan(&text, scanned);
                     self.tracker.inject(OpKind::Parse, Injected::InPlace);
                 }
                 Before::Close => {
@@ -422,6 +440,9 @@ impl<S> Session<S> {
             return Next::Done;
         }
         let local_settings = self.linked.is_local(portal);
+        if portal.is_empty() {
+            self.note_execute();
+        }
         if self.lease.is_some() && !std::mem::replace(&mut self.linked.text_noted, true) {
             self.cell.statement(b"(prepared earlier)", self.now);
         }

@@ -9,6 +9,7 @@
 use super::session::{Before, Look, Need, Statements};
 use super::table::{Facts, Planner, Sharing, Statement, StatementId, Table};
 use super::{Count, Held};
+use crate::wire::sql::scan::Scan;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use std::cell::Cell;
@@ -279,7 +280,7 @@ impl Model {
         }
         match op {
             Op::Parse { name: 0, text } => {
-                self.statements.parse(b"", Some(&[text]), false);
+                self.statements.parse(b"", Some(&[text]), Scan::default());
                 self.send(What::ParseUnnamed(text), true, true);
             }
             Op::Bind { name: 0, fails } => self.bind_unnamed(fails)?,

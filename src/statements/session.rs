@@ -16,6 +16,7 @@
 use super::count::Count;
 use super::held::Held;
 use super::table::{Statement, StatementId};
+use crate::wire::sql::scan::Scan;
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -51,7 +52,7 @@ enum Flight {
     /// A private statement was closed.
     PrivateClosed(Box<[u8]>),
     /// The unnamed statement's whole Parse message; `None` = too large to keep.
-    Unnamed { message: Option<Vec<u8>>, local: bool },
+    Unnamed { message: Option<Vec<u8>>, scan: Scan },
     /// Afterwards there is no unnamed statement: a Close of it, or a simple Query.
     Dropped,
     /// Bursar's own Parse of the unnamed statement that the session has already.
@@ -139,8 +140,8 @@ pub struct Statements {
     private: Vec<Box<[u8]>>,
     overflow: bool,
     unnamed: Unnamed,
-    /// Every SET in its text is a local one.
-    local: bool,
+    /// What its text says.
+    scan: Scan,
     /// The unnamed statement of the backend at hand is this session's, acknowledged.
     here: bool,
     /// Segments (up to a Sync) sent on this lease.
@@ -292,10 +293,10 @@ impl Statements {
     }
 
     /// A Parse is sent that cannot be shared. `message` is all of it, or `None` if it is too large to
-    /// keep; `local`: every SET in its text is a local one.
-    pub fn parse(&mut self, name: &[u8], message: Option<&[u8]>, local: bool) {
+    /// keep; `scan`: what its text says.
+    pub fn parse(&mut self, name: &[u8], message: Option<&[u8]>, scan: Scan) {
         if name.is_empty() {
-            self.send_unnamed(Flight::Unnamed { message: message.map(<[u8]>::to_vec), local });
+            self.send_unnamed(Flight::Unnamed { message: message.map(<[u8]>::to_vec), scan });
         } else {
             self.send(Flight::Private(significant(name).into()));
         }
@@ -326,7 +327,7 @@ impl Statements {
     /// A simple Query has been answered without the server, with nothing in flight: the session has no
     /// unnamed statement any more, and what the backend has is a leftover.
     pub fn drop_unnamed(&mut self) {
-        (self.unnamed, self.local, self.here) = (Unnamed::None, false, false);
+        (self.unnamed, self.scan, self.here) = (Unnamed::None, Scan::default(), false);
         self.queried = None;
     }
 
@@ -374,15 +375,19 @@ impl Statements {
         }
     }
 
-    /// Whether a Bind sent now would bind a statement whose every SET is a local one.
+    /// What the text says that a Bind of the unnamed statement would bind now, and its Parse message,
+    /// if it could be kept.
     #[must_use]
-    pub fn is_unnamed_local(&self) -> bool {
+    pub fn unnamed(&self) -> (Scan, Option<&[u8]>) {
         let sent = self.flight.iter().rev().find_map(|(_, flight)| match flight {
-            Flight::Unnamed { local, .. } => Some(*local),
-            Flight::Dropped => Some(false),
+            Flight::Unnamed { message, scan } => Some((*scan, message.as_deref())),
+            Flight::Dropped => Some((Scan::default(), None)),
             _ => None,
         });
-        sent.unwrap_or(self.local)
+        sent.unwrap_or_else(|| match &self.unnamed {
+            Unnamed::Kept(message) => (self.scan, Some(message)),
+            Unnamed::None | Unnamed::There => (self.scan, None),
+        })
     }
 
     /// The oldest noted message has been acknowledged.
@@ -400,11 +405,11 @@ impl Statements {
             Flight::PrivateClosed(name) => {
                 self.private.retain(|known| *known != name);
             }
-            Flight::Unnamed { message, local } => {
+            Flight::Unnamed { message, scan } => {
                 self.unnamed = message.map_or(Unnamed::There, Unnamed::Kept);
-                self.local = local;
+                self.scan = scan;
             }
-            Flight::Dropped => (self.unnamed, self.local) = (Unnamed::None, false),
+            Flight::Dropped => (self.unnamed, self.scan) = (Unnamed::None, Scan::default()),
             Flight::Named(_)
             | Flight::Closed(..)
             | Flight::Parsed(_)
@@ -421,7 +426,7 @@ impl Statements {
         self.queried = None;
         let count = count.min(self.flight.len());
         if failed && count > 0 && self.flight[0].1.is_unnamed() {
-            (self.unnamed, self.local) = (Unnamed::None, false);
+            (self.unnamed, self.scan) = (Unnamed::None, Scan::default());
             self.here = true;
         }
         let kept = self.flight.split_off(count);
@@ -463,7 +468,7 @@ mod tests {
         let mut statements = Statements::default();
         assert_eq!(statements.use_unnamed(), Before::Close);
         assert_eq!(statements.use_unnamed(), Before::Nothing);
-        statements.parse(b"", Some(b"P1"), false);
+        statements.parse(b"", Some(b"P1"), Scan::default());
         statements.acknowledged();
         statements.acknowledged();
         assert_eq!(statements.use_unnamed(), Before::Nothing);
@@ -481,13 +486,13 @@ mod tests {
     #[test]
     fn a_failed_parse_leaves_none_and_a_swept_one_the_old() {
         let mut statements = Statements::default();
-        statements.parse(b"", Some(b"P1"), false);
+        statements.parse(b"", Some(b"P1"), Scan::default());
         statements.acknowledged();
-        statements.parse(b"", Some(b"P2"), false);
+        statements.parse(b"", Some(b"P2"), Scan::default());
         statements.swept(1, false, &mut Held::default());
         statements.moved();
         assert_eq!(statements.use_unnamed(), Before::Parse(b"P1"));
-        statements.parse(b"", Some(b"bad"), false);
+        statements.parse(b"", Some(b"bad"), Scan::default());
         statements.swept(1, true, &mut Held::default());
         statements.moved();
         assert_eq!(statements.use_unnamed(), Before::Close);
@@ -496,34 +501,35 @@ mod tests {
     #[test]
     fn what_a_bind_binds_is_the_last_parse_that_was_not_swept() {
         let mut statements = Statements::default();
-        statements.parse(b"", Some(b"set"), false);
+        let local = Scan { only_local_sets: true, ..Scan::default() };
+        statements.parse(b"", Some(b"set"), Scan::default());
         statements.acknowledged();
-        statements.parse(b"", Some(b"set local"), true);
-        assert!(statements.is_unnamed_local());
+        statements.parse(b"", Some(b"set local"), local);
+        assert_eq!(statements.unnamed(), (local, Some(&b"set local"[..])));
         statements.swept(1, false, &mut Held::default());
-        assert!(!statements.is_unnamed_local());
-        statements.parse(b"", Some(b"set local"), true);
+        assert_eq!(statements.unnamed(), (Scan::default(), Some(&b"set"[..])));
+        statements.parse(b"", Some(b"set local"), local);
         statements.acknowledged();
         statements.moved();
-        assert!(statements.is_unnamed_local());
+        assert_eq!(statements.unnamed(), (local, Some(&b"set local"[..])));
         assert!(statements.query());
-        assert!(!statements.is_unnamed_local());
+        assert_eq!(statements.unnamed(), (Scan::default(), None));
     }
 
     #[test]
     fn private_statements_pin_until_they_are_closed() {
         let mut statements = Statements::default();
-        statements.parse(b"a", Some(b"P"), false);
+        statements.parse(b"a", Some(b"P"), Scan::default());
         assert!(!statements.pins());
         statements.acknowledged();
         assert!(statements.pins());
         statements.close(b"a");
         statements.acknowledged();
         assert!(!statements.pins());
-        statements.parse(b"b", None, false);
+        statements.parse(b"b", None, Scan::default());
         statements.swept(1, true, &mut Held::default());
         assert!(!statements.pins());
-        statements.parse(b"", None, false);
+        statements.parse(b"", None, Scan::default());
         statements.acknowledged();
         assert!(statements.pins());
     }
@@ -533,7 +539,7 @@ mod tests {
     #[test]
     fn a_use_behind_a_sync_waits_for_the_parse_before_it() {
         let mut statements = Statements::default();
-        statements.parse(b"", Some(b"P1"), false);
+        statements.parse(b"", Some(b"P1"), Scan::default());
         assert_eq!(statements.use_unnamed(), Before::Nothing);
         statements.sync();
         assert_eq!(statements.use_unnamed(), Before::Replies);
@@ -563,7 +569,7 @@ mod tests {
     #[test]
     fn a_query_drops_what_was_parsed_before_it() {
         let mut statements = Statements::default();
-        statements.parse(b"", Some(b"P1"), false);
+        statements.parse(b"", Some(b"P1"), Scan::default());
         assert!(statements.query());
         statements.acknowledged();
         statements.acknowledged();
@@ -575,7 +581,7 @@ mod tests {
     fn private_statements_are_bounded() {
         let mut statements = Statements::default();
         for i in 0..=MAX_PRIVATE {
-            statements.parse(format!("s{i}").as_bytes(), None, false);
+            statements.parse(format!("s{i}").as_bytes(), None, Scan::default());
             statements.acknowledged();
         }
         assert_eq!(statements.private.len(), MAX_PRIVATE);
