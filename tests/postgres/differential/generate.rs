@@ -3,8 +3,8 @@
 //! A seed's remainder by four is its family, so that each grows without changing the programs of the
 //! others; kept seeds stay what they were.
 
-use super::ops::Rng;
-use super::{Pool, Program, plain, schema, settings, statements};
+use super::ops::{Rng, spare_the_server};
+use super::{Mode, Pool, Program, plain, schema, settings, statements};
 use crate::support::Db;
 
 const SETUP: &[&str] = &[
@@ -25,23 +25,50 @@ pub(super) fn set_up(db: &Db<'_>) {
     db.cluster().admin().batch(&format!("alter database {} set app.mark = ''", db.name()));
 }
 
-/// The same data and the same object ids before each run.
-pub(super) const RESET: &[&str] = &[
-    "truncate t, parent, child, shape",
-    "insert into t select n, 'note ' || n from generate_series(1, 5) n",
-    "do $$ begin alter table shape rename w to v; exception when undefined_column then end $$",
-    "alter table shape alter v type int using 0",
-    "insert into shape values (1, 1)",
-];
+/// The data that most programs work on, in one go.
+pub(super) const RENEW: &str = "truncate t, parent, child; \
+    insert into t select n, 'note ' || n from generate_series(1, 5) n";
 
-pub(super) fn program(seed: u64) -> Program {
+/// And what those work on that change a row type.
+pub(super) const RENEW_SHAPE: &str = "truncate shape; \
+    do $$ declare i regclass; begin \
+    for i in select indexrelid from pg_index where indrelid = 'shape'::regclass loop \
+        execute 'drop index ' || i; end loop; \
+    alter table shape rename w to v; exception when undefined_column then end $$; \
+    alter table shape alter v type int using 0; \
+    insert into shape values (1, 1)";
+
+pub(super) fn program(seed: u64, mode: Mode) -> Program {
     // Whatever is drawn here must not shift what the family draws.
     let mut rng = Rng(!seed);
     let pool = if rng.one_in(3) { Pool::Three } else { Pool::One };
-    match seed % 4 {
+    let program = match seed % 4 {
         0 => Program { steps: plain::steps(seed / 4), ..Program::of(Pool::One) },
         1 => statements::program(&mut rng, pool),
         2 => settings::program(&mut rng, pool),
         _ => schema::program(&mut rng, pool),
+    };
+    match mode {
+        Mode::Transaction => program,
+        // Before one backend there is no more than one client at a time.
+        Mode::Session => Program { pool: Pool::Three, ..program },
+        Mode::Statement => without_blocks(program),
     }
+}
+
+/// Without the messages that would leave a transaction block open.
+fn without_blocks(mut program: Program) -> Program {
+    for step in &mut program.steps {
+        step.ops.retain(|op| !opens_a_block(&op.text));
+        step.ops = spare_the_server(std::mem::take(&mut step.ops));
+    }
+    program
+}
+
+fn opens_a_block(text: &str) -> bool {
+    let opens =
+        |piece: &str| ["begin", "start transaction"].iter().any(|word| piece.trim().starts_with(word));
+    let ends = |piece: &str| ["commit", "rollback)"].iter().any(|word| piece.trim().starts_with(word));
+    let pieces = || text.split(['(', ',', ';']);
+    pieces().any(opens) && !pieces().any(ends)
 }

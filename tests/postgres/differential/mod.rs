@@ -1,5 +1,5 @@
 //! Random programs of two to four clients, on PostgreSQL directly and through the proxy before one
-//! backend or three: every byte that comes back is the same.
+//! backend or three, in each mode of a pool: every byte that comes back is the same.
 //!
 //! A failure prints the shortest program found that still differs, and the seed that repeats it.
 //! [`chaos`] does without the comparison: there backends die and statements are cancelled at any time.
@@ -27,8 +27,10 @@ const SEED: &str = "BURSAR_TEST_SEED";
 /// Programs that differed once.
 const KEPT: &[u64] = &[
     40232, 40808, 40936, 41604, 42272, 43832, 44544, 47152, 47264, 47824, 87508, 2, 93, 105, 195, 225, 305,
-    882, 3105,
+    882, 3105, 500070, 1000910, 2000149,
 ];
+const KEPT_SESSION: &[u64] = &[];
+const KEPT_STATEMENT: &[u64] = &[2001230];
 
 /// So small a cap of prepared statements on a backend, as a line of `[pool]`, that programs meet it.
 const CAP: Option<&str> = Some("max_prepared = 3");
@@ -93,6 +95,26 @@ impl Pool {
     }
 }
 
+/// The mode of the pool, and what a program may do there that looks the same as on a direct connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    Transaction,
+    /// Each client has a backend of its own, from its login on.
+    Session,
+    /// Without transaction blocks that outlast a statement.
+    Statement,
+}
+
+impl Mode {
+    fn key(self) -> &'static str {
+        match self {
+            Mode::Transaction => "transaction",
+            Mode::Session => "session",
+            Mode::Statement => "statement",
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Program {
     pool: Pool,
@@ -147,8 +169,23 @@ fn number(variable: &str, default: u64) -> u64 {
 
 #[test]
 fn random_programs_see_no_difference() {
-    let (programs, first) = (number(PROGRAMS, 360), number(SEED, 1));
-    let kept = if std::env::var_os(SEED).is_some() { &[] } else { KEPT };
+    compare(Mode::Transaction, 360, KEPT);
+}
+
+#[test]
+fn random_programs_in_session_mode_see_no_difference() {
+    compare(Mode::Session, 120, KEPT_SESSION);
+}
+
+#[test]
+fn random_programs_in_statement_mode_see_no_difference() {
+    compare(Mode::Statement, 120, KEPT_STATEMENT);
+}
+
+/// So many programs, or as many as the environment says.
+fn compare(mode: Mode, programs: u64, kept: &[u64]) {
+    let (programs, first) = (number(PROGRAMS, programs), number(SEED, 1));
+    let kept = if std::env::var_os(SEED).is_some() { &[] } else { kept };
     let next = AtomicU64::new(0);
     let seeds = programs + kept.len() as u64;
     let seed = |n: u64| kept.get(n as usize).copied().unwrap_or_else(|| first + n - kept.len() as u64);
@@ -158,14 +195,14 @@ fn random_programs_see_no_difference() {
                 scope.spawn(|| {
                     let db = Db::new();
                     generate::set_up(&db);
-                    let mut lab = Lab::new(&db);
+                    let mut lab = Lab::new(&db, mode);
                     loop {
                         let n = next.fetch_add(1, Ordering::Relaxed);
                         if n >= seeds {
                             break;
                         }
                         let seed = seed(n);
-                        let program = generate::program(seed);
+                        let program = generate::program(seed, mode);
                         let _named = Named(seed, &program);
                         if let Err(difference) = lab.compare(&program) {
                             next.store(u64::MAX / 2, Ordering::Relaxed);
@@ -181,9 +218,14 @@ fn random_programs_see_no_difference() {
         workers.into_iter().map(|worker| worker.join().expect("no difference, see above")).collect()
     });
     let sum = |of: fn(&run::Totals) -> usize| totals.iter().map(of).sum::<usize>() as u64;
-    let (steps, messages, by_age) = (sum(|t| t.steps), sum(|t| t.messages), sum(|t| t.by_age));
-    println!("{programs} programs from seed {first}: {steps} steps, {messages} replies, {by_age} by age");
-    assert!(steps >= programs * 2 && messages >= programs * 5, "the programs do next to nothing");
+    let (writes, sent, replies) = (sum(|t| t.writes), sum(|t| t.sent), sum(|t| t.replies));
+    let by_age = sum(|t| t.by_age);
+    println!(
+        "{} mode, {programs} programs from seed {first}: {writes} writes of {sent} messages, {replies} replies, \
+         {by_age} by age",
+        mode.key()
+    );
+    assert!(writes >= programs * 2 && replies >= programs * 5, "the programs do next to nothing");
     assert!(by_age <= programs, "every program that changes a row type would differ several times");
 }
 

@@ -1,6 +1,6 @@
 //! One program, twice: directly, each client on a connection of its own, and through the proxy.
 
-use super::{CAP, CLIENTS, Pin, Pool, Program, Step, same};
+use super::{CAP, CLIENTS, Mode, Pin, Pool, Program, Step, generate, same};
 use crate::support::wire::Msg;
 use crate::support::{self, Config, Db, PATIENCE, Proxy, Refused, SETTINGS, STATEMENTS, Wire, trace};
 use std::collections::BTreeMap;
@@ -52,8 +52,12 @@ impl fmt::Display for Difference {
 /// How much was compared.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Totals {
-    pub(super) steps: usize,
-    pub(super) messages: usize,
+    /// Steps: what a client sends before both sides come to rest.
+    pub(super) writes: usize,
+    /// Messages in them, without those of logins.
+    pub(super) sent: usize,
+    /// Messages that came back for them.
+    pub(super) replies: usize,
     /// Clients that left because they met another copy of a statement than directly.
     pub(super) by_age: usize,
 }
@@ -94,17 +98,22 @@ fn log_in(addr: SocketAddr, db: &Db<'_>, parameters: &[(String, String)]) -> (Op
 
 pub(super) struct Lab<'a> {
     db: &'a Db<'a>,
+    mode: Mode,
     one: Proxy,
     three: Proxy,
+    /// Watches the backends of direct connections.
     monitor: Wire,
+    /// Makes the data anew.
+    owner: Wire,
     totals: Totals,
     missing: Duration,
 }
 
 impl<'a> Lab<'a> {
-    pub(super) fn new(db: &'a Db<'a>) -> Lab<'a> {
-        let (one, three) = (start(db, Pool::One), start(db, Pool::Three));
-        Lab { db, one, three, monitor: db.cluster().admin(), totals: Totals::default(), missing: MISSING }
+    pub(super) fn new(db: &'a Db<'a>, mode: Mode) -> Lab<'a> {
+        let (one, three) = (start(db, mode, Pool::One), start(db, mode, Pool::Three));
+        let (monitor, owner) = (db.cluster().admin(), db.direct());
+        Lab { db, mode, one, three, monitor, owner, totals: Totals::default(), missing: MISSING }
     }
 
     /// Asks the proxies to end, and looks how.
@@ -132,21 +141,30 @@ impl<'a> Lab<'a> {
     /// Runs a program both ways, on fresh sessions and the same data. After a difference the next
     /// program gets a fresh proxy: whatever the last one broke is not to be found twice.
     pub(super) fn compare(&mut self, program: &Program) -> Result<(), Difference> {
-        self.db.run(super::generate::RESET);
+        self.renew(program);
         let direct = self.run_directly(program);
-        self.db.run(super::generate::RESET);
+        self.renew(program);
         let compared = self.run_proxied(program, &direct);
         if compared.is_err() {
-            let fresh = start(self.db, program.pool);
+            let fresh = start(self.db, self.mode, program.pool);
             match program.pool {
                 Pool::One => self.one = fresh,
                 Pool::Three => self.three = fresh,
             }
         }
         self.totals.by_age += compared?;
-        self.totals.steps += direct.len();
-        self.totals.messages += direct.iter().map(|done| done.outcome.messages.len()).sum::<usize>();
+        self.totals.writes += direct.len();
+        self.totals.sent += direct.iter().map(|done| done.step.ops.len()).sum::<usize>();
+        self.totals.replies += direct.iter().map(|done| done.outcome.messages.len()).sum::<usize>();
         Ok(())
+    }
+
+    /// The same data and the same object ids before each run.
+    fn renew(&mut self, program: &Program) {
+        self.owner.batch(generate::RENEW);
+        if program.reshapes {
+            self.owner.batch(generate::RENEW_SHAPE);
+        }
     }
 
     fn run_directly<'p>(&mut self, program: &'p Program) -> Vec<Done<'p>> {
@@ -166,11 +184,15 @@ impl<'a> Lab<'a> {
                 let addr = self.db.cluster().addr();
                 let (wire, told) = log_in(addr, self.db, program.login(step.client));
                 login = Some(told);
-                *client = wire.map(Direct::new);
+                *client = wire.map(|wire| Direct::new(wire, self.mode));
             }
             let outcome = client.as_mut().map(|client| client.step(step, &mut self.monitor));
             let idle = client.as_ref().is_none_or(|client| !client.open && !client.pinned);
             let outcome = outcome.unwrap_or_default();
+            if self.mode == Mode::Statement && outcome.messages.iter().any(leaves_a_block) {
+                // There the block is over by now: from here on the two do different things.
+                break;
+            }
             if outcome.closed {
                 *client = None;
             }
@@ -259,8 +281,9 @@ const LOOK: &str = "select current_setting('work_mem'), current_setting('timezon
     current_setting('client_min_messages'), current_user, session_user, \
     (select count(*) from pg_cursors), to_regclass('pg_temp.mine')";
 
-fn start(db: &Db<'_>, pool: Pool) -> Proxy {
+fn start(db: &Db<'_>, mode: Mode, pool: Pool) -> Proxy {
     let config = Config::of_size(pool.size())
+        .with("pool", &format!("mode = \"{}\"", mode.key()))
         .with("pool", "reuse = \"round_robin\"")
         .with("pool", "client_gone_grace = \"200ms\"");
     // All clients are one tenant, who may have the whole pool and keep it; and nobody is warned.
@@ -292,6 +315,11 @@ fn in_the_way(program: &Program, clients: &[Option<Direct>], client: usize) -> V
         leave.extend(more);
     }
     leave
+}
+
+/// A ReadyForQuery inside a transaction block.
+fn leaves_a_block(message: &Msg) -> bool {
+    message.kind == b'Z' && message.body != b"I"
 }
 
 fn bytes(step: &Step) -> Vec<u8> {
@@ -358,8 +386,8 @@ struct Direct {
 }
 
 impl Direct {
-    fn new(wire: Wire) -> Direct {
-        Direct { wire, open: false, pinned: false }
+    fn new(wire: Wire, mode: Mode) -> Direct {
+        Direct { wire, open: false, pinned: mode == Mode::Session }
     }
 
     fn step(&mut self, step: &Step, monitor: &mut Wire) -> Outcome {

@@ -194,9 +194,12 @@ fn set_text(rng: &mut Rng, few: &[usize]) -> String {
 
 fn set(rng: &mut Rng, few: &[usize]) -> Op {
     let text = set_text(rng, few);
-    let set = query(&text);
-    // Of a name that is none nobody can say whether it was set.
-    if text.contains("Mark two") || text.contains("MARK TWO") { kept(set) } else { setting(set) }
+    named_well(&text, query(&text))
+}
+
+/// A message with this text. Of a name that is none nobody can say whether it was set.
+fn named_well(text: &str, op: Op) -> Op {
+    if text.to_ascii_lowercase().contains("mark two") { kept(op) } else { setting(op) }
 }
 
 fn look_text(rng: &mut Rng, few: &[usize]) -> String {
@@ -219,6 +222,7 @@ fn look(rng: &mut Rng, few: &[usize]) -> Op {
 fn extended(rng: &mut Rng, few: &[usize]) -> Vec<Op> {
     let mut ops = Vec::new();
     for _ in 0..1 + rng.below(3) {
+        let mut resets = false;
         if rng.one_in(3) {
             let (name, value) = choose(rng, few);
             let (name, value) = (name.replace('"', ""), value.trim_matches('\'').replace("''", "'"));
@@ -229,11 +233,13 @@ fn extended(rng: &mut Rng, few: &[usize]) -> Vec<Op> {
             ops.push(op(format!("B(,,{name}; {value}; {local})"), msg::bind_with("", "", &values)));
         } else {
             let text = if rng.one_in(2) { set_text(rng, few) } else { look_text(rng, few) };
-            ops.push(setting(parse("", &text)));
+            // What follows in the same segment may see the server's value (docs/compatibility.md).
+            resets = text.starts_with("reset") || text.ends_with("default");
+            ops.push(named_well(&text, parse("", &text)));
             ops.push(bind("", ""));
         }
         ops.push(execute("", 0));
-        if rng.one_in(4) {
+        if rng.one_in(4) || resets {
             ops.push(sync());
         }
     }
@@ -250,10 +256,10 @@ fn named(rng: &mut Rng, few: &[usize]) -> Vec<Op> {
     if rng.one_in(2) {
         let text = if rng.one_in(2) { set_text(rng, few) } else { look_text(rng, few) };
         if rng.one_in(2) {
-            ops.push(close_statement(name));
+            ops.push(setting(close_statement(name)));
         }
-        ops.push(parse(name, &text));
+        ops.push(named_well(&text, parse(name, &text)));
     }
-    ops.extend([bind("", name), execute("", 0), sync()]);
-    ops.into_iter().map(setting).collect()
+    ops.extend([bind("", name), execute("", 0), sync()].map(setting));
+    ops
 }
