@@ -15,12 +15,13 @@ pub(super) enum Dim {
     B9,
     B10,
     B11,
+    B12,
     B15,
     B17,
     B18,
 }
 
-const DIMS: [(Dim, &str); 10] = [
+const DIMS: [(Dim, &str); 11] = [
     (Dim::B1, "B1"),
     (Dim::B2, "B2"),
     (Dim::B4, "B4"),
@@ -28,6 +29,7 @@ const DIMS: [(Dim, &str); 10] = [
     (Dim::B9, "B9"),
     (Dim::B10, "B10"),
     (Dim::B11, "B11"),
+    (Dim::B12, "B12"),
     (Dim::B15, "B15"),
     (Dim::B17, "B17"),
     (Dim::B18, "B18"),
@@ -49,16 +51,18 @@ pub(super) enum Told {
     Warn,
     Queue,
     Reject,
+    Cancel,
     Abort,
 }
 
-const TOLDS: [(Told, &str); 7] = [
+const TOLDS: [(Told, &str); 8] = [
     (Told::Ok, "ok"),
     (Told::Near, "near"),
     (Told::Would, "would"),
     (Told::Warn, "warn"),
     (Told::Queue, "queue"),
     (Told::Reject, "reject"),
+    (Told::Cancel, "cancel"),
     (Told::Abort, "abort"),
 ];
 

@@ -1,7 +1,7 @@
 //! The life of a lease: begun at a checkout or a grant, accounted when it comes back.
 
 use super::counters::{Dim, Told, nanos};
-use super::overstay::Watch;
+use super::judge::Watch;
 use super::pool::Place;
 use super::queue::{Entry, Who};
 use super::{
@@ -20,7 +20,7 @@ pub(super) struct Lease {
     login: bool,
     pub(super) who: Who,
     /// When its session asked; from then to `since` it waited.
-    asked: Instant,
+    pub(super) asked: Instant,
     pub(super) since: Instant,
     /// Kept beyond its transaction (B17).
     pub(super) pinned: bool,
@@ -224,6 +224,9 @@ impl<B, W> Book<B, W> {
         self.next_lease += 1;
         let &Claim { session, pool, login, .. } = claim;
         let tag = claim.tag.clone();
+        if let Some(by) = super::overrun::first_look(&self.limits.budget.statement, &tag.own()) {
+            self.wake(super::limits::later(asked, by));
+        }
         self.leases.insert(
             id,
             Lease { session, pool, tag, login, who, asked, since: now, pinned: false, watch: None },
@@ -285,7 +288,7 @@ impl<B, W> Book<B, W> {
             self.requests[request].returned(held, usage, now);
             self.requests.settle(request);
         }
-        for dim in [Dim::B10, Dim::B11] {
+        for dim in [Dim::B10, Dim::B11, Dim::B12] {
             if !old.watch.as_ref().is_some_and(|watch| watch.was_told(dim)) {
                 self.tally.count(dim, Told::Ok);
             }

@@ -28,9 +28,11 @@
 //! closed if it is. Wake a timer at [`Book::due`].
 
 mod counters;
+mod judge;
 mod leaks;
 mod leases;
 mod limits;
+mod overrun;
 mod overstay;
 mod pins;
 mod pool;

@@ -164,7 +164,7 @@ impl World {
                 }
                 Action::Close { backend, .. } => assert!(self.live.remove(&backend)),
                 Action::Evict { pool } => self.evictions.push(pool),
-                Action::End { lease, .. } | Action::Warn { lease, .. } => {
+                Action::End { lease, .. } | Action::Cancel { lease, .. } | Action::Warn { lease, .. } => {
                     assert!(self.held.contains_key(&lease));
                 }
                 Action::Leak(_) => {}
@@ -443,7 +443,7 @@ impl World {
         let mut probe = |_: SessionId, lease: LeaseId| {
             let start = now.checked_sub(Duration::from_millis(lease.0 % 1000)).unwrap_or(now);
             let state = if lease.0.is_multiple_of(2) { Doing::IdleInTx } else { Doing::Active };
-            Some(Activity { state, since: start, tx_start: Some(start), pin: "" })
+            Some(Activity { tx_start: Some(start), ..Activity::doing(state, start) })
         };
         let due = self.book.tick(now, &mut probe, actions);
         assert!(due.is_none_or(|due| due > now));

@@ -4,7 +4,8 @@
 //! The tick asks what each held lease is doing and acts once per lease and dimension. It does not
 //! end anything itself: the session does, and may have moved on by the time it hears of it.
 
-use super::counters::{Dim, Tally, Told};
+use super::counters::{Dim, Told};
+use super::judge::{Limit, Verdict, Watch};
 use super::leaks::OpenCase;
 use super::limits::{STUCK, later};
 use super::pool::Pool;
@@ -12,7 +13,7 @@ use super::{
     Action, Activity, Book, Doing, Holder, LeakClass, LeaseId, Overstay, PoolId, Refusal, SessionId,
     WaiterId, Warning,
 };
-use crate::config::{Mode, PoolMode};
+use crate::config::{PoolMode, Timed};
 use std::time::{Duration, Instant};
 
 /// No two ticks are closer than this.
@@ -22,88 +23,13 @@ const TICK_MOST: Duration = Duration::from_millis(250);
 /// A leak is named within its threshold and 50 ms (issue's bound); this much of it is the book's.
 const LEAK_SLACK: Duration = Duration::from_millis(40);
 
-/// What has been said about a lease so far.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Watch {
-    /// Dimensions counted as near, as told, as beyond the limit that acts ([`Dim::bit`]).
-    near: u32,
-    told: u32,
-    over: u32,
-    /// The transaction `over` is about: a pinned lease sees several.
-    tx: Option<Instant>,
-    /// A session was told to end it.
-    pub(super) ended: bool,
-    /// The open case about it being long, and the one about it being idle.
-    pub(super) long: Option<OpenCase>,
-    pub(super) idle: Option<OpenCase>,
-}
-
-/// What to do about a budget of a lease, with the limit that was crossed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Nothing,
-    Tell(Duration),
-    Act(Duration),
-}
-
-/// A budget of [`Watch::judge`].
-struct Limit {
-    dim: Dim,
-    mode: Mode,
-    warn: Option<Duration>,
-    act: Option<Duration>,
-}
-
-impl Watch {
-    pub(super) fn was_told(&self, dim: Dim) -> bool {
-        (self.near | self.told | self.over) & dim.bit() != 0
-    }
-
-    /// Holds what is spent against a budget: near, told and beyond count once each.
-    fn judge(&mut self, limit: &Limit, spent: Duration, tally: &mut Tally) -> Verdict {
-        let bit = limit.dim.bit();
-        let beyond = |limit: Option<Duration>| limit.filter(|&limit| spent >= limit);
-        if let Some(act) = beyond(limit.act)
-            && self.over & bit == 0
-        {
-            self.over |= bit;
-            match limit.mode {
-                Mode::Enforce => {
-                    self.told |= bit;
-                    tally.count(limit.dim, Told::Abort);
-                    return Verdict::Act(act);
-                }
-                // What enforcing would have done; the telling is counted below.
-                Mode::Warn => tally.count(limit.dim, Told::Would),
-                Mode::Observe => {}
-            }
-        }
-        if self.told & bit != 0 {
-            return Verdict::Nothing;
-        }
-        if let Some(crossed) = beyond(limit.warn).or(beyond(limit.act)) {
-            self.told |= bit;
-            tally.count(limit.dim, Told::beyond(limit.mode));
-            return if limit.mode == Mode::Observe { Verdict::Nothing } else { Verdict::Tell(crossed) };
-        }
-        if let Some(first) = limit.warn.or(limit.act)
-            && self.near & bit == 0
-            && spent.saturating_mul(5) >= first.saturating_mul(4)
-        {
-            self.near |= bit;
-            tally.count(limit.dim, Told::Near);
-        }
-        Verdict::Nothing
-    }
-}
-
 /// One lease at one tick.
-struct Sight {
-    id: LeaseId,
-    session: SessionId,
-    pool: PoolId,
-    activity: Activity,
-    now: Instant,
+pub(super) struct Sight {
+    pub(super) id: LeaseId,
+    pub(super) session: SessionId,
+    pub(super) pool: PoolId,
+    pub(super) activity: Activity,
+    pub(super) now: Instant,
     waiting: usize,
 }
 
@@ -262,9 +188,13 @@ impl<B, W> Book<B, W> {
         let Some(lease) = self.leases.get(&sight.id) else { return };
         let mut watch = lease.watch.as_deref().copied().unwrap_or_default();
         if watch.tx != sight.activity.tx_start {
-            (watch.tx, watch.over) = (sight.activity.tx_start, 0);
+            watch.tx = sight.activity.tx_start;
+            watch.renew(&[Dim::B10, Dim::B11]);
         }
         self.overstay(sight, &mut watch, actions);
+        if !watch.ended {
+            self.overrun(sight, &mut watch, actions);
+        }
         self.report_leaks(sight, &mut watch, actions);
         if let Some(lease) = self.leases.get_mut(&sight.id) {
             **lease.watch.get_or_insert_default() = watch;
@@ -274,54 +204,54 @@ impl<B, W> Book<B, W> {
     /// B10 and B11 of one lease.
     fn overstay(&mut self, sight: &Sight, watch: &mut Watch, actions: &mut Vec<Action<B, W>>) {
         let (&Sight { id: lease, session, waiting, .. }, Some(age)) = (sight, sight.age()) else { return };
-        let limit = self.age_limit();
+        let own = sight.activity.own;
+        let limit = self.age_limit(own.age);
         let verdict = watch.judge(&limit, age, &mut self.tally);
         let told = |warning| Action::Warn { session, lease, warning };
         match verdict {
-            Verdict::Nothing => {}
+            Verdict::Nothing | Verdict::Acted { .. } => {}
             Verdict::Tell(limit) => actions.push(told(Warning::Age { age, limit })),
-            Verdict::Act(limit) => {
+            Verdict::Act { limit, .. } => {
                 watch.ended = true;
                 actions.push(Action::End { session, lease, why: Overstay::Age { age, limit, waiting } });
                 return;
             }
         }
-        self.expect(sight, sight.activity.tx_start, &[limit.warn, limit.act]);
+        self.expect(sight, sight.activity.tx_start, &limit.crossings());
 
         let Some(idle) = sight.idle() else { return };
-        let limit = self.idle_limit(waiting);
+        let limit = self.idle_limit(waiting, own.idle);
         match watch.judge(&limit, idle, &mut self.tally) {
-            Verdict::Nothing => {}
+            Verdict::Nothing | Verdict::Acted { .. } => {}
             Verdict::Tell(limit) => actions.push(told(Warning::Idle { idle, limit })),
-            Verdict::Act(limit) => {
+            Verdict::Act { limit, .. } => {
                 watch.ended = true;
                 let why = Overstay::Idle { idle, limit, age, waiting };
                 actions.push(Action::End { session, lease, why });
                 return;
             }
         }
-        self.expect(sight, Some(sight.activity.since), &[limit.warn, limit.act]);
+        self.expect(sight, Some(sight.activity.since), &limit.crossings());
     }
 
-    fn age_limit(&self) -> Limit {
-        let age = &self.limits.budget.age;
-        Limit { dim: Dim::B10, mode: age.mode, warn: age.warn, act: age.abort }
+    fn age_limit(&self, own: Option<Duration>) -> Limit {
+        Limit { dim: Dim::B10, timed: self.limits.budget.age, own, acts: Told::Abort }
     }
 
     /// B11 is stricter while others wait.
-    fn idle_limit(&self, waiting: usize) -> Limit {
+    fn idle_limit(&self, waiting: usize, own: Option<Duration>) -> Limit {
         let budget = &self.limits.budget;
         let alone = waiting == 0;
-        Limit {
-            dim: Dim::B11,
-            mode: budget.idle.mode,
+        let timed = Timed {
             warn: budget.idle.warn.filter(|_| !(alone && budget.idle_warn_only_if_waiters)),
-            act: budget.idle.abort.filter(|_| !alone).or(budget.idle_abort_alone),
-        }
+            abort: budget.idle.abort.filter(|_| !alone).or(budget.idle_abort_alone),
+            mode: budget.idle.mode,
+        };
+        Limit { dim: Dim::B11, timed, own, acts: Told::Abort }
     }
 
     /// Asks for a tick when the next of these limits is crossed.
-    fn expect(&mut self, sight: &Sight, since: Option<Instant>, limits: &[Option<Duration>]) {
+    pub(super) fn expect(&mut self, sight: &Sight, since: Option<Instant>, limits: &[Option<Duration>]) {
         let Some(since) = since else { return };
         let crossings = limits.iter().flatten().map(|&limit| later(since, limit));
         if let Some(at) = crossings.filter(|&at| at > sight.now).min() {

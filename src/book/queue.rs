@@ -382,7 +382,10 @@ impl<B, W> Book<B, W> {
         Box::new(Standing {
             request: request.and_then(|request| request.tag.request.clone()),
             request_holds: request.map_or(0, |request| request.leases),
-            request_limit: self.limits.budget.max_concurrent,
+            request_limit: who
+                .request
+                .map_or(u32::MAX, |at| self.concurrency(at))
+                .min(self.limits.budget.max_concurrent),
             tenant: Arc::clone(self.shares.name(who.share)),
             tenant_holds: share.leased,
             tenant_limit: share.cap,

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) tag: Arc<Tag>,
+    /// The client's own B1, as it said last.
+    own: Option<u32>,
     since: Instant,
     used: Instant,
     ended: bool,
@@ -52,6 +54,7 @@ impl Busy for Request {
 impl Request {
     pub(super) fn new(tag: Arc<Tag>, now: Instant) -> Self {
         Request {
+            own: tag.max_concurrent,
             tag,
             since: now,
             used: now,
@@ -78,6 +81,7 @@ impl Request {
             let (leases, waiting, back) = (self.leases, self.waiting, std::mem::take(&mut self.back));
             *self = Request { leases, leases_peak: leases, waiting, back, ..Request::new(tag.clone(), now) };
         }
+        self.own = tag.max_concurrent;
         self.used = now;
     }
 
@@ -190,15 +194,22 @@ impl<B, W> Book<B, W> {
         Some(refusal)
     }
 
-    /// B1 in mode enforce: whether one more checkout of this request has to wait in its own line.
+    /// B1: whether one more checkout of this request has to wait in its own line.
     pub(super) fn held_back(&self, request: Option<u32>) -> bool {
         request.is_some_and(|at| self.at_its_cap(at) || !self.requests[at].back.is_empty())
     }
 
-    /// B1 in mode enforce: whether this request may not have one more lease.
+    /// B1: whether this request may not have one more lease.
     pub(super) fn at_its_cap(&self, request: u32) -> bool {
+        self.requests[request].leases >= self.concurrency(request)
+    }
+
+    /// B1 as it acts on this request: the client's own limit always does, the configured one in mode
+    /// enforce.
+    pub(super) fn concurrency(&self, request: u32) -> u32 {
         let budget = &self.limits.budget;
-        budget.max_concurrent_mode == Mode::Enforce && self.requests[request].leases >= budget.max_concurrent
+        let ours = Some(budget.max_concurrent).filter(|_| budget.max_concurrent_mode == Mode::Enforce);
+        self.requests[request].own.into_iter().chain(ours).min().unwrap_or(u32::MAX)
     }
 
     /// B1 at a grant that went ahead, where it only tells; and B2 likewise.
@@ -244,11 +255,7 @@ impl<B, W> Book<B, W> {
 
     fn promote_within(&mut self, at: u32) -> SmallVec<[PoolId; 2]> {
         let mut pools = SmallVec::new();
-        let budget = &self.limits.budget;
-        let limit = match budget.max_concurrent_mode {
-            Mode::Enforce => budget.max_concurrent,
-            Mode::Observe | Mode::Warn => u32::MAX,
-        };
+        let limit = self.concurrency(at);
         loop {
             let request = &mut self.requests[at];
             let lined_up = request.waiting - request.back.len() as u32;
@@ -272,7 +279,7 @@ impl<B, W> Book<B, W> {
             let request = &self.requests[at];
             let stuck = request.stuck_at == self.ticks
                 && request.stuck >= request.leases
-                && request.leases >= self.limits.budget.max_concurrent;
+                && request.leases >= self.concurrency(at);
             if !stuck {
                 continue;
             }

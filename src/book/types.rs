@@ -1,6 +1,6 @@
 //! The nouns of the book.
 
-use crate::tag::Tag;
+use crate::tag::{Own, Tag};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -106,6 +106,18 @@ pub enum Action<B, W> {
         /// Why.
         why: Overstay,
     },
+    /// Cancel what a lease runs (B12, a deadline): its session sends the cancel request and words the
+    /// error.
+    Cancel {
+        /// Which session.
+        session: SessionId,
+        /// The lease meant.
+        lease: LeaseId,
+        /// When the statement meant began, as [`Activity::statement`] told; no other one is cancelled.
+        statement: Instant,
+        /// Why.
+        why: Overrun,
+    },
     /// A budget in `warn` mode is exceeded by a lease that is held: tell its session.
     Warn {
         /// Which session.
@@ -141,6 +153,27 @@ pub enum Overstay {
         age: Duration,
         /// Waiters at that moment.
         waiting: usize,
+    },
+}
+
+/// Why a statement is cancelled: ERROR 57014, and the session goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overrun {
+    /// B12.
+    Statement {
+        /// How long it has run.
+        ran: Duration,
+        /// The budget.
+        limit: Duration,
+        /// Whether the client set it itself (`bursar.max_statement_ms`).
+        own: bool,
+    },
+    /// The client's own `bursar.deadline_ms`.
+    Deadline {
+        /// Time since it asked for its backend, or since the statement began.
+        spent: Duration,
+        /// The deadline.
+        limit: Duration,
     },
 }
 
@@ -303,6 +336,13 @@ pub enum Warning {
         /// The budget.
         limit: Duration,
     },
+    /// B12
+    Statement {
+        /// How long it has run.
+        ran: Duration,
+        /// The budget.
+        limit: Duration,
+    },
     /// B17
     TooManyPins {
         /// Leases of the tenant that are pinned with this one, and how many may be.
@@ -351,6 +391,22 @@ pub struct Activity {
     pub tx_start: Option<Instant>,
     /// Why the lease outlives its transaction; empty if it does not.
     pub pin: &'static str,
+    /// When the statement that runs began; `None` = none does. No two statements of a lease that last
+    /// a millisecond have begun at the same time.
+    pub statement: Option<Instant>,
+    /// Whether that is the first one of the lease.
+    pub first: bool,
+    /// What the client has set itself.
+    pub own: Own,
+}
+
+impl Activity {
+    /// A lease that does this outside a transaction, with nothing else to say of it.
+    #[must_use]
+    pub fn doing(state: Doing, since: Instant) -> Activity {
+        let statement = (state == Doing::Active).then_some(since);
+        Activity { state, since, tx_start: None, pin: "", statement, first: false, own: Own::default() }
+    }
 }
 
 /// The states of a held lease.

@@ -20,7 +20,7 @@ pub struct View {
     pub waiters: Vec<WaiterView>,
     /// Open and closed leak cases, newest last (ring of 1,000).
     pub leaks: Vec<LeakEvent>,
-    /// Budget outcomes: (dimension such as `"B1"`, outcome `ok|near|would|warn|queue|reject|abort`, count).
+    /// Budget outcomes: (dimension such as `"B1"`, outcome `ok|near|would|warn|queue|reject|cancel|abort`, count).
     pub budgets: Vec<(&'static str, &'static str, u64)>,
     /// Refusals: (pool, SQLSTATE, count).
     pub rejections: Vec<(PoolId, &'static str, u64)>,

@@ -186,6 +186,11 @@ impl Checks<'_> {
         for (names, low, high) in [
             (("transaction.max_age.warn", "transaction.max_age.abort"), budget.age.warn, budget.age.abort),
             (
+                ("statement.max_time.warn", "statement.max_time.abort"),
+                budget.statement.warn,
+                budget.statement.abort,
+            ),
+            (
                 ("transaction.max_idle.warn", "transaction.max_idle.abort"),
                 budget.idle.warn,
                 budget.idle.abort,

@@ -108,6 +108,7 @@ impl Default for Budgets {
             idle: timed(1, 10),
             idle_abort_alone: Some(seconds(60)),
             idle_warn_only_if_waiters: true,
+            statement: Timed { warn: None, abort: None, mode: Mode::Warn },
         }
     }
 }

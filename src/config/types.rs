@@ -326,7 +326,7 @@ pub enum Mode {
     Enforce,
 }
 
-/// `[budget.request]` and `[budget.transaction]`.
+/// `[budget.request]`, `[budget.transaction]` and `[budget.statement]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budgets {
     /// B1: leases one request may hold at once.
@@ -348,6 +348,8 @@ pub struct Budgets {
     pub idle_abort_alone: Option<Duration>,
     /// B11 warns only if others wait.
     pub idle_warn_only_if_waiters: bool,
+    /// B12: how long one statement runs; 57014.
+    pub statement: Timed,
 }
 
 /// A budget of time.

@@ -222,7 +222,7 @@ impl Source for Fake {
             lease: LeaseId(lease),
             session: SessionId(session),
             backend_pid,
-            activity: Activity { state, since: self.now - ago, tx_start: None, pin: "" },
+            activity: Activity::doing(state, self.now - ago),
             active: ms(38),
             cancels: 0,
             application: "sales-web".into(),

@@ -42,6 +42,9 @@ impl Pools {
                 self.carry_out(actions);
             }
             Action::End { session, lease, why } => self.order(session, Order::End(lease, why)),
+            Action::Cancel { session, lease, statement, why } => {
+                self.order(session, Order::Cancel(lease, statement, why));
+            }
             Action::Warn { session, lease, warning } => self.order(session, Order::Warn(lease, warning)),
             Action::Leak(event) => events::leak(self, &event),
         }

@@ -7,14 +7,14 @@
 use super::view::{LeaseDetail, StatementTrace};
 use crate::backend::trail::{Trail, fingerprint};
 use crate::backend::{Backend, CancelHandle};
-use crate::book::{Activity, Doing, LeaseId, Overstay, SessionId, Warning};
+use crate::book::{Activity, Doing, LeaseId, Overrun, Overstay, SessionId, Warning};
 use crate::statements::Count;
-use crate::tag::Tag;
+use crate::tag::{Own, Tag};
 use crate::wire::startup::Replication;
 use atomic_waker::AtomicWaker;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ pub enum Order {
     CancelWait,
     /// End with FATAL 25P04 or 25P03, if it still holds this lease.
     End(LeaseId, Overstay),
+    /// Cancel the statement that began then, if it still holds this lease: ERROR 57014.
+    Cancel(LeaseId, Instant, Overrun),
     /// Send a notice, if it still holds this lease.
     Warn(LeaseId, Warning),
     /// End with FATAL 57P01 now.
@@ -85,6 +87,8 @@ pub struct Cell {
     waker: AtomicWaker,
     ordered: AtomicBool,
     orders: Mutex<Vec<Order>>,
+    /// When a statement has ended while more were outstanding, in nanoseconds since `connected`.
+    passed: AtomicU64,
     live: Mutex<Live>,
 }
 
@@ -108,6 +112,7 @@ struct Link {
     cancel: Arc<CancelHandle>,
     trail: Box<Trail>,
     tx_start: Option<Instant>,
+    own: Own,
     pin: &'static str,
     active: Duration,
     statements: u64,
@@ -147,6 +152,7 @@ impl Cell {
             waker: AtomicWaker::new(),
             ordered: AtomicBool::new(false),
             orders: Mutex::new(Vec::new()),
+            passed: AtomicU64::new(0),
             live: Mutex::new(Live {
                 state: State::Login,
                 since: connected,
@@ -224,6 +230,7 @@ impl Cell {
             cancel: backend.cancel.clone(),
             trail,
             tx_start: None,
+            own: tag.own(),
             pin: "",
             active: Duration::ZERO,
             statements: 0,
@@ -286,6 +293,20 @@ impl Cell {
         }
     }
 
+    /// A statement has ended, and what runs now is the next one of those sent before.
+    #[inline]
+    pub fn passed(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.connected).as_nanos() as u64;
+        self.passed.store(since, Ordering::Relaxed);
+    }
+
+    /// What the client has set itself has changed while it holds a lease.
+    pub fn bound(&self, own: Own) {
+        if let Some(link) = &mut self.live.lock().link {
+            link.own = own;
+        }
+    }
+
     /// The backend is ready for the next statement: in a transaction, or kept for `pin`.
     pub fn ready(&self, in_transaction: bool, pin: &'static str, now: Instant) {
         let mut live = self.live.lock();
@@ -330,7 +351,25 @@ impl Cell {
         let live = self.live.lock();
         let link = live.link.as_ref().filter(|link| link.lease == lease)?;
         let State::Leased(state) = live.state else { return None };
-        Some(Activity { state, since: live.since, tx_start: link.tx_start, pin: link.pin })
+        Some(self.activity_of(&live, link, state))
+    }
+
+    fn activity_of(&self, live: &Live, link: &Link, state: Doing) -> Activity {
+        let statement = self.statement_of(live);
+        Activity {
+            tx_start: link.tx_start,
+            pin: link.pin,
+            statement,
+            first: link.statements <= 1,
+            own: link.own,
+            ..Activity::doing(state, live.since)
+        }
+    }
+
+    /// When the statement that runs began.
+    fn statement_of(&self, live: &Live) -> Option<Instant> {
+        let passed = self.connected + Duration::from_nanos(self.passed.load(Ordering::Relaxed));
+        (live.state == State::Leased(Doing::Active)).then(|| live.since.max(passed))
     }
 
     /// State, tag, lease and backend pid, for views.
@@ -370,7 +409,7 @@ impl Cell {
             lease: link.lease,
             session: self.id,
             backend_pid: link.cancel.pid,
-            activity: Activity { state, since: live.since, tx_start: link.tx_start, pin: link.pin },
+            activity: self.activity_of(&live, link, state),
             active: link.active + running,
             cancels: link.cancels,
             application: self.application.clone(),
@@ -384,19 +423,27 @@ impl Cell {
     /// happens, as in PostgreSQL.
     #[must_use]
     pub fn begin_cancel(self: &Arc<Self>) -> Begun {
+        self.begin_cancel_of(None)
+    }
+
+    /// The same for one statement: where another one runs by now there is nothing to cancel.
+    #[must_use]
+    pub fn begin_cancel_of(self: &Arc<Self>, statement: Option<Instant>) -> Begun {
         let mut live = self.live.lock();
         if live.state == State::Waiting {
             drop(live);
             self.order(Order::CancelWait);
             return Begun::Queued;
         }
-        let busy = live.state == State::Leased(Doing::Active);
+        let running = self.statement_of(&live);
+        let busy = running.is_some() && (statement.is_none() || statement == running);
         let Some(link) = live.link.as_mut().filter(|_| busy) else { return Begun::Idle };
         if link.injected {
             return Begun::NotYet;
         }
         link.cancels += 1;
-        Begun::Signal(CancelTicket { cell: self.clone(), handle: link.cancel.clone(), lease: link.lease })
+        let (handle, lease) = (link.cancel.clone(), link.lease);
+        Begun::Signal(CancelTicket { cell: self.clone(), handle, lease, statement })
     }
 }
 
@@ -420,6 +467,7 @@ pub struct CancelTicket {
     /// Where to send it.
     pub handle: Arc<CancelHandle>,
     lease: LeaseId,
+    statement: Option<Instant>,
 }
 
 impl CancelTicket {
@@ -427,7 +475,9 @@ impl CancelTicket {
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         let live = self.cell.live.lock();
-        live.state == State::Leased(Doing::Active)
+        let running = self.cell.statement_of(&live);
+        running.is_some()
+            && (self.statement.is_none() || self.statement == running)
             && live.link.as_ref().is_some_and(|link| link.lease == self.lease && !link.injected)
     }
 }

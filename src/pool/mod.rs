@@ -308,7 +308,13 @@ impl Pools {
         outcome: Option<Outcome>,
     ) {
         let mut actions = Vec::new();
-        let idle = self.book.lock().checkin(now, id, back, usage, outcome, &mut actions);
+        let mut book = self.book.lock();
+        let idle = book.checkin(now, id, back, usage, outcome, &mut actions);
+        // A lease was granted with a deadline.
+        if let Some(due) = book.hastened() {
+            self.expect_tick(due);
+        }
+        drop(book);
         if let Some(backend) = idle
             && !pool.store.keep(backend, now)
         {

@@ -70,9 +70,11 @@ impl<S> Session<S> {
         if let Some(ended) = self.tags.take_ended() {
             self.pools.request_ended(&ended);
         }
-        if self.lease.is_none() {
-            let tag = self.resolve(self.now);
-            self.cell.tagged(&tag);
+        let tag = self.resolve(self.now);
+        match self.lease {
+            None => self.cell.tagged(&tag),
+            // What it has asked for before goes on as another one's work, but in its own time.
+            Some(_) => self.cell.bound(tag.own()),
         }
         Ok(())
     }

@@ -73,6 +73,7 @@ impl<S> Session<S> {
                 _ => false,
             };
             match (named, std::mem::take(&mut self.linked.failed)) {
+                _ if keep && head.kind == b'E' && self.is_cut(seen) => self.pass_cut(total),
                 (Some(id), Some(name)) if keep => self.pass_error(total, id, &name),
                 _ => self.down.take(total, keep),
             }
@@ -123,6 +124,9 @@ impl<S> Session<S> {
     /// back for now.
     fn note(&mut self, kind: u8, seen: usize, front: Option<Op>, give: Give) -> Result<bool, Desync> {
         let mut kept_back = false;
+        if matches!(kind, b'C' | b'E' | b'I' | b'Z' | b's') {
+            self.cell.passed(self.now);
+        }
         let body = &self.down.lane.unwalked()[HEADER..seen];
         match kind {
             b'1' | b'3' if front.is_some_and(|op| op.noted) => self.statements.acknowledged(),
@@ -249,6 +253,7 @@ impl<S> Session<S> {
         if self.tracker.is_busy() {
             return Ok(false);
         }
+        self.end_cut();
         self.linked.text_noted = false;
         self.linked.deallocating = false;
         self.linked.uses.clear();

@@ -18,6 +18,7 @@
 //! | [`tracker`] | the op queue |
 //! | `named` | what becomes of named statements where they are shared |
 //! | [`locals`], `answers` | prepared statements that are answered here, and the answers |
+//! | `overrun` | statements that are over their budget: cancelled, in whose words |
 //! | [`passthrough`] | a replication connection, outside the pools |
 //! | `policy` | what a session may leave on a backend |
 //! | `settings` | what a session sets, resets and leaves: noted, asked for, carried on |
@@ -33,6 +34,7 @@ mod down;
 pub mod handshake;
 pub mod locals;
 mod named;
+mod overrun;
 pub mod passthrough;
 mod policy;
 mod private;
@@ -201,6 +203,8 @@ struct Linked {
     uses: Vec<named::Name>,
     /// The backend may have other prepared statements than it is believed to.
     untrusted: bool,
+    /// A statement is being cancelled for its budget.
+    cut: Option<Box<overrun::Cut>>,
 }
 
 impl Linked {

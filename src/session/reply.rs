@@ -9,7 +9,7 @@ mod login;
 
 pub use login::{bad_setting, bad_tag, login_result, startup, unknown_tag};
 
-use crate::book::{Holder, Overstay, Refusal, Standing, Warning};
+use crate::book::{Holder, Overrun, Overstay, Refusal, Standing, Warning};
 use crate::statements::session::{MAX_NAME_BYTES, MAX_NAMES};
 use crate::statements::table::{MAX_BYTES, MAX_STATEMENTS};
 use crate::wire::error::{Report, Severity};
@@ -112,6 +112,8 @@ const TOO_MANY_SESSIONS: &str = "bursar: request opened too many sessions";
 const NESTS_TOO_DEEP: &str = "bursar: request nests more sessions than its budget";
 const TOO_MANY_CLIENTS: &str = "bursar: too many sessions of this tenant";
 const TOO_MANY_PINS: &str = "bursar: too many sessions keep a backend beyond their transaction";
+const SLOW_STATEMENT: &str = "bursar: statement canceled after running too long";
+const FASTER: &str = "Make the statement quicker (EXPLAIN), or do less in one.";
 const UNPIN: &str = "End what keeps backends (SHOW PINS, SHOW LEASES), use session mode for it, or raise max_pins. Not retryable.";
 const REUSE: &str = "Reuse one session for the request or batch the statement. Not retryable.";
 const UNNEST: &str = "Finish a session before opening another one inside it. Not retryable.";
@@ -216,6 +218,29 @@ pub fn overstay(why: &Overstay) -> Report {
     }
 }
 
+/// A statement that Bursar had PostgreSQL cancel (B12, deadlines). What becomes of the transaction is
+/// PostgreSQL's rule for an error.
+#[must_use]
+pub fn overrun(why: &Overrun) -> Report {
+    let error = |message, detail, hint: &str| report(Severity::Error, "57014", message, detail, hint.into());
+    match *why {
+        Overrun::Statement { ran, limit, own } => {
+            let budget = if own { "bursar.max_statement_ms" } else { "budget.statement.max_time" };
+            let detail = format!("statement ran {} ({budget}: {}).", spent(ran), span(limit));
+            error(SLOW_STATEMENT, detail, FASTER)
+        }
+        Overrun::Deadline { spent: took, limit } => error(
+            "bursar: statement canceled at its deadline",
+            format!(
+                "{} since it asked for a backend or began (bursar.deadline_ms: {}).",
+                spent(took),
+                span(limit)
+            ),
+            "Give it more time, or less to do.",
+        ),
+    }
+}
+
 /// A budget in mode warn: a notice, and nothing changes.
 #[must_use]
 pub fn warning(warning: &Warning) -> Report {
@@ -243,6 +268,11 @@ pub fn warning(warning: &Warning) -> Report {
             "bursar: transaction is idle too long",
             format!("idle {} (budget {}).", spent(idle), span(limit)),
             NO_NETWORK,
+        ),
+        Warning::Statement { ran, limit } => (
+            "bursar: statement is running too long",
+            format!("statement has run {} (budget {}).", spent(ran), span(limit)),
+            FASTER,
         ),
         Warning::TooManyPins { tenant_pins, pool_pins } => {
             (TOO_MANY_PINS, pins(tenant_pins, pool_pins), UNPIN)

@@ -238,7 +238,7 @@ impl<S: Socket> Session<S> {
                             Order::Kill | Order::Drain => {
                                 return Err(End::fault(&Fault::Shutdown));
                             }
-                            Order::End(..) | Order::Warn(..) | Order::CancelDone => {}
+                            Order::End(..) | Order::Cancel(..) | Order::Warn(..) | Order::CancelDone => {}
                         }
                     }
                 }
@@ -347,14 +347,16 @@ impl<S: Socket> Session<S> {
                     }
                     return Err(End::Overstayed(Box::new(reply::overstay(&why))));
                 }
+                Order::Cancel(lease, statement, why) if self.holds(lease) => self.cut(statement, why),
                 Order::Warn(lease, warning) if self.holds(lease) => self.warn(&warning),
+                Order::CancelDone => self.cut_delivered(),
                 Order::Kill => return Err(End::fault(&Fault::Shutdown)),
                 Order::Drain if !self.tracker.is_busy() && self.tracker.status() == TxStatus::Idle => {
                     return Err(End::fault(&Fault::Shutdown));
                 }
                 // After the transaction, then.
                 Order::Drain => self.draining = true,
-                Order::End(..) | Order::Warn(..) | Order::CancelWait | Order::CancelDone => {}
+                Order::End(..) | Order::Cancel(..) | Order::Warn(..) | Order::CancelWait => {}
             }
         }
         Ok(())

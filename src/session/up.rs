@@ -78,7 +78,7 @@ impl<S> Session<S> {
             if kind != Kind::Terminate && (self.tracker.would_hold(kind) || self.is_behind_statement(kind)) {
                 return Stop::Hold;
             }
-            if self.is_held_for_resets() && kind != Kind::Terminate {
+            if (self.is_held_for_resets() || self.is_held_for_cut()) && kind != Kind::Terminate {
                 return Stop::Hold;
             }
             if self.tracker.is_skipping() && !matches!(kind, Kind::Sync | Kind::Terminate) {

@@ -304,7 +304,11 @@ impl Tags {
             class: self.value(Key::Class),
             route: self.route(),
             max_leases: number(Key::MaxLeases),
+            max_concurrent: number(Key::MaxConcurrent),
             deadline_ms: number(Key::DeadlineMs),
+            max_statement_ms: number(Key::MaxStatementMs),
+            max_idle_ms: number(Key::MaxIdleMs),
+            max_age_ms: number(Key::MaxAgeMs),
         }
     }
 

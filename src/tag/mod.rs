@@ -12,6 +12,7 @@ pub use value::{MAX_VALUE, TagError};
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The tag keys a client may set with `SET bursar.<key>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,11 +36,19 @@ pub enum Key {
     Route,
     /// `bursar.max_leases`
     MaxLeases,
+    /// `bursar.max_concurrent`
+    MaxConcurrent,
+    /// `bursar.max_statement_ms`
+    MaxStatementMs,
+    /// `bursar.max_idle_ms`
+    MaxIdleMs,
+    /// `bursar.max_age_ms`
+    MaxAgeMs,
 }
 
 impl Key {
     /// Every key, in the order of their discriminants.
-    pub const ALL: [Key; 9] = [
+    pub const ALL: [Key; 13] = [
         Key::Tenant,
         Key::RequestId,
         Key::UserId,
@@ -49,6 +58,10 @@ impl Key {
         Key::DeadlineMs,
         Key::Route,
         Key::MaxLeases,
+        Key::MaxConcurrent,
+        Key::MaxStatementMs,
+        Key::MaxIdleMs,
+        Key::MaxAgeMs,
     ];
 
     /// The name after `bursar.`
@@ -64,6 +77,10 @@ impl Key {
             Key::DeadlineMs => "deadline_ms",
             Key::Route => "route",
             Key::MaxLeases => "max_leases",
+            Key::MaxConcurrent => "max_concurrent",
+            Key::MaxStatementMs => "max_statement_ms",
+            Key::MaxIdleMs => "max_idle_ms",
+            Key::MaxAgeMs => "max_age_ms",
         }
     }
 
@@ -90,13 +107,13 @@ impl Key {
             .map(|(_, key)| key)
     }
 
-    /// The numbers this key takes, if it takes numbers: milliseconds for `deadline_ms` (at most an
-    /// hour, the hard cap on a request's life), leases for `max_leases`.
+    /// The numbers this key takes, if it takes numbers: milliseconds (at most an hour, the hard cap on a
+    /// request's life), or leases.
     #[must_use]
     pub fn range(self) -> Option<RangeInclusive<u32>> {
         match self {
-            Key::DeadlineMs => Some(1..=3_600_000),
-            Key::MaxLeases => Some(1..=1_000_000),
+            Key::DeadlineMs | Key::MaxStatementMs | Key::MaxIdleMs | Key::MaxAgeMs => Some(1..=3_600_000),
+            Key::MaxLeases | Key::MaxConcurrent => Some(1..=1_000_000),
             _ => None,
         }
     }
@@ -136,8 +153,43 @@ pub struct Tag {
     pub route: Option<Arc<str>>,
     /// `bursar.max_leases`: the client's own, tighter B2.
     pub max_leases: Option<u32>,
-    /// `bursar.deadline_ms`: bounds the wait for a lease, in milliseconds.
+    /// `bursar.max_concurrent`: the client's own, tighter B1.
+    pub max_concurrent: Option<u32>,
+    /// `bursar.deadline_ms`: bounds the wait for a lease and the statement it was for, together.
     pub deadline_ms: Option<u32>,
+    /// `bursar.max_statement_ms`: the client's own, tighter B12.
+    pub max_statement_ms: Option<u32>,
+    /// `bursar.max_idle_ms`: the client's own, tighter B11.
+    pub max_idle_ms: Option<u32>,
+    /// `bursar.max_age_ms`: the client's own, tighter B10.
+    pub max_age_ms: Option<u32>,
+}
+
+/// The times that a client has set itself: they act whatever the configuration says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Own {
+    /// From asking for a backend, or from a later statement's start, to the statement's end.
+    pub deadline: Option<Duration>,
+    /// For one statement (B12).
+    pub statement: Option<Duration>,
+    /// Idle in a transaction (B11).
+    pub idle: Option<Duration>,
+    /// Age of a transaction (B10).
+    pub age: Option<Duration>,
+}
+
+impl Tag {
+    /// The client's own budgets of time.
+    #[must_use]
+    pub fn own(&self) -> Own {
+        let span = |ms: Option<u32>| ms.map(|ms| Duration::from_millis(ms.into()));
+        Own {
+            deadline: span(self.deadline_ms),
+            statement: span(self.max_statement_ms),
+            idle: span(self.max_idle_ms),
+            age: span(self.max_age_ms),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -354,3 +354,26 @@ fn in_warn_mode_a_notice_tells_once() {
     client.bye();
     proxy.stop();
 }
+
+#[test]
+fn a_client_may_tighten_how_much_it_nests() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::of_size(4));
+    let mut holder = proxy.connect_for("acme", "r1");
+    holder.batch("begin");
+    let mut second = proxy.connect_for("acme", "r1");
+    second.batch("set bursar.max_concurrent = 1");
+    let [code, message, detail, _] = refusal(&second.query("select 1"));
+    assert_eq!(
+        (code.as_str(), message.as_str()),
+        ("54000", "bursar: request nests more sessions than its budget")
+    );
+    assert_eq!(
+        detail,
+        "request r1 holds 1 session, all idle in transaction, and asked for a 2nd (max_concurrent=1)."
+    );
+    second.batch("reset bursar.max_concurrent");
+    assert_eq!(second.query("select 1").value(), "1");
+    drop((holder, second));
+    proxy.stop();
+}

@@ -34,6 +34,7 @@ mod requests;
 mod settings;
 mod startup;
 mod state;
+mod statement_budgets;
 mod statement_mode;
 mod stress;
 mod tag_channels;

@@ -45,7 +45,7 @@ fn an_idle_transaction_is_named_in_time_once_and_again_when_it_comes_back() {
 
 #[test]
 fn a_long_hold_has_the_name_of_what_it_does() {
-    let pinned = |since| Some(Activity { state: Doing::Pinned, since, tx_start: None, pin: "listen" });
+    let pinned = |since| Some(Activity { pin: "listen", ..Activity::doing(Doing::Pinned, since) });
     for (class, doing) in [
         (LeakClass::LongTx, (|since| working(since, Some(since))) as fn(Instant) -> Option<Activity>),
         (LeakClass::SlowQuery, |since| working(since, None)),
@@ -107,7 +107,7 @@ fn the_tick_rests_when_there_is_nothing_to_watch() {
     let lease = desk.lease("a");
     assert_eq!(desk.book.due(), Some(desk.now + 250 * MS));
     desk.pass(250 * MS);
-    desk.tick(Some(Activity { state: Doing::Pinned, since: desk.now, tx_start: None, pin: "listen" }));
+    desk.tick(Some(Activity { pin: "listen", ..Activity::doing(Doing::Pinned, desk.now) }));
     assert_eq!(desk.book.view(desk.now).pins, [("listen", 1)]);
     desk.checkin(lease, Some(0));
     assert!(desk.tick(None).is_none());

@@ -6,6 +6,7 @@ mod capacity;
 mod leaks;
 mod order;
 mod requests;
+mod statements;
 
 use super::*;
 use crate::config::*;
@@ -78,6 +79,7 @@ pub(super) fn setup() -> Setup {
             idle: UNLIMITED,
             idle_abort_alone: None,
             idle_warn_only_if_waiters: true,
+            statement: UNLIMITED,
         },
         tenant: TenantRule {
             max: Share::Percent(100.0),
@@ -235,11 +237,11 @@ fn of(tenant: &str, request: Option<&str>) -> Tag {
 }
 
 fn idle_in_tx(since: Instant) -> Option<Activity> {
-    Some(Activity { state: Doing::IdleInTx, since, tx_start: Some(since), pin: "" })
+    Some(Activity { tx_start: Some(since), ..Activity::doing(Doing::IdleInTx, since) })
 }
 
 fn working(since: Instant, tx_start: Option<Instant>) -> Option<Activity> {
-    Some(Activity { state: Doing::Active, since, tx_start, pin: "" })
+    Some(Activity { tx_start, ..Activity::doing(Doing::Active, since) })
 }
 
 const MS: Duration = Duration::from_millis(1);

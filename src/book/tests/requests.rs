@@ -55,3 +55,25 @@ fn ten_thousand_names_are_remembered_and_no_more() {
     assert!(desk.book.request("n0", desk.now).is_none() && desk.book.request("n10049", desk.now).is_some());
     assert_eq!(view.pools[0].leases_total, 10_051, "totals forget nothing");
 }
+
+/// The client's own B1 acts in any mode, and a wider one than the configuration's changes nothing.
+#[test]
+fn a_client_may_tighten_how_much_it_nests() {
+    let mut desk = Desk::new(setup(), 5);
+    let tag = |own| Tag { max_concurrent: Some(own), ..of("a", Some("r")) };
+    let start = desk.now;
+    desk.lease_for(tag(1));
+    desk.queued_for(tag(1));
+    desk.pass(60 * MS);
+    desk.tick(idle_in_tx(start));
+    let refusals = desk.refusals();
+    let [(_, Refusal::NestsTooDeep { standing })] = &refusals[..] else { panic!("{refusals:?}") };
+    assert_eq!((standing.request_holds, standing.request_limit), (1, 1));
+
+    let mut setup = setup();
+    setup.budget.max_concurrent = 1;
+    setup.budget.max_concurrent_mode = Mode::Enforce;
+    let mut desk = Desk::new(setup, 5);
+    desk.lease_for(tag(3));
+    desk.queued_for(tag(3));
+}

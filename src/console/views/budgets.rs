@@ -21,6 +21,7 @@ pub(super) static BUDGETS: View = View {
         int("warn"),
         int("queue"),
         int("reject"),
+        int("cancel"),
         int("abort"),
     ],
     rows: |source| {
@@ -37,11 +38,12 @@ pub(super) static BUDGETS: View = View {
                 mode,
                 count("near"),
                 count("would"),
-                count("queue") + count("reject") + count("abort"),
+                count("queue") + count("reject") + count("cancel") + count("abort"),
                 count("ok"),
                 count("warn"),
                 count("queue"),
                 count("reject"),
+                count("cancel"),
                 count("abort"),
             ]
         };
@@ -99,6 +101,12 @@ fn limits(config: &Config) -> Vec<(&'static str, &'static str, String, &'static 
             mode(budget.age.mode),
         ),
         ("B11", "idle in transaction", idle, mode(budget.idle.mode)),
+        (
+            "B12",
+            "time of a statement",
+            warn_abort(budget.statement.warn.map(seconds), budget.statement.abort.map(seconds)),
+            mode(budget.statement.mode),
+        ),
         ("B15", "waiters of a pool", over_pools(config, |pool| pool.queue.to_string()), ALWAYS),
         ("B17", "leases kept beyond their transaction", pins, mode(tenant.mode)),
         ("B18", "client sessions", sessions, mode(tenant.mode)),

@@ -127,12 +127,17 @@ fn everything() -> Vec<Report> {
         Overstay::Age { age: time, limit: time, waiting: 0 },
         Overstay::Idle { idle: time, limit: time, age: time, waiting: 0 },
     ];
+    let overruns = [
+        Overrun::Statement { ran: time, limit: time, own: false },
+        Overrun::Deadline { spent: time, limit: time },
+    ];
     let warnings = [
         Warning::NestsTooDeep { holds: 2, limit: 1 },
         Warning::TooManyLeases { ordinal: 2, limit: 1 },
         Warning::TenantOverCap { holds: 2, limit: 1 },
         Warning::Age { age: time, limit: time },
         Warning::Idle { idle: time, limit: time },
+        Warning::Statement { ran: time, limit: time },
         Warning::TooManyPins { tenant_pins: (3, 2), pool_pins: (3, 4) },
         Warning::ManySessions { sessions: 2, limit: 1 },
     ];
@@ -166,6 +171,7 @@ fn everything() -> Vec<Report> {
         Fault::ConsoleFailed { reason: name() },
     ];
     let all = refusals.iter().map(refusal).chain(overstays.iter().map(overstay));
+    let all = all.chain(overruns.iter().map(overrun));
     let all = all.chain(warnings.iter().map(warning)).chain(faults.iter().map(fault));
     let startups = [
         StartupError::Layout,
@@ -200,7 +206,7 @@ fn the_table_for_readers_says_the_same() {
     let only_told: Vec<_> = told.difference(&done).collect();
     let only_done: Vec<_> = done.difference(&told).collect();
     assert!(only_told.is_empty() && only_done.is_empty(), "page: {only_told:?}, code: {only_done:?}");
-    assert_eq!(done.len(), 51, "every row is another one");
+    assert_eq!(done.len(), 54, "every row is another one");
 }
 
 #[test]

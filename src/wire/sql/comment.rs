@@ -53,6 +53,10 @@ pub fn is_known(key: &str) -> bool {
             | "thread_id"
             | "session_id"
             | "max_leases"
+            | "max_concurrent"
+            | "max_statement_ms"
+            | "max_idle_ms"
+            | "max_age_ms"
     )
 }
 

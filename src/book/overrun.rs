@@ -1,0 +1,75 @@
+//! Statements that run too long: B12, and the client's own deadline.
+//!
+//! Part of the tick. It names the statement by its beginning; the session cancels that one or none.
+
+use super::counters::{Dim, Told};
+use super::judge::{Limit, Verdict, Watch};
+use super::limits::later;
+use super::overstay::Sight;
+use super::{Action, Book, Overrun, Warning};
+use crate::config::{Mode, Timed};
+use std::time::Duration;
+
+/// A statement that still runs this long after it was cancelled is cancelled once more.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl<B, W> Book<B, W> {
+    /// B12 and the deadline of what a lease runs.
+    pub(super) fn overrun(&mut self, sight: &Sight, watch: &mut Watch, actions: &mut Vec<Action<B, W>>) {
+        let Some(statement) = sight.activity.statement else {
+            // The next one may begin right after this tick.
+            if let Some(by) = first_look(&self.limits.budget.statement, &sight.activity.own) {
+                self.wake(later(sight.now, by));
+            }
+            return;
+        };
+        if watch.statement != Some(statement) {
+            (watch.statement, watch.again) = (Some(statement), None);
+            watch.renew(&[Dim::B12]);
+        }
+        let own = sight.activity.own;
+        let ran = sight.now.saturating_duration_since(statement);
+        let limit = self.statement_limit(own.statement);
+        let verdict = watch.judge(&limit, ran, &mut self.tally);
+        if let Verdict::Tell(limit) = verdict {
+            let warning = Warning::Statement { ran, limit };
+            actions.push(Action::Warn { session: sight.session, lease: sight.id, warning });
+        }
+        let why = match verdict {
+            Verdict::Act { limit, own } | Verdict::Acted { limit, own } => {
+                Some(Overrun::Statement { ran, limit, own })
+            }
+            _ => None,
+        };
+        self.expect(sight, Some(statement), &limit.crossings());
+
+        // The first statement is what the lease was asked for, so its wait counts.
+        let asked = self.leases.get(&sight.id).filter(|_| sight.activity.first).map(|lease| lease.asked);
+        let since = asked.unwrap_or(statement);
+        let spent = sight.now.saturating_duration_since(since);
+        let late = own.deadline.filter(|limit| spent >= *limit && why.is_none());
+        let why = why.or(late.map(|limit| Overrun::Deadline { spent, limit }));
+        self.expect(sight, Some(since), &[own.deadline]);
+
+        let Some(why) = why else { return };
+        if watch.again.is_some_and(|at| sight.now < at) {
+            return;
+        }
+        if late.is_some() && watch.again.is_none() {
+            self.tally.count(Dim::B12, Told::Cancel);
+        }
+        watch.again = Some(sight.now + AGAIN);
+        actions.push(Action::Cancel { session: sight.session, lease: sight.id, statement, why });
+    }
+
+    fn statement_limit(&self, own: Option<Duration>) -> Limit {
+        Limit { dim: Dim::B12, timed: self.limits.budget.statement, own, acts: Told::Cancel }
+    }
+}
+
+/// When a lease should be looked at first, from when it is asked for, so that a short budget of its
+/// statement is not missed until the next tick.
+pub(super) fn first_look(timed: &Timed, own: &crate::tag::Own) -> Option<Duration> {
+    let configured = timed.abort.filter(|_| timed.mode == Mode::Enforce);
+    [own.deadline, own.statement, configured].into_iter().flatten().min()
+}
