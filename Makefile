@@ -5,10 +5,12 @@
 #   make lint                 formatting, lints and documentation alone
 #   make versus [ROWS=a,b] [PAIRS=5] [SECONDS=3] [PGBOUNCER=path]
 #                             Bursar against PgBouncer on the same PostgreSQL (docs/benchmarks.md)
+#   make experiments [ROWS=e1,e2] [SECONDS=10] [PGBOUNCER=path]
+#                             the session budgets under load, beside PgBouncer (docs/experiments.md)
 #   make setup                what all of them need
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint versus setup
+.PHONY: demo test lint versus experiments setup
 
 demo:
 	@scripts/setup demo
@@ -28,6 +30,12 @@ versus:
 	cargo build --release --locked
 	@ulimit -n 8192 2>/dev/null; cargo bench --quiet --locked --profile dev --bench versus -- \
 		$(if $(ROWS),--rows $(ROWS)) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(SECONDS),--seconds $(SECONDS))
+
+experiments:
+	@scripts/setup versus
+	cargo build --release --locked
+	@ulimit -n 8192 2>/dev/null; cargo bench --quiet --locked --profile dev --bench experiments -- \
+		$(if $(ROWS),--rows $(ROWS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(PGBOUNCER),--pgbouncer $(PGBOUNCER))
 
 setup:
 	@scripts/setup all

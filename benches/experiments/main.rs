@@ -1,0 +1,163 @@
+//! The experiments of the session budgets, live: Bursar and PgBouncer under the same load, one after the
+//! other, before the same private PostgreSQL.
+//!
+//! `make experiments` prints a table an experiment: what was measured of each side, what it should be, and
+//! whether it is; every value goes to `target/experiments.json` as well. docs/experiments.md explains them.
+//! The clients are tasks of this program. All of them end by themselves, or are sent away when the time is
+//! up, and whoever is still waiting then counts with the time it has waited.
+//!
+//! It does not judge: a missed target is a "no" in the table, and only a measurement that could not be made
+//! fails the run.
+
+mod billing;
+mod clients;
+#[allow(dead_code, reason = "versus uses more of it")]
+#[path = "../common/mod.rs"]
+mod common;
+mod deadlocks;
+mod messages;
+mod neighbours;
+mod occupancy;
+mod provisioning;
+mod report;
+
+use bursar::cli::throwaway;
+use clap::Parser;
+use common::Failure;
+use common::lab::{Contender, Lab, Proxy, Setup};
+use common::wire::Client;
+use report::{Report, Table};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Command line; every option has an environment variable for use through make.
+#[derive(Parser, Debug)]
+struct Options {
+    /// Experiments to run, by name; all if none (see --list)
+    #[arg(long, env = "ROWS", value_delimiter = ',')]
+    rows: Vec<String>,
+    /// Length of one measurement, in seconds; each experiment has its own if not given
+    #[arg(long, env = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: Option<u32>,
+    /// The PgBouncer to compare with; found in PATH if not given
+    #[arg(long, env = "PGBOUNCER")]
+    pgbouncer: Option<PathBuf>,
+    /// The Bursar to measure
+    #[arg(long, env = "BURSAR_BIN", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/bursar"))]
+    bursar: PathBuf,
+    /// Where the JSON goes
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/experiments.json"))]
+    json: PathBuf,
+    /// Print the names of the experiments and leave
+    #[arg(long)]
+    list: bool,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// An experiment's name in `ROWS=`, what it is about, and the seconds of each of its measurements.
+const EXPERIMENTS: [(&str, &str, u32); 7] = [
+    ("e1", "noisy neighbour: 200 greedy clients, one tenant of long transactions, 50 quiet tenants", 14),
+    ("e1b", "long transactions everywhere: 20 tenants of them, 50 quiet tenants", 20),
+    ("e2", "provision_user: calls that open 26 sessions, nested three deep", 6),
+    ("e6", "parallel tools and a billing writer beside a tenant that overloads the pool", 14),
+    ("e8", "requests that nest sessions at random: progress and aborts", 15),
+    ("e8b", "a session that waits for a row its own request has locked", 5),
+    ("e15", "random messages against the model of the transaction that a client sees", 30),
+];
+
+/// What every experiment works with.
+struct Bench {
+    lab: Lab,
+    pgbouncer: Contender,
+    bursar: Contender,
+}
+
+impl Bench {
+    /// Bursar, configured like this.
+    fn bursar(&self, setup: &Setup) -> Result<Proxy, Failure> {
+        self.clear()?;
+        self.lab.start(&self.bursar, setup)
+    }
+
+    /// PgBouncer with as many backends.
+    fn pgbouncer(&self, setup: &Setup) -> Result<Proxy, Failure> {
+        self.clear()?;
+        self.lab.start(&self.pgbouncer, setup)
+    }
+
+    /// Ends what an earlier measurement has left running on the server.
+    fn clear(&self) -> Result<(), Failure> {
+        let others = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
+             where backend_type = 'client backend' and application_name <> 'experiments' and pid <> pg_backend_pid()";
+        Ok(Client::connect(self.lab.port())?.query(others)?)
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if options.list {
+        for (name, about, seconds) in EXPERIMENTS {
+            println!("{name:<5} {about} ({seconds} s)");
+        }
+        return ExitCode::SUCCESS;
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(failure) => return fail(&failure.into()),
+    };
+    match runtime.block_on(run(&options)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => fail(&failure),
+    }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    eprintln!("experiments: {failure}");
+    ExitCode::FAILURE
+}
+
+/// Runs what was asked for; whether every measurement could be made.
+async fn run(options: &Options) -> Result<bool, Failure> {
+    let wanted: Vec<&str> = options.rows.iter().map(|row| row.trim()).filter(|row| !row.is_empty()).collect();
+    if let Some(unknown) = wanted.iter().find(|row| !EXPERIMENTS.iter().any(|(name, ..)| name == *row)) {
+        return Err(format!("no experiment is called {unknown:?}; --list shows them").into());
+    }
+    let pgbouncer = options.pgbouncer.clone().or_else(|| throwaway::find_in_path("pgbouncer"));
+    let pgbouncer = pgbouncer.ok_or("PgBouncer was not found: install it, or set PGBOUNCER=path")?;
+    let bench = Bench {
+        lab: Lab::open("experiments")?,
+        pgbouncer: Contender::new("pgbouncer", pgbouncer, 1)?,
+        bursar: Contender::new("bursar", options.bursar.clone(), 1)?,
+    };
+    let mut report = Report::new(&bench);
+    for (name, about, seconds) in EXPERIMENTS {
+        if !wanted.is_empty() && !wanted.contains(&name) {
+            continue;
+        }
+        eprintln!("experiments: {name} ({about})");
+        let length = Duration::from_secs(options.seconds.unwrap_or(seconds).into());
+        let measured = measure(name, &bench, length).await;
+        report.add(name, about, measured);
+        // After every experiment, so that a run that is broken off has not been for nothing.
+        report.save(&options.json)?;
+    }
+    println!("\n{}\nEvery value: {}", report.summary(), options.json.display());
+    Ok(report.complete())
+}
+
+async fn measure(name: &str, bench: &Bench, length: Duration) -> Result<Table, Failure> {
+    match name {
+        "e1" => neighbours::noisy(bench, length).await,
+        "e1b" => neighbours::long_everywhere(bench, length).await,
+        "e2" => provisioning::experiment(bench, length).await,
+        "e6" => billing::experiment(bench, length).await,
+        "e8" => deadlocks::random_trees(bench, length).await,
+        "e8b" => deadlocks::own_row_lock(bench, length).await,
+        "e15" => messages::experiment(length),
+        other => Err(format!("{other} is listed and not written").into()),
+    }
+}
