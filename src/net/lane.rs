@@ -29,24 +29,61 @@ const LONG_READ: usize = 8000;
 /// Room for bytes of Bursar's own that an idle lane keeps.
 const MADE_KEPT: usize = 512;
 
-/// A socket that may know, without a system call, that there is nothing to read.
+/// A socket that may know, without a system call, that there is nothing to read or no room to write.
+///
+/// [`AsyncRead`] asks the runtime twice for a read (is it worth a buffer, and again in the read) and
+/// keeps count of what a task may do in one go; both cost more than the question itself. Here a
+/// socket is asked what it knows, and the task registered for a wake-up only once there is nothing.
 pub trait Readable: AsyncRead {
-    /// Whether a read is worth trying; `Pending` registers the task as [`AsyncRead`] would.
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+    /// Whether a read is worth trying.
+    fn is_readable(&self) -> bool;
+
+    /// As [`Readable::is_readable`]; `Pending` registers the task for a wake-up.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Reads once; after [`Readable::is_readable`] said yes. `Pending` only if that was wrong: then
+    /// the task is registered.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>>;
 }
 
 impl Readable for Stream {
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn is_readable(&self) -> bool {
+        Stream::is_readable(self)
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Stream::Tcp(tcp) => tcp.poll_read_ready(cx).map(drop),
             Stream::Unix(unix) => unix.poll_read_ready(cx).map(drop),
         }
     }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            match self.try_receive(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_readable(cx)),
+                received => return Poll::Ready(received),
+            }
+        }
+    }
 }
 
 impl Readable for tokio::io::DuplexStream {
-    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<()> {
+    fn is_readable(&self) -> bool {
+        true
+    }
+
+    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut free = ReadBuf::new(into);
+        ready!(Pin::new(self).poll_read(cx, &mut free))?;
+        Poll::Ready(Ok(free.filled().len()))
     }
 }
 
@@ -80,6 +117,10 @@ pub struct Lane {
     staged: usize,
     size: Size,
     closed: bool,
+    /// The socket last read from had nothing, and wakes this task when it has.
+    registered: bool,
+    /// The last read took as much as there was room for.
+    filled: bool,
 }
 
 impl Lane {
@@ -95,7 +136,14 @@ impl Lane {
             staged: 0,
             size: Size::Small,
             closed: false,
+            registered: false,
+            filled: false,
         }
+    }
+
+    /// What is read next comes from another socket, or somebody else has read from this one.
+    pub fn reads_anew(&mut self) {
+        self.registered = false;
     }
 
     /// A lane that begins with bytes that were read elsewhere: what came in one packet with the
@@ -203,10 +251,14 @@ impl Lane {
         }
         self.walked = 0;
         self.closed = false;
+        self.registered = false;
     }
 
     /// Reads once into the free part of the buffer. To be called only with nothing staged.
     /// `Ready(Ok(0))` = the sender has closed its side, or the buffer is full of one message.
+    ///
+    /// Always by the same task and from the same socket, or [`Lane::reads_anew`] is told: while a
+    /// socket is known to wake the task it is not asked to again.
     ///
     /// Cancel safe: a byte is either in the lane or still in the socket.
     pub fn poll_fill<R: Readable + Unpin>(
@@ -217,26 +269,36 @@ impl Lane {
         if self.closed {
             return Poll::Ready(Ok(0));
         }
-        // Before a buffer is borrowed for nothing.
-        ready!(from.poll_readable(cx));
+        // Before a buffer is borrowed for nothing. Behind a read that took all there was room for, the
+        // runtime says whether it is another task's turn.
+        let goes_on = std::mem::take(&mut self.filled);
+        if goes_on || !from.is_readable() {
+            if self.registered {
+                return Poll::Pending;
+            }
+            // A task that has used up its turn is told to wait without being registered.
+            let fresh = tokio::task::coop::has_budget_remaining();
+            if from.poll_readable(cx).is_pending() {
+                self.registered = fresh;
+                return Poll::Pending;
+            }
+        }
+        self.registered = false;
         self.make_room();
         let buf = match &mut self.buf {
             Some(buf) => buf,
             none => none.insert(self.buffers.lend(self.size)),
         };
         let room = buf.data.len() - buf.end;
-        let mut free = ReadBuf::new(&mut buf.data[buf.end..]);
-        let polled = Pin::new(from).poll_read(cx, &mut free);
-        let n = free.filled().len();
-        if polled.is_pending() {
-            self.settle();
-            return Poll::Pending;
-        }
-        if let Err(error) = ready!(polled) {
-            self.settle();
-            return Poll::Ready(Err(error));
-        }
+        let n = match from.poll_receive(cx, &mut buf.data[buf.end..]) {
+            Poll::Ready(Ok(n)) => n,
+            unread => {
+                self.settle();
+                return unread;
+            }
+        };
         buf.end += n;
+        self.filled = n == room;
         self.closed = n == 0 && room > 0;
         self.adapt(n, room);
         if n == 0 {

@@ -4,11 +4,11 @@
 //! no system call ([`Stream::quiet`]), a printable peer, and the socket options of a long-lived
 //! connection. It buffers nothing.
 
-use socket2::{SockRef, TcpKeepalive};
-use std::io;
+use socket2::{SockRef, Socket, TcpKeepalive};
+use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -88,6 +88,73 @@ impl Stream {
         }
     }
 
+    /// Whether the reactor has seen something to read. Costs no system call.
+    #[must_use]
+    #[inline]
+    pub fn is_readable(&self) -> bool {
+        let seen = match self {
+            Stream::Tcp(tcp) => tcp.try_io(Interest::READABLE, || Ok(())),
+            Stream::Unix(unix) => unix.try_io(Interest::READABLE, || Ok(())),
+        };
+        seen.is_ok()
+    }
+
+    /// Reads once, if the reactor has seen something to read.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is nothing, and those of the socket.
+    #[inline]
+    pub fn try_receive(&self, into: &mut [u8]) -> io::Result<usize> {
+        let room = into.len();
+        self.try_some(Interest::READABLE, room, |mut socket| socket.read(into))
+    }
+
+    /// One read or write of up to `most` bytes. A short one has left the socket empty, or full, and the
+    /// reactor is told so by the one word it takes for that: the next look costs no system call.
+    #[inline]
+    fn try_some(
+        &self,
+        interest: Interest,
+        most: usize,
+        act: impl FnOnce(&Socket) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut moved = 0;
+        let act = |socket: SockRef<'_>| {
+            moved = act(&socket)?;
+            if 0 < moved && moved < most { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        };
+        let done = match self {
+            Stream::Tcp(tcp) => tcp.try_io(interest, || act(SockRef::from(tcp))),
+            Stream::Unix(unix) => unix.try_io(interest, || act(SockRef::from(unix))),
+        };
+        match done {
+            Err(error) if moved == 0 => Err(error),
+            _ => Ok(moved),
+        }
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tcp(tcp) => tcp.poll_write_ready(cx),
+            Stream::Unix(unix) => unix.poll_write_ready(cx),
+        }
+    }
+
+    /// Writes what the socket takes; the runtime is asked for a wake-up only once it takes nothing.
+    fn poll_some(
+        &self,
+        cx: &mut Context<'_>,
+        most: usize,
+        write: impl Fn(&Socket) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match self.try_some(Interest::WRITABLE, most, &write) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_writable(cx))?,
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
     /// Waits until there may be something to read. Cancel safe; may wake without cause.
     ///
     /// # Errors
@@ -157,10 +224,7 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Stream::Unix(unix) => Pin::new(unix).poll_write(cx, buf),
-        }
+        self.poll_some(cx, buf.len(), |mut socket| socket.write(buf))
     }
 
     fn poll_write_vectored(
@@ -168,10 +232,8 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
-            Stream::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, bufs),
-        }
+        let most = bufs.iter().map(|buf| buf.len()).sum();
+        self.poll_some(cx, most, |mut socket| socket.write_vectored(bufs))
     }
 
     fn is_write_vectored(&self) -> bool {

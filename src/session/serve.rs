@@ -263,6 +263,7 @@ impl<S: Socket> Session<S> {
     /// A lease begins: the backend is made fit in the same write as the client's first message.
     pub(super) fn adopt(&mut self, mut lease: Lease, warnings: &[Warning], tag: &Arc<Tag>, now: Instant) {
         self.linked = Linked::default();
+        self.down.lane.reads_anew();
         self.flush_here();
         self.statements.moved();
         let id = lease.id();

@@ -374,6 +374,7 @@ impl<S: Socket> Session<S> {
     /// error with which it was refused.
     async fn ask(&mut self, question: &[u8]) -> Result<Result<Vec<Option<Row>>, Bytes>, End> {
         let Some(lease) = &mut self.lease else { return Ok(Ok(Vec::new())) };
+        self.down.lane.reads_anew();
         self.cell.set_injected(true);
         let asked = private::insist(lease.backend(), &self.pools.buffers, question);
         let answer = Box::pin(asked).await;
