@@ -43,8 +43,9 @@ impl Lease {
         }
     }
 
-    /// Gives the backend back, fit for the next session: nothing outstanding, status `I`, clean.
-    pub fn finish(mut self, now: Instant) {
+    /// Gives the backend back, fit for the next session: nothing outstanding, status `I`, clean. All that
+    /// may be done with the lease after that is to drop it.
+    pub fn finish(&mut self, now: Instant) {
         self.fit = true;
         self.give_back(now);
     }

@@ -193,6 +193,7 @@ impl Prepared {
             tags: self.tags,
             startup: self.settings.clone(),
             settings: self.settings,
+            unhurried: Set::BASE,
             mode: rules.mode,
             reset: rules.reset,
             max_prepared: super::prepared_cap(&rules),

@@ -82,6 +82,8 @@ pub struct Session<S> {
     startup: Set,
     /// The settings it has, as of the end of its last lease.
     settings: Set,
+    /// Settings a backend of its had that cut nothing short ([`crate::state::text::is_hasty`]).
+    unhurried: Set,
     mode: PoolMode,
     reset: Reset,
     /// Shared statements a backend may have; 0: named statements are the backend's own.

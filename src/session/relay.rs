@@ -7,6 +7,7 @@
 //! System calls of a small query: epoll_wait, recv, send; epoll_wait, recv, send. A short read
 //! leaves tokio knowing that the socket is empty, so that looking again costs nothing.
 
+use super::serve::Slow;
 use super::up::{FLUSH, Stop};
 use super::{Session, Socket};
 use crate::clock;
@@ -21,13 +22,12 @@ const SPOOL: usize = 64 << 10;
 const TURNS: usize = 4;
 
 /// What the loop must act on.
-#[derive(Debug)]
 pub(super) enum Event {
     /// Orders wait in the cell.
     Ordered,
-    /// The next client message needs a backend.
-    NeedBackend,
-    /// The lease may end.
+    /// The next client message needs a backend, and there is none at once.
+    Wait(Slow),
+    /// The lease may end, and there is something to do first.
     Release,
     /// The client said goodbye, or closed its side; what it sent before is staged or done.
     ClientLeft,
@@ -65,9 +65,12 @@ impl<S: Socket> Session<S> {
             return Poll::Ready(Event::Ordered);
         }
         for _ in 0..TURNS {
-            if let Poll::Ready(event) = self.poll_down(cx) {
-                return Poll::Ready(event);
+            match self.poll_down(cx) {
+                Poll::Ready(Event::Release) if self.end_at_once() => {}
+                Poll::Ready(event) => return Poll::Ready(event),
+                Poll::Pending => {}
             }
+            let unlinked = self.lease.is_none();
             let unsent = self.down.lane.staged();
             if let Poll::Ready(event) = self.poll_up(cx) {
                 return Poll::Ready(event);
@@ -76,7 +79,9 @@ impl<S: Socket> Session<S> {
             // held up the end of the lease, is for now.
             let answered = self.down.lane.staged() > unsent;
             let released = self.linked.at_ready && self.up.lane.staged() == 0 && unsent <= SPOOL;
-            if !answered && !released {
+            // Nobody has yet asked the backend of a new lease to wake this task.
+            let linked = unlinked && self.lease.is_some();
+            if !answered && !released && !linked {
                 return Poll::Pending;
             }
         }
@@ -159,7 +164,11 @@ impl<S: Socket> Session<S> {
                     }
                     return self.poll_held(cx);
                 }
-                Stop::NeedBackend => return Poll::Ready(Event::NeedBackend),
+                Stop::NeedBackend => match self.begin_at_once() {
+                    Ok(()) => continue,
+                    Err(slow) => return Poll::Ready(Event::Wait(slow)),
+                },
+                Stop::Wait(slow) => return Poll::Ready(Event::Wait(slow)),
                 Stop::Terminate => return Poll::Ready(Event::ClientLeft),
                 Stop::Silence => return Poll::Ready(Event::Silence),
                 Stop::Fault(report) => return Poll::Ready(Event::Fault(report)),

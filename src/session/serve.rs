@@ -52,11 +52,8 @@ impl End {
     }
 }
 
-/// How far a checkout has come.
-enum Begun {
-    Done(Result<(), End>),
-    Slow(Start, Arc<Tag>),
-}
+/// A checkout that is not over at once, and for whom it is.
+pub(super) type Slow = Box<(Start, Arc<Tag>)>;
 
 /// How a wait for a lease ends.
 enum Waited {
@@ -83,7 +80,7 @@ impl<S: Socket> Session<S> {
 
     async fn act(&mut self, event: Event) -> Result<(), End> {
         match event {
-            Event::NeedBackend => self.begin_lease().await,
+            Event::Wait(slow) => Box::pin(self.begin_slowly(slow)).await,
             Event::Release => self.end_lease().await,
             Event::Ordered => Box::pin(self.obey()).await,
             Event::ClientLeft => Err(End::Left(self.pool.rules().client_gone_grace)),
@@ -123,32 +120,8 @@ impl<S: Socket> Session<S> {
     }
 
     /// What takes time has a future of its own, which an idle session has no room for.
-    async fn begin_lease(&mut self) -> Result<(), End> {
-        match self.begin_at_once() {
-            Begun::Done(done) => done,
-            Begun::Slow(start, tag) => Box::pin(self.begin_slowly(start, tag)).await,
-        }
-    }
-
-    fn begin_at_once(&mut self) -> Begun {
-        let now = self.now;
-        self.renew_config();
-        let tag = self.resolve(now);
-        let claim = Claim { session: self.cell.id, pool: self.pool.id, tag, login: false };
-        match self.pools.checkout(&self.pool, &claim, now) {
-            Start::Ready(mut lease, warnings) => {
-                if self.lacks_role(&mut lease) {
-                    return Begun::Slow(Start::Ready(lease, warnings), claim.tag);
-                }
-                self.adopt(lease, &warnings, &claim.tag, now);
-                Begun::Done(Ok(()))
-            }
-            Start::Refused(refusal) => Begun::Done(self.refuse(&refusal)),
-            Start::Wait(waiting) => Begun::Slow(Start::Wait(waiting), claim.tag),
-        }
-    }
-
-    async fn begin_slowly(&mut self, start: Start, tag: Arc<Tag>) -> Result<(), End> {
+    async fn begin_slowly(&mut self, slow: Slow) -> Result<(), End> {
+        let (start, tag) = *slow;
         let (mut lease, warnings) = match start {
             Start::Ready(lease, warnings) => (lease, warnings),
             Start::Refused(refusal) => return self.refuse(&refusal),
@@ -179,23 +152,6 @@ impl<S: Socket> Session<S> {
         }
         self.adopt(lease, &warnings, &tag, self.now);
         Ok(())
-    }
-
-    /// Whether the session has taken on a role that the backend does not have.
-    fn lacks_role(&self, lease: &mut Lease) -> bool {
-        lease.backend().settings != self.settings && text::has_role(&self.settings)
-    }
-
-    /// A new configuration counts from the next transaction on.
-    fn renew_config(&mut self) {
-        if !self.pools.is_current(&self.config) {
-            self.config = self.pools.config();
-            let rules = self.pool.rules();
-            self.reset = rules.reset;
-            self.max_prepared = prepared_cap(&rules);
-            self.policy = Masks::of(&rules, self.mode, &self.config);
-            self.tags.invalidate();
-        }
     }
 
     /// Waits for a lease, answering orders and watching for the client to go. `None` = cancelled.
@@ -260,30 +216,6 @@ impl<S: Socket> Session<S> {
         false
     }
 
-    /// A lease begins: the backend is made fit in the same write as the client's first message.
-    pub(super) fn adopt(&mut self, mut lease: Lease, warnings: &[Warning], tag: &Arc<Tag>, now: Instant) {
-        self.linked = Linked::default();
-        self.down.lane.reads_anew();
-        self.flush_here();
-        self.statements.moved();
-        let id = lease.id();
-        self.cell.link(id, lease.backend(), tag, now);
-        let backend = lease.backend();
-        if backend.settings != self.settings {
-            let difference = text::difference(&backend.settings, &self.settings);
-            backend.settings = self.settings.clone();
-            for text in [difference.undo, difference.apply].iter().filter(|text| !text.is_empty()) {
-                self.up.lane.make(|out| private::query(out, text));
-                self.tracker.inject(OpKind::Query, Injected::Segment);
-                self.set_injected(true);
-            }
-        }
-        self.lease = Some(lease);
-        for warning in warnings {
-            self.warn(warning);
-        }
-    }
-
     /// In session mode the lease of the login is the session's own until it ends.
     pub(super) fn begin_session_mode(&mut self, lease: Lease) {
         let now = clock::now();
@@ -336,6 +268,22 @@ impl<S: Socket> Session<S> {
         self.give_back(false).await;
         self.tags.used(self.now);
         if self.draining { Err(End::fault(&Fault::Shutdown)) } else { Ok(()) }
+    }
+
+    /// Ends the lease, if nothing has to be asked, cleaned or told first: that is for
+    /// [`Session::end_lease`]. Returns whether it did.
+    pub(super) fn end_at_once(&mut self) -> bool {
+        let linked = &self.linked;
+        let simple = !self.draining
+            && !linked.dying
+            && linked.injected_error.is_none()
+            && !linked.traces.any(Traces::SETTING)
+            && !self.may_unpin();
+        if !simple || self.give_back_at_once(false).is_some() {
+            return false;
+        }
+        self.tags.used(self.now);
+        true
     }
 
     async fn obey(&mut self) -> Result<(), End> {
@@ -435,6 +383,66 @@ impl<S: Socket> Session<S> {
 }
 
 impl<S> Session<S> {
+    /// Begins a lease if a backend is free, as it nearly always is. Otherwise what the checkout came to
+    /// is for [`Session::begin_slowly`].
+    pub(super) fn begin_at_once(&mut self) -> Result<(), Slow> {
+        let now = self.now;
+        self.renew_config();
+        let tag = self.resolve(now);
+        let claim = Claim { session: self.cell.id, pool: self.pool.id, tag, login: false };
+        match self.pools.checkout(&self.pool, &claim, now) {
+            Start::Ready(mut lease, warnings) => {
+                if self.lacks_role(&mut lease) {
+                    return Err(Box::new((Start::Ready(lease, warnings), claim.tag)));
+                }
+                self.adopt(lease, &warnings, &claim.tag, now);
+                Ok(())
+            }
+            start => Err(Box::new((start, claim.tag))),
+        }
+    }
+
+    /// Whether the session has taken on a role that the backend does not have.
+    fn lacks_role(&self, lease: &mut Lease) -> bool {
+        lease.backend().settings != self.settings && text::has_role(&self.settings)
+    }
+
+    /// A new configuration counts from the next transaction on.
+    fn renew_config(&mut self) {
+        if !self.pools.is_current(&self.config) {
+            self.config = self.pools.config();
+            let rules = self.pool.rules();
+            self.reset = rules.reset;
+            self.max_prepared = prepared_cap(&rules);
+            self.policy = Masks::of(&rules, self.mode, &self.config);
+            self.tags.invalidate();
+        }
+    }
+
+    /// A lease begins: the backend is made fit in the same write as the client's first message.
+    pub(super) fn adopt(&mut self, mut lease: Lease, warnings: &[Warning], tag: &Arc<Tag>, now: Instant) {
+        self.linked = Linked::default();
+        self.down.lane.reads_anew();
+        self.flush_here();
+        self.statements.moved();
+        let id = lease.id();
+        self.cell.link(id, lease.backend(), tag, now);
+        let backend = lease.backend();
+        if backend.settings != self.settings {
+            let difference = text::difference(&backend.settings, &self.settings);
+            backend.settings = self.settings.clone();
+            for text in [difference.undo, difference.apply].iter().filter(|text| !text.is_empty()) {
+                self.up.lane.make(|out| private::query(out, text));
+                self.tracker.inject(OpKind::Query, Injected::Segment);
+                self.set_injected(true);
+            }
+        }
+        self.lease = Some(lease);
+        for warning in warnings {
+            self.warn(warning);
+        }
+    }
+
     /// Tells the client of a budget it exceeds: once a dimension and request (budgets.md §2.4), and
     /// only who tags its requests, since nobody else could know what is meant. Not while a message
     /// is half way through.

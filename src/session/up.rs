@@ -2,6 +2,7 @@
 
 use super::answers::describe;
 use super::reply::{self, Fault};
+use super::serve::Slow;
 use super::tracker::{Injected, Note, OpKind, Take};
 use super::{Glance, Session, locals};
 use crate::config::PoolMode;
@@ -35,7 +36,6 @@ pub(super) const SYNC: &[u8] = b"S\0\0\0\x04";
 pub(super) const FLUSH: &[u8] = b"H\0\0\0\x04";
 
 /// Why the walk over the client's bytes stopped.
-#[derive(Debug)]
 pub(super) enum Stop {
     /// The next message is not complete.
     More,
@@ -43,6 +43,8 @@ pub(super) enum Stop {
     Hold,
     /// The next message needs a backend.
     NeedBackend,
+    /// So it does, and there is none at once.
+    Wait(Slow),
     /// Terminate.
     Terminate,
     /// Close without a word, as PostgreSQL does when a length field makes no sense.
@@ -177,10 +179,10 @@ impl<S> Session<S> {
         }
         let text = HEADER..HEADER + text.len();
         let Glance { cut } = glanced.unwrap_or_else(|| self.glance(text, whole));
-        if self.lease.is_none() {
-            self.glanced = Some(Glance { cut });
-            return Next::Stop(Stop::NeedBackend);
-        }
+        let cut = match self.link(cut) {
+            Ok(cut) => cut,
+            Err(next) => return next,
+        };
         let (text, _) = query_text(self.up.lane.unwalked(), total);
         let scanned = if whole { scan(text) } else { too_long() };
         if self.waits_to_reset(text, scanned.traces) {
@@ -207,6 +209,26 @@ impl<S> Session<S> {
             self.up.take(total, true);
         }
         Next::Done
+    }
+
+    /// Sees to it that a statement has a backend, its tags known: `cut` is what the look at it has
+    /// found, which is kept where the message has to be looked at again.
+    fn link(&mut self, cut: Option<Range<usize>>) -> Result<Option<Range<usize>>, Next> {
+        if self.lease.is_some() {
+            return Ok(cut);
+        }
+        match self.begin_at_once() {
+            Ok(()) if !self.tracker.is_busy() => Ok(cut),
+            // Behind what makes the backend fit, it may have to wait.
+            Ok(()) => {
+                self.glanced = Some(Glance { cut });
+                Err(Next::Done)
+            }
+            Err(slow) => {
+                self.glanced = Some(Glance { cut });
+                Err(Next::Stop(Stop::Wait(slow)))
+            }
+        }
     }
 
     /// Takes the tags of a statement's comment. `text` says where in the message the statement is.
@@ -259,10 +281,10 @@ impl<S> Session<S> {
         }
         let shared = whole && !name.is_empty() && self.shares();
         let Glance { cut } = glanced.unwrap_or_else(|| self.glance(text.clone(), whole));
-        if self.lease.is_none() {
-            self.glanced = Some(Glance { cut });
-            return Next::Stop(Stop::NeedBackend);
-        }
+        let cut = match self.link(cut) {
+            Ok(cut) => cut,
+            Err(next) => return next,
+        };
         if shared {
             return self.parse_shared(total, Glance { cut });
         }

@@ -138,24 +138,26 @@ impl<S: Socket> Session<S> {
 
     /// The lease ends with its backend idle: cleaned of whatever the session left on it.
     pub(super) async fn give_back(&mut self, client_gone: bool) {
-        if let Some((lease, dirty)) = self.give_back_at_once(client_gone) {
+        if let Some(dirty) = self.give_back_at_once(client_gone)
+            && let Some(lease) = self.lease.take()
+        {
             Box::pin(self.give_back_clean(lease, dirty, client_gone)).await;
         }
     }
 
-    /// Nearly always there is nothing to wait for. Returns the lease if there is, and whether the backend
-    /// is to be cleaned.
-    fn give_back_at_once(&mut self, client_gone: bool) -> Option<(Lease, bool)> {
-        let mut lease = self.lease.take()?;
-        let dirty = self.tracker.status() != TxStatus::Idle
-            || self.scrubs_always()
-            || !self.leftovers(&lease.backend().settings).is_none();
-        if dirty {
-            return Some((lease, true));
+    /// Nearly always there is nothing to wait for. If there is, the lease stays, and the answer is whether
+    /// the backend is to be cleaned.
+    pub(super) fn give_back_at_once(&mut self, client_gone: bool) -> Option<bool> {
+        let left = self.leftovers();
+        let always = self.scrubs_always();
+        let lease = self.lease.as_mut()?;
+        if always || !left.is_none() || self.tracker.status() != TxStatus::Idle {
+            return Some(true);
         }
-        let Some(worked) = self.cell.unlink(lease.backend(), self.now) else { return Some((lease, false)) };
-        settle(&mut lease, worked, client_gone);
+        let Some(worked) = self.cell.unlink(lease.backend(), self.now) else { return Some(false) };
+        settle(lease, worked, client_gone);
         lease.finish(self.now);
+        self.lease = None;
         None
     }
 
@@ -164,7 +166,7 @@ impl<S: Socket> Session<S> {
         if dirty {
             self.cell.finished(self.now);
             let in_transaction = self.tracker.status() != TxStatus::Idle;
-            let (traces, all) = (self.leftovers(&lease.backend().settings), self.scrubs_always());
+            let (traces, all) = (self.leftovers_on(&lease.backend().settings), self.scrubs_always());
             let scrub = private::scrub(lease.backend(), &self.pools.buffers, in_transaction, traces, all);
             if let Err(trouble) = scrub.await {
                 tracing::debug!(%trouble, "a backend cannot be scrubbed and is closed");
@@ -186,16 +188,31 @@ impl<S: Socket> Session<S> {
         lease.finish(self.now);
     }
 
-    /// What is to be scrubbed before another session may have the backend, which carries `settings`.
-    fn leftovers(&self, settings: &Set) -> Traces {
-        let mut traces = self.linked.traces;
-        if self.statements.pins() || self.linked.untrusted {
-            traces = traces.with(Traces::STATEMENT);
+    /// What is to be scrubbed before another session may have the backend at hand.
+    fn leftovers(&mut self) -> Traces {
+        // Whether a set of settings is hasty is looked up where the last lease did not have it.
+        if let Some(lease) = &mut self.lease
+            && lease.backend().settings != self.unhurried
+        {
+            let settings = lease.backend().settings.clone();
+            if text::is_hasty(&settings) {
+                return self.leftovers_on(&settings);
+            }
+            self.unhurried = settings;
         }
-        if text::is_hasty(settings) {
-            traces = traces.with(Traces::SETTING);
-        }
-        traces
+        self.leftovers_of_session()
+    }
+
+    /// What is to be scrubbed from a backend that carries `settings`.
+    fn leftovers_on(&self, settings: &Set) -> Traces {
+        let traces = self.leftovers_of_session();
+        if text::is_hasty(settings) { traces.with(Traces::SETTING) } else { traces }
+    }
+
+    fn leftovers_of_session(&self) -> Traces {
+        let traces = self.linked.traces;
+        let statements = self.statements.pins() || self.linked.untrusted;
+        if statements { traces.with(Traces::STATEMENT) } else { traces }
     }
 
     async fn cancel_delivered(&self) {
