@@ -25,6 +25,8 @@ pub(super) struct Roll<T> {
     /// Every idle entry is here exactly once, and some that are busy again.
     idle: VecDeque<u32>,
     limit: usize,
+    /// What was looked for last, which is most often looked for next: no name is hashed for it.
+    recent: u32,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,7 @@ impl<T: Busy> Roll<T> {
             free: Vec::new(),
             idle: VecDeque::new(),
             limit,
+            recent: 0,
         }
     }
 
@@ -68,11 +71,19 @@ impl<T: Busy> Roll<T> {
         name: &Arc<str>,
         value: impl FnOnce() -> T,
     ) -> (u32, bool) {
+        if let Some(Some(slot)) = self.slots.get_mut(self.recent as usize)
+            && slot.space == space
+            && *slot.name == **name
+        {
+            slot.touched = true;
+            return (self.recent, false);
+        }
         let hash = self.hasher.hash_one((space, &**name));
         if let Some(&at) = self.by_name.find(hash, self.is(space, name)) {
             if let Some(slot) = &mut self.slots[at as usize] {
                 slot.touched = true;
             }
+            self.recent = at;
             return (at, false);
         }
         while self.len() >= self.limit && self.drop_one_idle() {}

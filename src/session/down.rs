@@ -7,7 +7,7 @@ use crate::config::PoolMode;
 use crate::net::lane::Lane;
 use crate::wire::backend::{TxStatus, is_fatal, parameter, ready_for_query};
 use crate::wire::sql::scan::{
-    Traces, changes_objects, clears_everything, deallocate_all, may_end_traces, tag_traces,
+    Traces, changes_objects, clears_everything, deallocate_all, may_end_traces, says_nothing, tag_traces,
 };
 use crate::wire::walk::{HEADER, Header, cstr};
 use bytes::{Bytes, BytesMut};
@@ -36,6 +36,15 @@ impl<S> Session<S> {
             let bytes = self.down.lane.unwalked();
             let Some(head) = Header::read(bytes) else { return Ok(()) };
             let total = head.total().filter(|_| head.len <= MAX_MESSAGE).ok_or(Desync(head.kind))?;
+            if total <= bytes.len()
+                && let Some(noted) = self.tracker.as_expected(head.kind)
+            {
+                if noted && matches!(head.kind, b'1' | b'3') {
+                    self.statements.acknowledged();
+                }
+                self.down.lane.pass(total);
+                continue;
+            }
             let front = self.tracker.front().copied();
             let named =
                 front.and_then(|op| op.statement).filter(|_| head.kind == b'E' && total <= Lane::HELD);
@@ -130,6 +139,13 @@ impl<S> Session<S> {
         let body = &self.down.lane.unwalked()[HEADER..seen];
         match kind {
             b'1' | b'3' if front.is_some_and(|op| op.noted) => self.statements.acknowledged(),
+            b'C' if says_nothing(body) => {
+                if let Some(changes) = &mut self.linked.changes
+                    && front.is_some_and(|op| op.injected.is_none())
+                {
+                    changes.note_outcome(true, false);
+                }
+            }
             b'C' if front.is_some_and(|op| op.injected.is_none()) => {
                 let tag = cstr(body).map_or(body, |(tag, _)| tag);
                 let local = front.is_some_and(|op| op.local_settings);

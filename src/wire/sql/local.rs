@@ -116,20 +116,18 @@ fn promising(text: &[u8]) -> bool {
     while let Some(rest) = code.strip_prefix(b";") {
         code = lex::skip_to_code(rest);
     }
-    if !matches!(code.first().map(|b| b | 0x20), Some(b's' | b'r')) {
-        return false;
-    }
-    let word = lex::first_word(code);
-    let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
-    match word.len() {
-        3 => is("set"),
-        4 => is("show"),
-        5 => is("reset"),
-        6 if is("select") => {
+    let starts = |code: &[u8], name: &[u8]| {
+        code.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+    };
+    // A word that only begins so is told apart by the lexer.
+    match (code.first().map(|b| b | 0x20), code.get(2).map(|b| b | 0x20)) {
+        (Some(b's'), Some(b'l')) if starts(code, b"select") => {
             let next = lex::skip_to_code(&code[6..]);
-            let starts = |name: &[u8]| next.get(..name.len()).is_some_and(|w| w.eq_ignore_ascii_case(name));
-            starts(b"set_config") || starts(b"pg_catalog")
+            matches!(next.first().map(|b| b | 0x20), Some(b's' | b'p'))
+                && (starts(next, b"set_config") || starts(next, b"pg_catalog"))
         }
+        (Some(b's'), _) => starts(code, b"set") || starts(code, b"show"),
+        (Some(b'r'), _) => starts(code, b"reset"),
         _ => false,
     }
 }

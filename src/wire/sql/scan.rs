@@ -8,7 +8,7 @@
 //! `nextval` and `setseed` leave only numbers behind and are not looked for.
 
 pub use super::traces::{
-    Traces, changes_objects, clears_everything, deallocate_all, may_end_traces, tag_traces,
+    Traces, changes_objects, clears_everything, deallocate_all, may_end_traces, says_nothing, tag_traces,
 };
 
 use super::lex::{self, Kind, Reading, Token, Tokens};

@@ -105,6 +105,15 @@ pub fn tag_traces(tag: &[u8]) -> Traces {
     }
 }
 
+/// Whether a CommandComplete tag that begins so is one of the commonest, which say nothing of the
+/// session: none of the questions below need be asked.
+#[must_use]
+#[inline]
+pub fn says_nothing(tag: &[u8]) -> bool {
+    matches!(tag.first_chunk(), Some(b"SELECT" | b"INSERT" | b"UPDATE" | b"DELETE" | b"COMMIT"))
+        || tag.first_chunk() == Some(b"BEGIN")
+}
+
 /// Whether a statement with this CommandComplete tag may end what keeps a backend: a LISTEN, a
 /// temporary object, a cursor, a prepared statement.
 #[must_use]
@@ -136,6 +145,22 @@ pub fn changes_objects(tag: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_says_nothing_has_no_other_answer() {
+        for tag in ["SELECT 1", "INSERT 0 1", "UPDATE 3", "DELETE 0", "COMMIT", "COMMIT PREPARED", "BEGIN"] {
+            let tag = tag.as_bytes();
+            assert!(says_nothing(tag));
+            assert_eq!(tag_traces(tag), Traces::NONE);
+            assert!(!may_end_traces(tag) && !changes_objects(tag));
+            assert!(!clears_everything(tag) && !deallocate_all(tag));
+        }
+        for tag in
+            ["ROLLBACK", "SET", "DECLARE CURSOR", "DEALLOCATE", "CREATE TABLE", "DISCARD ALL", "DO", ""]
+        {
+            assert!(!says_nothing(tag.as_bytes()), "{tag}");
+        }
+    }
 
     #[test]
     fn tags() {
