@@ -10,6 +10,7 @@ use std::time::Duration;
 pub(super) enum Dim {
     B1,
     B2,
+    B3,
     B4,
     B8,
     B9,
@@ -21,9 +22,10 @@ pub(super) enum Dim {
     B18,
 }
 
-const DIMS: [(Dim, &str); 11] = [
+const DIMS: [(Dim, &str); 12] = [
     (Dim::B1, "B1"),
     (Dim::B2, "B2"),
+    (Dim::B3, "B3"),
     (Dim::B4, "B4"),
     (Dim::B8, "B8"),
     (Dim::B9, "B9"),

@@ -20,7 +20,7 @@ pub(super) struct Watch {
     pub(super) tx: Option<Instant>,
     /// The statement that B12 acted on.
     pub(super) statement: Option<Instant>,
-    /// When to cancel it once more, should it still run: a cancel request may be lost.
+    /// When to cancel what runs once more, should it still run: a cancel request may be lost.
     pub(super) again: Option<Instant>,
     /// A session was told to end it.
     pub(super) ended: bool,
@@ -46,7 +46,7 @@ pub(super) enum Verdict {
     },
 }
 
-/// A budget of time as it holds for a lease now.
+/// A budget of time as it holds for a lease, or for a request, now.
 pub(super) struct Limit {
     pub(super) dim: Dim,
     /// As configured.

@@ -30,7 +30,7 @@ pub(super) struct Lease {
 
 impl<B, W> Book<B, W> {
     /// Asks for a backend: an idle one at once if nobody of equal right waits, else a place in the
-    /// queue, or a refusal (B2, B8, B15). `waiter` is called only to queue. `warnings` gets what a
+    /// queue, or a refusal (B2, B3, B8, B15). `waiter` is called only to queue. `warnings` gets what a
     /// budget in mode warn has to say about a lease granted here.
     pub fn checkout(
         &mut self,
@@ -44,7 +44,8 @@ impl<B, W> Book<B, W> {
             return Checkout::Refused(self.refuse_closing(claim.pool));
         }
         let who = self.who(claim, now);
-        if let Some(refusal) = self.too_many_leases(claim, who, now) {
+        if let Some(refusal) = self.too_many_leases(claim, who, now).or_else(|| self.used_up(claim, who, now))
+        {
             return Checkout::Refused(refusal);
         }
         let pool = &self.pools[claim.pool.0 as usize];

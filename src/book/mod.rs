@@ -28,6 +28,7 @@
 //! closed if it is. Wake a timer at [`Book::due`].
 
 mod counters;
+mod db_time;
 mod judge;
 mod leaks;
 mod leases;
@@ -113,6 +114,8 @@ pub struct Book<B, W> {
     sooner: bool,
     pace: Duration,
     scratch: Vec<LeaseId>,
+    /// Requests with leases, as the tick under way has seen them.
+    spending: Vec<u32>,
     backends: PhantomData<fn(B) -> B>,
 }
 
@@ -149,6 +152,7 @@ impl<B, W> Book<B, W> {
             sooner: false,
             pace: Duration::ZERO,
             scratch: Vec::new(),
+            spending: Vec::new(),
             backends: PhantomData,
         };
         book.set_pace();

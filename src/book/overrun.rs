@@ -11,7 +11,7 @@ use crate::config::{Mode, Timed};
 use std::time::Duration;
 
 /// A statement that still runs this long after it was cancelled is cancelled once more.
-const AGAIN: Duration = Duration::from_secs(1);
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
 
 impl<B, W> Book<B, W> {
     /// B12 and the deadline of what a lease runs.

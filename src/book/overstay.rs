@@ -38,6 +38,14 @@ impl Sight {
         Some(self.now.saturating_duration_since(self.activity.tx_start?))
     }
 
+    /// Time in which statements have run on it.
+    fn active(&self) -> Duration {
+        let runs = self.activity.state == Doing::Active;
+        let since = self.activity.since;
+        let running = if runs { self.now.saturating_duration_since(since) } else { Duration::ZERO };
+        self.activity.active + running
+    }
+
     fn idle(&self) -> Option<Duration> {
         let idle = self.activity.state == Doing::IdleInTx;
         idle.then(|| self.now.saturating_duration_since(self.activity.since))
@@ -157,6 +165,7 @@ impl<B, W> Book<B, W> {
             }
         }
         self.scratch = ids;
+        self.watch_requests(now, probe, actions);
     }
 
     /// What the views and refusals say until the next tick.
@@ -175,6 +184,14 @@ impl<B, W> Book<B, W> {
             let request = &mut self.requests[at];
             let before = if request.stuck_at == self.ticks { request.stuck } else { 0 };
             (request.stuck, request.stuck_at) = (before + 1, self.ticks);
+        }
+        if let Some(at) = lease.who.request {
+            let request = &mut self.requests[at];
+            if request.seen_at != self.ticks {
+                (request.running, request.seen_at) = (Duration::ZERO, self.ticks);
+                self.spending.push(at);
+            }
+            request.running += sight.active();
         }
         if !activity.pin.is_empty() {
             match self.pins.iter_mut().find(|(pin, _)| *pin == activity.pin) {

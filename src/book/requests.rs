@@ -4,6 +4,7 @@
 //! There is no timer: a request that is over is noticed when its id is next seen, and starts anew.
 
 use super::counters::{Dim, Told};
+use super::judge::Watch;
 use super::limits::{REQUEST_CAP, REQUEST_IDLE_TTL, REQUEST_RECALL};
 use super::queue::Who;
 use super::roll::Busy;
@@ -35,7 +36,13 @@ pub(super) struct Request {
     pub(super) back: BTreeMap<i64, WaiterId>,
     waited: Duration,
     held: Duration,
+    /// On leases that are back.
     active: Duration,
+    /// On those that are not, as tick `seen_at` saw them.
+    pub(super) running: Duration,
+    pub(super) seen_at: u64,
+    /// What was said about its time (B3); most requests never come near it.
+    pub(super) watch: Option<Box<Watch>>,
     statements: u64,
     rejections: u32,
     /// Dimensions its client was told about ([`Dim::bit`]).
@@ -67,6 +74,9 @@ impl Request {
             waited: Duration::ZERO,
             held: Duration::ZERO,
             active: Duration::ZERO,
+            running: Duration::ZERO,
+            seen_at: 0,
+            watch: None,
             statements: 0,
             rejections: 0,
             told: 0,
@@ -83,6 +93,11 @@ impl Request {
         }
         self.own = tag.max_concurrent;
         self.used = now;
+    }
+
+    /// Time in which its statements have run, as of the last tick.
+    pub(super) fn used(&self) -> Duration {
+        self.active + self.running
     }
 
     fn over(&self, now: Instant) -> bool {
@@ -122,6 +137,8 @@ impl Request {
         self.leases -= 1;
         self.held += held;
         self.active += usage.active;
+        // It is in both until the next tick sees those that are left.
+        self.running = self.running.saturating_sub(usage.active);
         self.statements += usage.statements;
         // A lease may serve several transactions (a pipeline of them, or a pin), and each is one that
         // the application would have opened a session for (budgets.md §2.1).

@@ -143,6 +143,13 @@ pub enum Overstay {
         /// Waiters at that moment.
         waiting: usize,
     },
+    /// B3: FATAL 57014.
+    DbTime {
+        /// Time in which statements of the request ran.
+        used: Duration,
+        /// The budget.
+        limit: Duration,
+    },
     /// B11: FATAL 25P03.
     Idle {
         /// How long it has been idle.
@@ -167,6 +174,13 @@ pub enum Overrun {
         limit: Duration,
         /// Whether the client set it itself (`bursar.max_statement_ms`).
         own: bool,
+    },
+    /// B3.
+    DbTime {
+        /// Time in which statements of the request ran.
+        used: Duration,
+        /// The budget.
+        limit: Duration,
     },
     /// The client's own `bursar.deadline_ms`.
     Deadline {
@@ -254,6 +268,15 @@ pub enum Refusal {
         /// The numbers.
         standing: Box<Standing>,
     },
+    /// B3: 57014, the request has used up its time.
+    DbTimeUsedUp {
+        /// Time in which statements of the request ran.
+        used: Duration,
+        /// The budget.
+        limit: Duration,
+        /// The numbers.
+        standing: Box<Standing>,
+    },
     /// B1: 54000, all leases of the request are idle in transaction.
     NestsTooDeep {
         /// The numbers.
@@ -293,6 +316,7 @@ impl Refusal {
             Refusal::TooManyLeases { .. } | Refusal::NestsTooDeep { .. } | Refusal::TooManyPins { .. } => {
                 "54000"
             }
+            Refusal::DbTimeUsedUp { .. } => "57014",
             Refusal::Closing => "57P01",
         }
     }
@@ -314,6 +338,13 @@ pub enum Warning {
         ordinal: u32,
         /// The budget.
         limit: u32,
+    },
+    /// B3
+    DbTime {
+        /// Time in which statements of the request ran.
+        used: Duration,
+        /// The budget.
+        limit: Duration,
     },
     /// B4
     TenantOverCap {
@@ -396,6 +427,8 @@ pub struct Activity {
     pub statement: Option<Instant>,
     /// Whether that is the first one of the lease.
     pub first: bool,
+    /// Time in which statements have run on this lease, without the one that runs now.
+    pub active: Duration,
     /// What the client has set itself.
     pub own: Own,
 }
@@ -405,7 +438,16 @@ impl Activity {
     #[must_use]
     pub fn doing(state: Doing, since: Instant) -> Activity {
         let statement = (state == Doing::Active).then_some(since);
-        Activity { state, since, tx_start: None, pin: "", statement, first: false, own: Own::default() }
+        Activity {
+            state,
+            since,
+            tx_start: None,
+            pin: "",
+            statement,
+            first: false,
+            active: Duration::ZERO,
+            own: Own::default(),
+        }
     }
 }
 

@@ -184,6 +184,7 @@ impl Checks<'_> {
             self.above((&warn, budget.leases_warn), (&reject, budget.leases_reject), u32::to_string);
         }
         for (names, low, high) in [
+            (("request.db_time.warn", "request.db_time.abort"), budget.db_time.warn, budget.db_time.abort),
             (("transaction.max_age.warn", "transaction.max_age.abort"), budget.age.warn, budget.age.abort),
             (
                 ("statement.max_time.warn", "statement.max_time.abort"),

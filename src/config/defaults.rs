@@ -104,6 +104,7 @@ impl Default for Budgets {
             leases_warn: Some(10),
             leases_reject: None,
             leases_mode: Mode::Warn,
+            db_time: Timed { warn: Some(seconds(30)), abort: None, mode: Mode::Warn },
             age: timed(5, 60),
             idle: timed(1, 10),
             idle_abort_alone: Some(seconds(60)),

@@ -340,6 +340,8 @@ pub struct Budgets {
     pub leases_reject: Option<u32>,
     /// Mode of B2.
     pub leases_mode: Mode,
+    /// B3: time in which statements of one request ran, of all its leases; 57014.
+    pub db_time: Timed,
     /// B10: transaction age; 25P04.
     pub age: Timed,
     /// B11: idle in transaction; 25P03. Its `abort` holds while others wait.

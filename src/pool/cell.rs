@@ -361,6 +361,7 @@ impl Cell {
             pin: link.pin,
             statement,
             first: link.statements <= 1,
+            active: link.active,
             own: link.own,
             ..Activity::doing(state, live.since)
         }

@@ -114,6 +114,8 @@ const TOO_MANY_CLIENTS: &str = "bursar: too many sessions of this tenant";
 const TOO_MANY_PINS: &str = "bursar: too many sessions keep a backend beyond their transaction";
 const SLOW_STATEMENT: &str = "bursar: statement canceled after running too long";
 const FASTER: &str = "Make the statement quicker (EXPLAIN), or do less in one.";
+const DB_TIME: &str = "bursar: request used more database time than its budget";
+const LESS_WORK: &str = "Do less in one request, or make its statements quicker. Not retryable.";
 const UNPIN: &str = "End what keeps backends (SHOW PINS, SHOW LEASES), use session mode for it, or raise max_pins. Not retryable.";
 const REUSE: &str = "Reuse one session for the request or batch the statement. Not retryable.";
 const UNNEST: &str = "Finish a session before opening another one inside it. Not retryable.";
@@ -155,6 +157,10 @@ pub fn refusal(refusal: &Refusal) -> Report {
             let detail = format!("{} opened session {ordinal}, budget {budget}={limit}.", request(standing));
             error(TOO_MANY_SESSIONS, detail, REUSE.into())
         }
+        Refusal::DbTimeUsedUp { used, limit, standing } => {
+            let detail = format!("{} used {}.", request(standing), db_time(*used, *limit));
+            error(DB_TIME, detail, LESS_WORK.into())
+        }
         Refusal::NestsTooDeep { standing } => {
             let detail = format!(
                 "{} holds {}, all idle in transaction, and asked for {} (max_concurrent={}).",
@@ -190,7 +196,7 @@ pub fn refusal_at_login(why: &Refusal) -> Report {
     }
 }
 
-/// A transaction that Bursar ends (B10, B11), and with it, for now, its session.
+/// A transaction that Bursar ends (B3, B10, B11), and with it, for now, its session.
 #[must_use]
 pub fn overstay(why: &Overstay) -> Report {
     let fatal = |code, message, detail, hint| {
@@ -203,6 +209,9 @@ pub fn overstay(why: &Overstay) -> Report {
             format!("transaction age {} (budget {}) while {}.", spent(age), span(limit), waited(waiting)),
             SHORTER,
         ),
+        Overstay::DbTime { used, limit } => {
+            fatal("57014", DB_TIME, format!("request used {}.", db_time(used, limit)), LESS_WORK)
+        }
         Overstay::Idle { idle, limit, age, waiting } => fatal(
             "25P03",
             "bursar: transaction rolled back after being idle too long",
@@ -218,7 +227,7 @@ pub fn overstay(why: &Overstay) -> Report {
     }
 }
 
-/// A statement that Bursar had PostgreSQL cancel (B12, deadlines). What becomes of the transaction is
+/// A statement that Bursar had PostgreSQL cancel (B3, B12, deadlines). What becomes of the transaction is
 /// PostgreSQL's rule for an error.
 #[must_use]
 pub fn overrun(why: &Overrun) -> Report {
@@ -228,6 +237,9 @@ pub fn overrun(why: &Overrun) -> Report {
             let budget = if own { "bursar.max_statement_ms" } else { "budget.statement.max_time" };
             let detail = format!("statement ran {} ({budget}: {}).", spent(ran), span(limit));
             error(SLOW_STATEMENT, detail, FASTER)
+        }
+        Overrun::DbTime { used, limit } => {
+            error(DB_TIME, format!("request used {}.", db_time(used, limit)), LESS_WORK)
         }
         Overrun::Deadline { spent: took, limit } => error(
             "bursar: statement canceled at its deadline",
@@ -254,6 +266,9 @@ pub fn warning(warning: &Warning) -> Report {
             format!("request opened session {ordinal}, budget max_leases={limit}."),
             REUSE,
         ),
+        Warning::DbTime { used, limit } => {
+            (DB_TIME, format!("request used {}.", db_time(used, limit)), LESS_WORK)
+        }
         Warning::TenantOverCap { holds, limit } => (
             "bursar: tenant uses more backends than its share",
             format!("tenant uses {holds} of {limit} backends."),
@@ -466,6 +481,10 @@ fn pins(tenant: (u32, u32), pool: (u32, u32)) -> String {
         "{} of this tenant (max_pins={}), {} in the pool (max_pins={}).",
         tenant.0, tenant.1, pool.0, pool.1
     )
+}
+
+fn db_time(used: Duration, limit: Duration) -> String {
+    format!("{} of database time (budget.request.db_time: {})", spent(used), span(limit))
 }
 
 fn waited(clients: usize) -> String {

@@ -143,3 +143,34 @@ fn nobody_else_is_hit() {
     drop(clients);
     proxy.stop();
 }
+
+/// B3: one request, several sessions, one account of time.
+#[test]
+fn a_request_that_has_used_up_its_time_is_stopped() {
+    let db = Db::new();
+    let config = Config::of_size(3)
+        .with("budget.request", "db_time = { warn = \"off\", abort = \"300ms\", mode = \"enforce\" }");
+    let proxy = Proxy::start(&db, config);
+    let mut one = proxy.connect_for("acme", "r1");
+    let mut two = proxy.connect_for("acme", "r1");
+    two.batch("begin");
+    let reply = one.query(SLEEP);
+    assert_eq!(reply.trace(), "T E(57014) Z(I)");
+    let expected = [
+        "57014",
+        "bursar: request used more database time than its budget",
+        "Do less in one request, or make its statements quicker. Not retryable.",
+        "budget.request.db_time: 300 ms).",
+    ];
+    assert_eq!(words(reply.error().expect("an error")), expected);
+    let reply = one.query("select 1");
+    assert_eq!(reply.trace(), "E(57014) Z(I)", "no more of it");
+    assert_eq!(words(reply.error().expect("an error")), expected);
+    let end = two.recv_to_end();
+    assert_eq!(end.trace(), "E(FATAL 57014) EOF");
+    assert_eq!(words(&end.messages[0])[1], expected[1]);
+    one.batch("set bursar.request_id = 'r2'");
+    assert_eq!(one.query("select 1").value(), "1", "another request");
+    one.bye();
+    proxy.stop();
+}

@@ -75,6 +75,7 @@ pub(super) fn setup() -> Setup {
             leases_warn: None,
             leases_reject: None,
             leases_mode: Mode::Observe,
+            db_time: UNLIMITED,
             age: UNLIMITED,
             idle: UNLIMITED,
             idle_abort_alone: None,

@@ -134,3 +134,50 @@ fn the_clients_own_idleness_and_age_end_its_transaction() {
         assert!(matches!(actions[..], [Action::End { .. }]), "{actions:?}");
     }
 }
+
+fn spent(active: Duration, since: Instant) -> Activity {
+    Activity { active, ..Activity::doing(Doing::Active, since) }
+}
+
+/// B3: leases that are back and those that run count together.
+#[test]
+fn the_time_of_a_request_is_that_of_all_its_leases() {
+    let mut setup = setup();
+    setup.budget.db_time = Timed { warn: Some(20 * S), abort: Some(30 * S), mode: Mode::Enforce };
+    let mut desk = Desk::new(setup, 3);
+    let tag = || of("a", Some("r"));
+    let back = desk.lease_for(tag());
+    let usage = Usage { active: 10 * S, ..Usage::default() };
+    let idle = desk.book.checkin(desk.now, back, Some(0), usage, None, &mut desk.actions);
+    assert_eq!(idle, Some(0));
+    let start = desk.now;
+    let (one, two) = (desk.lease_for(tag()), desk.lease_for(tag()));
+    let waits_in_tx = |now| idle_in_tx(now).expect("an activity");
+    let look = |desk: &mut Desk| {
+        let now = desk.now;
+        let mut probe = |_, lease| Some(if lease == one { spent(5 * S, start) } else { waits_in_tx(now) });
+        desk.book.tick(now, &mut probe, &mut desk.actions);
+        desk.take()
+    };
+    desk.pass(4 * S);
+    assert!(look(&mut desk).is_empty());
+    desk.pass(S);
+    match &look(&mut desk)[..] {
+        [Action::Warn { warning: Warning::DbTime { used, limit }, .. }] => {
+            assert_eq!((*used, *limit), (20 * S, 20 * S));
+        }
+        other => panic!("{other:?}"),
+    }
+    desk.pass(10 * S);
+    match &look(&mut desk)[..] {
+        [
+            Action::Cancel { lease: cut, why: Overrun::DbTime { used, .. }, .. },
+            Action::End { lease: ended, why: Overstay::DbTime { limit, .. }, .. },
+        ] => assert_eq!((*cut, *ended, *used, *limit), (one, two, 30 * S, 30 * S)),
+        other => panic!("{other:?}"),
+    }
+    let refusal = desk.refused(tag());
+    assert!(matches!(refusal, Refusal::DbTimeUsedUp { limit, .. } if limit == 30 * S), "{refusal:?}");
+    assert_eq!(["near", "warn", "cancel", "reject"].map(|told| desk.count("B3", told)), [1, 1, 1, 1]);
+    desk.lease_for(of("a", Some("another")));
+}

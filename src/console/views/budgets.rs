@@ -91,6 +91,12 @@ fn limits(config: &Config) -> Vec<(&'static str, &'static str, String, &'static 
             ),
             mode(budget.leases_mode),
         ),
+        (
+            "B3",
+            "database time of a request",
+            warn_abort(budget.db_time.warn.map(seconds), budget.db_time.abort.map(seconds)),
+            mode(budget.db_time.mode),
+        ),
         ("B4", "leases of a tenant at once", share, mode(tenant.mode)),
         ("B8", "waiters of a tenant", tenant.queue.to_string(), mode(tenant.mode)),
         ("B9", "wait for a lease", over_pools(config, |pool| seconds(pool.max_wait)), ALWAYS),
@@ -161,6 +167,6 @@ mod tests {
         let names = ["dimension", "limit", "near", "would", "enforced", "reject"];
         assert_eq!(cells(0, &names), ["B1", "3", "0", "4", "2", "2"]);
         assert_eq!(cells(1, &names)[..2], ["B2", "warn 10, act off"]);
-        assert_eq!(cells(5, &["dimension", "limit"]), ["B10", "warn 5s, act 60s"]);
+        assert_eq!(cells(6, &["dimension", "limit"]), ["B10", "warn 5s, act 60s"]);
     }
 }

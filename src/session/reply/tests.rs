@@ -118,6 +118,7 @@ fn everything() -> Vec<Report> {
         Refusal::QueueFull { limit: 1, standing: standing() },
         Refusal::TenantQueueFull { limit: 1, standing: standing() },
         Refusal::TooManyLeases { ordinal: 2, limit: 1, own: false, standing: standing() },
+        Refusal::DbTimeUsedUp { used: time, limit: time, standing: standing() },
         Refusal::NestsTooDeep { standing: standing() },
         Refusal::TooManyPins { tenant: name(), tenant_pins: (2, 2), pool_pins: (3, 4) },
         Refusal::TooManySessions { tenant: name(), sessions: 1, limit: 1 },
@@ -125,15 +126,18 @@ fn everything() -> Vec<Report> {
     ];
     let overstays = [
         Overstay::Age { age: time, limit: time, waiting: 0 },
+        Overstay::DbTime { used: time, limit: time },
         Overstay::Idle { idle: time, limit: time, age: time, waiting: 0 },
     ];
     let overruns = [
         Overrun::Statement { ran: time, limit: time, own: false },
+        Overrun::DbTime { used: time, limit: time },
         Overrun::Deadline { spent: time, limit: time },
     ];
     let warnings = [
         Warning::NestsTooDeep { holds: 2, limit: 1 },
         Warning::TooManyLeases { ordinal: 2, limit: 1 },
+        Warning::DbTime { used: time, limit: time },
         Warning::TenantOverCap { holds: 2, limit: 1 },
         Warning::Age { age: time, limit: time },
         Warning::Idle { idle: time, limit: time },
@@ -206,7 +210,7 @@ fn the_table_for_readers_says_the_same() {
     let only_told: Vec<_> = told.difference(&done).collect();
     let only_done: Vec<_> = done.difference(&told).collect();
     assert!(only_told.is_empty() && only_done.is_empty(), "page: {only_told:?}, code: {only_done:?}");
-    assert_eq!(done.len(), 54, "every row is another one");
+    assert_eq!(done.len(), 57, "every row is another one");
 }
 
 #[test]
