@@ -17,12 +17,13 @@ pub(super) enum Dim {
     B10,
     B11,
     B12,
+    B13,
     B15,
     B17,
     B18,
 }
 
-const DIMS: [(Dim, &str); 12] = [
+const DIMS: [(Dim, &str); 13] = [
     (Dim::B1, "B1"),
     (Dim::B2, "B2"),
     (Dim::B3, "B3"),
@@ -32,6 +33,7 @@ const DIMS: [(Dim, &str); 12] = [
     (Dim::B10, "B10"),
     (Dim::B11, "B11"),
     (Dim::B12, "B12"),
+    (Dim::B13, "B13"),
     (Dim::B15, "B15"),
     (Dim::B17, "B17"),
     (Dim::B18, "B18"),

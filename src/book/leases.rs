@@ -289,7 +289,7 @@ impl<B, W> Book<B, W> {
             self.requests[request].returned(held, usage, now);
             self.requests.settle(request);
         }
-        for dim in [Dim::B10, Dim::B11, Dim::B12] {
+        for dim in [Dim::B10, Dim::B11, Dim::B12, Dim::B13] {
             if !old.watch.as_ref().is_some_and(|watch| watch.was_told(dim)) {
                 self.tally.count(dim, Told::Ok);
             }

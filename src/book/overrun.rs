@@ -1,4 +1,4 @@
-//! Statements that run too long: B12, and the client's own deadline.
+//! Statements that run too long: B12, the client's own deadline, and results that nobody takes (B13).
 //!
 //! Part of the tick. It names the statement by its beginning; the session cancels that one or none.
 
@@ -6,7 +6,7 @@ use super::counters::{Dim, Told};
 use super::judge::{Limit, Verdict, Watch};
 use super::limits::later;
 use super::overstay::Sight;
-use super::{Action, Book, Overrun, Warning};
+use super::{Action, Book, Doing, Overrun, Warning};
 use crate::config::{Mode, Timed};
 use std::time::Duration;
 
@@ -60,6 +60,30 @@ impl<B, W> Book<B, W> {
         }
         watch.again = Some(sight.now + AGAIN);
         actions.push(Action::Cancel { session: sight.session, lease: sight.id, statement, why });
+    }
+
+    /// B13: what a lease runs for a client that does not take the result. Acts once a stall.
+    pub(super) fn stall(&mut self, sight: &Sight, watch: &mut Watch, actions: &mut Vec<Action<B, W>>) {
+        let Some(since) = sight.activity.stalled.filter(|_| sight.activity.state == Doing::Active) else {
+            watch.renew(&[Dim::B13]);
+            return;
+        };
+        let (session, lease) = (sight.session, sight.id);
+        let stalled = sight.now.saturating_duration_since(since);
+        let timed = self.limits.budget.stall;
+        let limit = Limit { dim: Dim::B13, timed, own: None, acts: Told::Cancel };
+        match watch.judge(&limit, stalled, &mut self.tally) {
+            Verdict::Nothing | Verdict::Acted { .. } => {}
+            Verdict::Tell(limit) => {
+                let warning = Warning::Stalled { stalled, limit };
+                actions.push(Action::Warn { session, lease, warning });
+            }
+            Verdict::Act { limit, .. } => {
+                let why = Overrun::Stalled { stalled, limit };
+                actions.push(Action::Cancel { session, lease, statement: since, why });
+            }
+        }
+        self.expect(sight, Some(since), &limit.crossings());
     }
 
     fn statement_limit(&self, own: Option<Duration>) -> Limit {

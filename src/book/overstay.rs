@@ -211,6 +211,7 @@ impl<B, W> Book<B, W> {
         self.overstay(sight, &mut watch, actions);
         if !watch.ended {
             self.overrun(sight, &mut watch, actions);
+            self.stall(sight, &mut watch, actions);
         }
         self.report_leaks(sight, &mut watch, actions);
         if let Some(lease) = self.leases.get_mut(&sight.id) {

@@ -182,6 +182,13 @@ pub enum Overrun {
         /// The budget.
         limit: Duration,
     },
+    /// B13: the client does not take the result.
+    Stalled {
+        /// For how long.
+        stalled: Duration,
+        /// The budget.
+        limit: Duration,
+    },
     /// The client's own `bursar.deadline_ms`.
     Deadline {
         /// Time since it asked for its backend, or since the statement began.
@@ -374,6 +381,13 @@ pub enum Warning {
         /// The budget.
         limit: Duration,
     },
+    /// B13
+    Stalled {
+        /// For how long the client has not taken the result.
+        stalled: Duration,
+        /// The budget.
+        limit: Duration,
+    },
     /// B17
     TooManyPins {
         /// Leases of the tenant that are pinned with this one, and how many may be.
@@ -429,6 +443,8 @@ pub struct Activity {
     pub first: bool,
     /// Time in which statements have run on this lease, without the one that runs now.
     pub active: Duration,
+    /// Since when the client has not taken what is ready for it; `None` = it takes it.
+    pub stalled: Option<Instant>,
     /// What the client has set itself.
     pub own: Own,
 }
@@ -446,6 +462,7 @@ impl Activity {
             statement,
             first: false,
             active: Duration::ZERO,
+            stalled: None,
             own: Own::default(),
         }
     }

@@ -187,6 +187,11 @@ impl Checks<'_> {
             (("request.db_time.warn", "request.db_time.abort"), budget.db_time.warn, budget.db_time.abort),
             (("transaction.max_age.warn", "transaction.max_age.abort"), budget.age.warn, budget.age.abort),
             (
+                ("statement.max_stall.warn", "statement.max_stall.abort"),
+                budget.stall.warn,
+                budget.stall.abort,
+            ),
+            (
                 ("statement.max_time.warn", "statement.max_time.abort"),
                 budget.statement.warn,
                 budget.statement.abort,

@@ -110,6 +110,7 @@ impl Default for Budgets {
             idle_abort_alone: Some(seconds(60)),
             idle_warn_only_if_waiters: true,
             statement: Timed { warn: None, abort: None, mode: Mode::Warn },
+            stall: timed(2, 30),
         }
     }
 }

@@ -280,6 +280,7 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
                 &mut budget.age.mode,
                 &mut budget.idle.mode,
                 &mut budget.statement.mode,
+                &mut budget.stall.mode,
                 &mut config.tenant_default.mode,
             ] {
                 *each = mode;
@@ -340,6 +341,9 @@ fn budget_keys() -> Vec<Key<Budgets>> {
         key!(Budgets, "statement.max_time.warn", TIMER, statement.warn),
         key!(Budgets, "statement.max_time.abort", TIMER, statement.abort),
         key!(Budgets, "statement.max_time.mode", MODES, statement.mode),
+        key!(Budgets, "statement.max_stall.warn", TIMER, stall.warn),
+        key!(Budgets, "statement.max_stall.abort", TIMER, stall.abort),
+        key!(Budgets, "statement.max_stall.mode", MODES, stall.mode),
     ]
 }
 

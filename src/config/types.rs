@@ -352,6 +352,8 @@ pub struct Budgets {
     pub idle_warn_only_if_waiters: bool,
     /// B12: how long one statement runs; 57014.
     pub statement: Timed,
+    /// B13: how long a client leaves its result where it is; 57014.
+    pub stall: Timed,
 }
 
 /// A budget of time.

@@ -89,6 +89,8 @@ pub struct Cell {
     orders: Mutex<Vec<Order>>,
     /// When a statement has ended while more were outstanding, in nanoseconds since `connected`.
     passed: AtomicU64,
+    /// Since when the client has not taken what is ready for it, likewise; 0 = it takes it.
+    stalled: AtomicU64,
     live: Mutex<Live>,
 }
 
@@ -153,6 +155,7 @@ impl Cell {
             ordered: AtomicBool::new(false),
             orders: Mutex::new(Vec::new()),
             passed: AtomicU64::new(0),
+            stalled: AtomicU64::new(0),
             live: Mutex::new(Live {
                 state: State::Login,
                 since: connected,
@@ -300,6 +303,13 @@ impl Cell {
         self.passed.store(since, Ordering::Relaxed);
     }
 
+    /// Since when the client has not taken what is ready for it.
+    pub fn stalled(&self, since: Option<Instant>) {
+        let nanos = |since: Instant| since.saturating_duration_since(self.connected).as_nanos() as u64;
+        // Nobody stalls in the nanosecond of its connecting.
+        self.stalled.store(since.map_or(0, nanos), Ordering::Relaxed);
+    }
+
     /// What the client has set itself has changed while it holds a lease.
     pub fn bound(&self, own: Own) {
         if let Some(link) = &mut self.live.lock().link {
@@ -356,7 +366,9 @@ impl Cell {
 
     fn activity_of(&self, live: &Live, link: &Link, state: Doing) -> Activity {
         let statement = self.statement_of(live);
+        let stalled = Some(self.stalled.load(Ordering::Relaxed)).filter(|nanos| *nanos > 0);
         Activity {
+            stalled: stalled.map(|nanos| self.connected + Duration::from_nanos(nanos)),
             tx_start: link.tx_start,
             pin: link.pin,
             statement,

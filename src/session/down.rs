@@ -72,6 +72,8 @@ impl<S> Session<S> {
             self.hear_told();
             let keep = match give {
                 _ if kept_back => false,
+                Give::Pass if self.is_short_of_rows(head.kind) => return Err(Desync(head.kind)),
+                Give::Pass if self.drops(head.kind) => false,
                 Give::Pass => head.kind != b'A' || self.linked.traces.any(Traces::LISTEN),
                 Give::PassWithheld => {
                     self.send_withheld()?;
@@ -109,7 +111,7 @@ impl<S> Session<S> {
     /// Passes whole rows of a result, and what describes them in the simple protocol, without
     /// deciding each: nothing about them differs.
     fn pass_rows(&mut self) {
-        if !self.tracker.expects_rows() {
+        if !self.tracker.expects_rows() || self.linked.drops.is_some() {
             return;
         }
         let described = self.tracker.front().is_some_and(|op| op.kind == OpKind::Query);
@@ -183,6 +185,9 @@ impl<S> Session<S> {
                 }
             }
             b'E' => {
+                if let Some(drops) = &mut self.linked.drops {
+                    drops.over = true;
+                }
                 let failed = front.is_some_and(|op| op.noted);
                 let swept = self.tracker.take_swept();
                 let error = named::Failure::of(body);

@@ -211,6 +211,7 @@ impl Prepared {
             warned: (None, Vec::new()),
             unflushed: BytesMut::new(),
             draining: false,
+            stalled: false,
             scratch: BytesMut::new(),
             pool: self.pool,
         };

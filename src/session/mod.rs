@@ -22,6 +22,7 @@
 //! | [`passthrough`] | a replication connection, outside the pools |
 //! | `policy` | what a session may leave on a backend |
 //! | `settings` | what a session sets, resets and leaves: noted, asked for, carried on |
+//! | `stall` | clients that do not take their results |
 //! | `private` | Bursar's own words with a backend: questions, rollback, scrub |
 //! | `wind_up` | what is left to do when the client has gone |
 //! | [`cancel`] | cancel requests to the backend a session holds *now*, or nowhere |
@@ -43,6 +44,7 @@ mod relay;
 pub mod reply;
 mod serve;
 mod settings;
+mod stall;
 pub mod tracker;
 mod up;
 mod wind_up;
@@ -113,6 +115,8 @@ pub struct Session<S> {
     unflushed: BytesMut,
     /// To end once no transaction is open.
     draining: bool,
+    /// The client does not take what is staged for it.
+    stalled: bool,
     /// Made-up replies on their way from the tracker to the lane.
     scratch: BytesMut,
 }
@@ -207,6 +211,8 @@ struct Linked {
     untrusted: bool,
     /// A statement is being cancelled for its budget.
     cut: Option<Box<overrun::Cut>>,
+    /// The rows of that statement are dropped, because the client does not read.
+    drops: Option<stall::Drops>,
 }
 
 impl Linked {

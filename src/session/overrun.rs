@@ -26,6 +26,13 @@ pub(super) struct Cut {
     delivered: bool,
 }
 
+impl Cut {
+    /// Of a statement that has been cancelled.
+    pub(super) fn delivered(why: Overrun) -> Cut {
+        Cut { why, delivered: true }
+    }
+}
+
 impl<S: Socket> Session<S> {
     /// Cancels the statement that began then, unless it has ended. The book asks again if it has to.
     pub(super) fn cut(&mut self, statement: Instant, why: Overrun) {

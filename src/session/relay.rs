@@ -96,9 +96,10 @@ impl<S: Socket> Session<S> {
         }
         loop {
             match self.down.lane.poll_flush(cx, &mut self.client) {
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) => self.note_taken(),
                 Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientLost),
                 Poll::Pending => {
+                    self.note_stall();
                     // The backend need not wait for a slow reader that has little left to read.
                     return if self.down.lane.staged() <= SPOOL {
                         self.poll_release()

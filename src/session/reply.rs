@@ -116,6 +116,7 @@ const SLOW_STATEMENT: &str = "bursar: statement canceled after running too long"
 const FASTER: &str = "Make the statement quicker (EXPLAIN), or do less in one.";
 const DB_TIME: &str = "bursar: request used more database time than its budget";
 const LESS_WORK: &str = "Do less in one request, or make its statements quicker. Not retryable.";
+const READ: &str = "Read results to their end, fetch less at a time, or use a cursor.";
 const UNPIN: &str = "End what keeps backends (SHOW PINS, SHOW LEASES), use session mode for it, or raise max_pins. Not retryable.";
 const REUSE: &str = "Reuse one session for the request or batch the statement. Not retryable.";
 const UNNEST: &str = "Finish a session before opening another one inside it. Not retryable.";
@@ -227,7 +228,7 @@ pub fn overstay(why: &Overstay) -> Report {
     }
 }
 
-/// A statement that Bursar had PostgreSQL cancel (B3, B12, deadlines). What becomes of the transaction is
+/// A statement that Bursar had PostgreSQL cancel (B3, B12, B13, deadlines). What becomes of the transaction is
 /// PostgreSQL's rule for an error.
 #[must_use]
 pub fn overrun(why: &Overrun) -> Report {
@@ -240,6 +241,10 @@ pub fn overrun(why: &Overrun) -> Report {
         }
         Overrun::DbTime { used, limit } => {
             error(DB_TIME, format!("request used {}.", db_time(used, limit)), LESS_WORK)
+        }
+        Overrun::Stalled { stalled, limit } => {
+            let detail = format!("{} (budget.statement.max_stall: {}).", not_taken(stalled), span(limit));
+            error("bursar: statement canceled because the client does not read its result", detail, READ)
         }
         Overrun::Deadline { spent: took, limit } => error(
             "bursar: statement canceled at its deadline",
@@ -288,6 +293,11 @@ pub fn warning(warning: &Warning) -> Report {
             "bursar: statement is running too long",
             format!("statement has run {} (budget {}).", spent(ran), span(limit)),
             FASTER,
+        ),
+        Warning::Stalled { stalled, limit } => (
+            "bursar: client does not read its result",
+            format!("{} (budget {}).", not_taken(stalled), span(limit)),
+            READ,
         ),
         Warning::TooManyPins { tenant_pins, pool_pins } => {
             (TOO_MANY_PINS, pins(tenant_pins, pool_pins), UNPIN)
@@ -485,6 +495,10 @@ fn pins(tenant: (u32, u32), pool: (u32, u32)) -> String {
 
 fn db_time(used: Duration, limit: Duration) -> String {
     format!("{} of database time (budget.request.db_time: {})", spent(used), span(limit))
+}
+
+fn not_taken(stalled: Duration) -> String {
+    format!("the client has taken nothing of it for {}", spent(stalled))
 }
 
 fn waited(clients: usize) -> String {

@@ -6,7 +6,7 @@ use super::relay::Event;
 use super::reply::{self, Fault};
 use super::tracker::{Injected, OpKind};
 use super::{Linked, Session, Socket, prepared_cap};
-use crate::book::{Claim, Outcome, Refusal, Warning};
+use crate::book::{Claim, Outcome, Overrun, Refusal, Warning};
 use crate::clock;
 use crate::config::PoolMode;
 use crate::pool::Start;
@@ -249,7 +249,7 @@ impl<S: Socket> Session<S> {
         self.tags.end_statement(false);
     }
 
-    async fn end_lease(&mut self) -> Result<(), End> {
+    pub(super) async fn end_lease(&mut self) -> Result<(), End> {
         if self.linked.injected_error.is_some() {
             self.abandon(false);
             return Err(End::fault(&Fault::BackendLost));
@@ -295,6 +295,9 @@ impl<S: Socket> Session<S> {
                         lease.outcome = Some(Outcome::Reclaimed);
                     }
                     return Err(End::Overstayed(Box::new(reply::overstay(&why))));
+                }
+                Order::Cancel(lease, _, why @ Overrun::Stalled { .. }) if self.holds(lease) => {
+                    Box::pin(self.unstall(why)).await?;
                 }
                 Order::Cancel(lease, statement, why) if self.holds(lease) => self.cut(statement, why),
                 Order::Warn(lease, warning) if self.holds(lease) => self.warn(&warning),

@@ -174,3 +174,60 @@ fn a_request_that_has_used_up_its_time_is_stopped() {
     one.bye();
     proxy.stop();
 }
+
+/// Far more than what lies between the sockets.
+const MUCH: &str = "select repeat('x', 1000) from generate_series(1, 200000)";
+
+fn stalls(mode: &str) -> Config {
+    let stall = format!("max_stall = {{ warn = \"off\", abort = \"100ms\", mode = \"{mode}\" }}");
+    limited(&stall).with("pool", "max_wait = \"60s\"")
+}
+
+/// Reads to the end of a reply: how many rows, and the last two messages but for those.
+fn read_on(client: &mut crate::support::Wire) -> (usize, String) {
+    let (mut rows, mut rest) = (0, Vec::new());
+    while rest.last().is_none_or(|last: &Msg| last.kind != b'Z') {
+        match client.recv().expect("the connection stays") {
+            message if matches!(message.kind, b'D' | b'd') => rows += 1,
+            message => rest.push(message),
+        }
+    }
+    (rows, crate::support::wire::trace(&rest))
+}
+
+#[test]
+fn a_client_that_does_not_read_loses_its_statement_and_not_its_session() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, stalls("enforce"));
+    let copy = "copy (select repeat('x', 1000) from generate_series(1, 200000)) to stdout";
+    for (sql, first) in [(MUCH, "T"), (copy, "H")] {
+        let mut lazy = proxy.connect();
+        lazy.send(&msg::query(sql));
+        // The one backend is free for others, and is the same one.
+        let pid = proxy.connect().query("select pg_backend_pid()").value();
+        assert_eq!(db.pids(), [pid.parse::<i32>().expect("a pid")]);
+        let (rows, rest) = read_on(&mut lazy);
+        assert_eq!(rest, format!("{first} E(57014) Z(I)"));
+        assert!(rows > 0 && rows < 200_000, "{rows} rows");
+        assert_eq!(lazy.query("select 1").value(), "1");
+        lazy.bye();
+    }
+    let counts = "select enforced from bursar.budgets where dimension = 'B13'";
+    assert_eq!(proxy.console().query(counts).value(), "2");
+    proxy.stop();
+}
+
+#[test]
+fn a_client_that_reads_slowly_gets_everything() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, stalls("observe"));
+    let mut lazy = proxy.connect();
+    lazy.send(&msg::query(MUCH));
+    let mut console = proxy.console();
+    crate::support::until("it has stalled", || {
+        console.query("select would from bursar.budgets where dimension = 'B13'").value() == "1"
+    });
+    assert_eq!(read_on(&mut lazy), (200_000, "T C(SELECT 200000) Z(I)".to_owned()));
+    lazy.bye();
+    proxy.stop();
+}

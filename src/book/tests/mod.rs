@@ -81,6 +81,7 @@ pub(super) fn setup() -> Setup {
             idle_abort_alone: None,
             idle_warn_only_if_waiters: true,
             statement: UNLIMITED,
+            stall: UNLIMITED,
         },
         tenant: TenantRule {
             max: Share::Percent(100.0),

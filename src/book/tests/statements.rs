@@ -181,3 +181,23 @@ fn the_time_of_a_request_is_that_of_all_its_leases() {
     assert_eq!(["near", "warn", "cancel", "reject"].map(|told| desk.count("B3", told)), [1, 1, 1, 1]);
     desk.lease_for(of("a", Some("another")));
 }
+
+/// B13: once a stall, and only while the lease does something for the client.
+#[test]
+fn a_client_that_takes_nothing_loses_its_statement() {
+    let mut setup = setup();
+    setup.budget.stall = Timed { warn: Some(2 * S), abort: Some(30 * S), mode: Mode::Enforce };
+    let mut desk = Desk::new(setup, 1);
+    let start = desk.now;
+    desk.lease("a");
+    let stalled = |state| Some(Activity { stalled: Some(start), ..Activity::doing(state, start) });
+    desk.pass(40 * S);
+    desk.tick(stalled(Doing::IdleInTx));
+    assert!(desk.take().is_empty(), "that is B11's");
+    for _ in 0..3 {
+        desk.tick(stalled(Doing::Active));
+    }
+    let why = Overrun::Stalled { stalled: 40 * S, limit: 30 * S };
+    assert_eq!(cancels(&mut desk), [(start, why)]);
+    assert_eq!(desk.count("B13", "cancel"), 1);
+}

@@ -113,6 +113,12 @@ fn limits(config: &Config) -> Vec<(&'static str, &'static str, String, &'static 
             warn_abort(budget.statement.warn.map(seconds), budget.statement.abort.map(seconds)),
             mode(budget.statement.mode),
         ),
+        (
+            "B13",
+            "a result that the client does not take",
+            warn_abort(budget.stall.warn.map(seconds), budget.stall.abort.map(seconds)),
+            mode(budget.stall.mode),
+        ),
         ("B15", "waiters of a pool", over_pools(config, |pool| pool.queue.to_string()), ALWAYS),
         ("B17", "leases kept beyond their transaction", pins, mode(tenant.mode)),
         ("B18", "client sessions", sessions, mode(tenant.mode)),

@@ -132,6 +132,7 @@ fn everything() -> Vec<Report> {
     let overruns = [
         Overrun::Statement { ran: time, limit: time, own: false },
         Overrun::DbTime { used: time, limit: time },
+        Overrun::Stalled { stalled: time, limit: time },
         Overrun::Deadline { spent: time, limit: time },
     ];
     let warnings = [
@@ -142,6 +143,7 @@ fn everything() -> Vec<Report> {
         Warning::Age { age: time, limit: time },
         Warning::Idle { idle: time, limit: time },
         Warning::Statement { ran: time, limit: time },
+        Warning::Stalled { stalled: time, limit: time },
         Warning::TooManyPins { tenant_pins: (3, 2), pool_pins: (3, 4) },
         Warning::ManySessions { sessions: 2, limit: 1 },
     ];
@@ -176,6 +178,8 @@ fn everything() -> Vec<Report> {
     ];
     let all = refusals.iter().map(refusal).chain(overstays.iter().map(overstay));
     let all = all.chain(overruns.iter().map(overrun));
+    let stalled = overrun(&Overrun::Stalled { stalled: time, limit: time });
+    let all = all.chain([stalled.fatal()]);
     let all = all.chain(warnings.iter().map(warning)).chain(faults.iter().map(fault));
     let startups = [
         StartupError::Layout,
@@ -210,7 +214,7 @@ fn the_table_for_readers_says_the_same() {
     let only_told: Vec<_> = told.difference(&done).collect();
     let only_done: Vec<_> = done.difference(&told).collect();
     assert!(only_told.is_empty() && only_done.is_empty(), "page: {only_told:?}, code: {only_done:?}");
-    assert_eq!(done.len(), 57, "every row is another one");
+    assert_eq!(done.len(), 60, "every row is another one");
 }
 
 #[test]
