@@ -36,7 +36,9 @@ impl<S> Session<S> {
             let bytes = self.down.lane.unwalked();
             let Some(head) = Header::read(bytes) else { return Ok(()) };
             let total = head.total().filter(|_| head.len <= MAX_MESSAGE).ok_or(Desync(head.kind))?;
+            let plain = |body| self.linked.changes.is_none() && says_nothing(body);
             if total <= bytes.len()
+                && (head.kind != b'C' || plain(&bytes[HEADER..total]))
                 && let Some(noted) = self.tracker.as_expected(head.kind)
             {
                 if noted && matches!(head.kind, b'1' | b'3') {
@@ -108,20 +110,22 @@ impl<S> Session<S> {
         }
     }
 
-    /// Passes whole rows of a result, and what describes them in the simple protocol, without
-    /// deciding each: nothing about them differs.
+    /// Passes whole rows of a result, and in the simple protocol what describes and what ends them,
+    /// without deciding each: nothing about them differs.
     fn pass_rows(&mut self) {
         if !self.tracker.expects_rows() || self.linked.drops.is_some() {
             return;
         }
         let described = self.tracker.front().is_some_and(|op| op.kind == OpKind::Query);
+        let ends = described && self.tracker.is_calm() && self.linked.changes.is_none();
         let bytes = self.down.lane.unwalked();
         let mut rows = 0;
         while let Some(head) = Header::read(&bytes[rows..])
-            && (head.kind == b'D' || (head.kind == b'T' && described))
+            && (matches!(head.kind, b'D' | b'C') || (head.kind == b'T' && described))
             && head.len < MAX_MESSAGE
             && let Some(total) = head.total()
             && rows + total <= bytes.len()
+            && (head.kind != b'C' || ends && says_nothing(&bytes[rows + HEADER..rows + total]))
         {
             rows += total;
         }

@@ -1,8 +1,9 @@
 //! One client session: handshake → tag → serve → close.
 //!
 //! ```text
-//!   accept ─▶ handshake ─▶ ┌ Unlinked ──NeedBackend──▶ Waiting ──lease──▶ Linked ┐ ─▶ closed
-//!                          └◀──────────────── release (Z with status I) ─────────┘
+//!                                    ┌──── an idle backend ────┐
+//!   accept ─▶ handshake ─▶ ┌ Unlinked ┴▶ Waiting ────lease──────▶ Linked ┐ ─▶ closed
+//!                          └◀──────── release (Z with status I) ────────┘
 //! ```
 //!
 //! One task owns the client's socket, the tracker, the tags and, while it holds one, the lease. It
@@ -138,13 +139,16 @@ impl Stretch {
     /// Decides the next message, of `total` bytes: what is there of it now, the rest as it comes.
     #[inline]
     fn take(&mut self, total: usize, keep: bool) {
-        self.rest = total;
         self.keep = keep;
+        if keep && total <= self.lane.unwalked().len() {
+            self.rest = 0;
+            return self.lane.pass(total);
+        }
+        self.rest = total;
         self.stream();
     }
 
     /// Moves what has come of the streaming message. Returns whether it is complete.
-    #[inline]
     fn stream(&mut self) -> bool {
         let n = self.rest.min(self.lane.unwalked().len());
         if self.keep {

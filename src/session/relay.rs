@@ -4,6 +4,9 @@
 //! socket has nothing more. Nothing is read while something staged waits to be written: a slow
 //! reader stops the one who writes to it, and memory stays at one buffer a direction.
 //!
+//! A lease begins in the walk over the client's bytes and ends here, if neither has to wait for
+//! anything; the loop is told of all else by an event.
+//!
 //! System calls of a small query: epoll_wait, recv, send; epoll_wait, recv, send. A short read
 //! leaves tokio knowing that the socket is empty, so that looking again costs nothing.
 
@@ -64,10 +67,13 @@ impl<S: Socket> Session<S> {
         if self.cell.has_orders() {
             return Poll::Ready(Event::Ordered);
         }
+        // Only the backend of a new lease is still to be asked to wake this task.
+        let mut only_down = false;
         for _ in 0..TURNS {
             match self.poll_down(cx) {
                 Poll::Ready(Event::Release) if self.end_at_once() => {}
                 Poll::Ready(event) => return Poll::Ready(event),
+                Poll::Pending if only_down => return Poll::Pending,
                 Poll::Pending => {}
             }
             let unlinked = self.lease.is_none();
@@ -79,9 +85,8 @@ impl<S: Socket> Session<S> {
             // held up the end of the lease, is for now.
             let answered = self.down.lane.staged() > unsent;
             let released = self.linked.at_ready && self.up.lane.staged() == 0 && unsent <= SPOOL;
-            // Nobody has yet asked the backend of a new lease to wake this task.
-            let linked = unlinked && self.lease.is_some();
-            if !answered && !released && !linked {
+            only_down = !answered && !released;
+            if only_down && !(unlinked && self.lease.is_some()) {
                 return Poll::Pending;
             }
         }
@@ -90,10 +95,16 @@ impl<S: Socket> Session<S> {
     }
 
     /// From the backend to the client.
+    #[inline]
     pub(super) fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         if self.lease.is_none() && self.down.lane.staged() == 0 {
-            return Poll::Pending;
+            Poll::Pending
+        } else {
+            self.poll_down_linked(cx)
         }
+    }
+
+    fn poll_down_linked(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         loop {
             match self.down.lane.poll_flush(cx, &mut self.client) {
                 Poll::Ready(Ok(())) => self.note_taken(),

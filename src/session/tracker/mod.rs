@@ -379,16 +379,23 @@ impl Tracker {
         Ok(give)
     }
 
+    /// Whether no COPY and no marker are about, and the server is not closing.
+    #[must_use]
+    #[inline]
+    pub fn is_calm(&self) -> bool {
+        self.marker == Marker::None && self.copy == Copy::None && !self.doomed
+    }
+
     /// Whether a server message is what the client's front op is answered with as a rule, and says
-    /// nothing else; it passes then. Returns [`Op::noted`] of that op. `None` = [`Tracker::server`]
+    /// nothing else (of a CommandComplete the caller sees to that); it passes then. Returns [`Op::noted`] of that op. `None` = [`Tracker::server`]
     /// decides, which would come to the same where this does.
     #[inline]
     pub fn as_expected(&mut self, kind: u8) -> Option<bool> {
-        let calm = self.marker == Marker::None && self.copy == Copy::None && !self.doomed;
-        let front = *self.ops.front().filter(|op| calm && op.injected.is_none() && !op.made_up)?;
+        let front = *self.ops.front().filter(|op| self.is_calm() && op.injected.is_none() && !op.made_up)?;
         match (kind, front.kind) {
             (b'1', OpKind::Parse) | (b'2', OpKind::Bind) | (b'3', OpKind::Close) => {}
             (b'T' | b'n', OpKind::DescribeStatement | OpKind::DescribePortal) => {}
+            (b'C', OpKind::Execute) => {}
             _ => return None,
         }
         if self.ops.get(1).is_some_and(|next| next.made_up) {

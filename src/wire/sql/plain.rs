@@ -17,9 +17,10 @@ pub(super) fn is_plain(text: &[u8]) -> bool {
     if !harmless(text) {
         return false;
     }
-    // A semicolon in a string starts no statement, but asking what it would start does no harm.
+    // A semicolon in a string starts no statement, but asking what it would start does no harm. Behind
+    // the last byte nothing starts.
     let mut semicolons = 0;
-    for at in memchr::memchr_iter(b';', text) {
+    for at in memchr::memchr_iter(b';', text.strip_suffix(b";").unwrap_or(text)) {
         semicolons += 1;
         if semicolons > SEMICOLONS || !harmless(&text[at + 1..]) {
             return false;
