@@ -179,6 +179,10 @@ impl<B, W> Book<B, W> {
         let mut warnings = Vec::new();
         let lease = self.begin(&waiter.claim, waiter.who, waiter.since, !waiter.again, now, &mut warnings);
         let pool = waiter.claim.pool;
+        if actions.capacity() == 0 {
+            // Most often it stays the only one, and one is much smaller than what a list begins with.
+            actions.reserve_exact(1);
+        }
         actions.push(Action::Grant { waiter: waiter.handle, lease, pool, backend, warnings });
     }
 

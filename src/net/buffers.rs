@@ -1,27 +1,30 @@
 //! Read buffers, lent while bytes are in flight: an idle session owns none.
 //!
-//! A buffer is initialised once and reused, so that reading needs no `unsafe`. Three sizes: small
-//! for queries, larger ones for results and bulk data, where fewer and longer reads save the system
-//! calls that cost more than everything else (wire.md H1).
+//! A buffer is initialised once and reused, so that reading needs no `unsafe`. Small ones are for
+//! queries, larger ones for results and bulk data, where fewer and longer reads save the system
+//! calls that cost more than everything else (wire.md H1); tiny ones keep a query while it waits in
+//! the queue, of which there may be thousands.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// Sizes in bytes. The middle one is also the largest message that is ever held whole.
-const SIZES: [usize; 3] = [16 << 10, 64 << 10, 256 << 10];
+const SIZES: [usize; 4] = [1 << 10, 16 << 10, 64 << 10, 256 << 10];
 
 /// Free buffers kept of each size; more are given back to the allocator.
-const KEPT: [usize; 3] = [64, 16, 8];
+const KEPT: [usize; 4] = [1024, 64, 16, 8];
 
 /// How large a buffer is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Size {
+    /// 1 KiB
+    Tiny = 0,
     /// 16 KiB
-    Small = 0,
+    Small = 1,
     /// 64 KiB
-    Middle = 1,
+    Middle = 2,
     /// 256 KiB
-    Large = 2,
+    Large = 3,
 }
 
 impl Size {
@@ -54,7 +57,7 @@ type Shelf = Vec<Box<[u8]>>;
 /// The process's free buffers. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Buffers {
-    free: Arc<Mutex<[Shelf; 3]>>,
+    free: Arc<Mutex<[Shelf; 4]>>,
 }
 
 impl Buffers {
@@ -84,11 +87,11 @@ mod tests {
     #[test]
     fn a_buffer_comes_back_and_the_shelf_is_bounded() {
         let buffers = Buffers::default();
-        let lent: Vec<Buf> = (0..KEPT[0] + 5).map(|_| buffers.lend(Size::Small)).collect();
+        let lent: Vec<Buf> = (0..KEPT[1] + 5).map(|_| buffers.lend(Size::Small)).collect();
         for buf in lent {
             buffers.take_back(buf);
         }
-        assert_eq!(buffers.free.lock()[0].len(), KEPT[0]);
+        assert_eq!(buffers.free.lock()[1].len(), KEPT[1]);
         assert_eq!(buffers.lend(Size::Middle).data.len(), 64 << 10);
     }
 }

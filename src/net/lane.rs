@@ -336,6 +336,22 @@ impl Lane {
         self.walked = 0;
     }
 
+    /// Keeps what is not walked in the smallest buffer that has room: it will be there for a while.
+    pub fn shrink(&mut self) {
+        let rest = self.unwalked().len();
+        if rest == 0 || rest > Size::Tiny.bytes() || self.staged > 0 {
+            return;
+        }
+        if let Some(buf) = self.buf.take_if(|buf| buf.size() > Size::Tiny) {
+            let mut tiny = self.buffers.lend(Size::Tiny);
+            tiny.data[..rest].copy_from_slice(&buf.data[self.walked..buf.end]);
+            tiny.end = rest;
+            self.buffers.take_back(buf);
+            self.buf = Some(tiny);
+            self.walked = 0;
+        }
+    }
+
     /// Gives the buffer back once nothing in it is needed.
     fn settle(&mut self) {
         if self.staged == 0
@@ -452,6 +468,26 @@ mod tests {
         far.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"he-o");
         assert!(lane.buf.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_kept_in_a_tiny_buffer_and_goes_on_from_there() {
+        let (mut near, mut far) = tokio::io::duplex(1 << 20);
+        let mut lane = Lane::new(Buffers::default());
+        let sent: Vec<u8> = (0..3000).map(|i| (i % 251) as u8).collect();
+        far.write_all(&sent[..700]).await.unwrap();
+        assert_eq!(fill(&mut lane, &mut near).await, 700);
+        lane.skip(100);
+        lane.shrink();
+        assert_eq!(lane.buf.as_ref().unwrap().size(), Size::Tiny);
+        assert_eq!(lane.unwalked(), &sent[100..700]);
+        far.write_all(&sent[700..]).await.unwrap();
+        while lane.unwalked().len() < 2900 {
+            assert!(fill(&mut lane, &mut near).await > 0);
+        }
+        assert_eq!(lane.unwalked(), &sent[100..]);
+        lane.shrink();
+        assert_eq!(lane.unwalked(), &sent[100..], "too much for a tiny one");
     }
 
     #[tokio::test]

@@ -53,7 +53,14 @@ impl End {
 }
 
 /// A checkout that is not over at once, and for whom it is.
-pub(super) type Slow = Box<(Start, Arc<Tag>)>;
+pub(super) enum Slow {
+    /// Queued. Not in a box: in a busy pool nearly every checkout is.
+    Queued(Waiting, Arc<Tag>),
+    /// Refused.
+    Refused(Box<Refusal>),
+    /// Granted, but the backend has to be asked for something first.
+    Unfit(Box<(Lease, Vec<Warning>, Arc<Tag>)>),
+}
 
 /// How a wait for a lease ends.
 enum Waited {
@@ -121,32 +128,40 @@ impl<S: Socket> Session<S> {
 
     /// What takes time has a future of its own, which an idle session has no room for.
     async fn begin_slowly(&mut self, slow: Slow) -> Result<(), End> {
-        let (start, tag) = *slow;
-        let (mut lease, warnings) = match start {
-            Start::Ready(lease, warnings) => (lease, warnings),
-            Start::Refused(refusal) => return self.refuse(&refusal),
-            Start::Wait(waiting) => {
-                self.cell.set_waiting(true, &tag, self.now);
-                let granted = self.wait(waiting).await?;
-                self.now = clock::now();
-                match granted {
-                    Some(Granted::Lease(lease, warnings)) => (lease, warnings),
-                    Some(Granted::Refused(refusal)) => {
-                        self.cell.set_waiting(false, &tag, self.now);
-                        return self.refuse(&refusal);
-                    }
-                    None => {
-                        self.cell.set_waiting(false, &tag, self.now);
-                        return Ok(());
-                    }
-                }
-            }
+        let (waiting, tag) = match slow {
+            Slow::Queued(waiting, tag) => (waiting, tag),
+            Slow::Refused(refusal) => return self.refuse(&refusal),
+            Slow::Unfit(unfit) => return Box::pin(self.adopt_with_role(unfit)).await,
         };
-        // What a session may do as a role it has taken on must not run without it, which it might if
-        // both went out in one write and the role is gone: waits for the answer.
-        if self.lacks_role(&mut lease)
-            && let Err(trouble) = private::fit(lease.backend(), &self.pools.buffers, &self.settings).await
-        {
+        self.cell.set_waiting(true, &tag, self.now);
+        self.up.lane.shrink();
+        let granted = self.wait(waiting).await?;
+        self.now = clock::now();
+        match granted {
+            Some(Granted::Lease(mut lease, warnings)) => {
+                if self.lacks_role(&mut lease) {
+                    return Box::pin(self.adopt_with_role(Box::new((lease, warnings, tag)))).await;
+                }
+                self.adopt(lease, &warnings, &tag, self.now);
+                Ok(())
+            }
+            Some(Granted::Refused(refusal)) => {
+                self.cell.set_waiting(false, &tag, self.now);
+                self.refuse(&refusal)
+            }
+            None => {
+                self.cell.set_waiting(false, &tag, self.now);
+                Ok(())
+            }
+        }
+    }
+
+    /// What a session may do as a role it has taken on must not run without it, which it might if both
+    /// went out in one write and the role is gone: waits for the answer.
+    async fn adopt_with_role(&mut self, unfit: Box<(Lease, Vec<Warning>, Arc<Tag>)>) -> Result<(), End> {
+        let (mut lease, warnings, tag) = *unfit;
+        let fit = private::fit(lease.backend(), &self.pools.buffers, &self.settings);
+        if let Err(trouble) = fit.await {
             tracing::warn!(%trouble, session = self.cell.id.0, "a session cannot have its role again");
             return Err(End::fault(&Fault::BackendLost));
         }
@@ -396,12 +411,13 @@ impl<S> Session<S> {
         match self.pools.checkout(&self.pool, &claim, now) {
             Start::Ready(mut lease, warnings) => {
                 if self.lacks_role(&mut lease) {
-                    return Err(Box::new((Start::Ready(lease, warnings), claim.tag)));
+                    return Err(Slow::Unfit(Box::new((lease, warnings, claim.tag))));
                 }
                 self.adopt(lease, &warnings, &claim.tag, now);
                 Ok(())
             }
-            start => Err(Box::new((start, claim.tag))),
+            Start::Wait(waiting) => Err(Slow::Queued(waiting, claim.tag)),
+            Start::Refused(refusal) => Err(Slow::Refused(Box::new(refusal))),
         }
     }
 
