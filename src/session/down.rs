@@ -5,7 +5,7 @@ use super::tracker::{Desync, Give, Injected, Op, OpKind, marker, wants};
 use super::{Session, named, private};
 use crate::config::PoolMode;
 use crate::net::lane::Lane;
-use crate::wire::backend::{TxStatus, is_fatal, parameter, ready_for_query};
+use crate::wire::backend::{TxStatus, error_field, is_fatal, parameter, ready_for_query};
 use crate::wire::sql::scan::{
     Traces, changes_objects, clears_everything, deallocate_all, may_end_traces, says_nothing, tag_traces,
 };
@@ -207,8 +207,15 @@ impl<S> Session<S> {
                     changes.note_outcome(false, true);
                 }
                 let body = &self.down.lane.unwalked()[HEADER..seen];
+                // It is not undone with a transaction that cannot commit. In one that has failed it does
+                // not run.
+                let refused = matches!(error_field(body, b'C'), Some(b"25P02" | b"57014"));
+                let deallocated = front.is_some_and(|op| op.deallocates_all) && !refused;
                 if give == Give::InjectedError {
                     self.linked.injected_error = Some(Bytes::copy_from_slice(body));
+                }
+                if deallocated {
+                    self.forget_statements();
                 }
                 self.settle_copy()?;
             }

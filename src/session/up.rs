@@ -12,7 +12,7 @@ use crate::wire::backend::{bare, ready_for_query};
 use crate::wire::error::Report;
 use crate::wire::frontend::{Kind, bind_names, execute_portal, target};
 use crate::wire::sql::comment;
-use crate::wire::sql::lead::deallocates;
+use crate::wire::sql::lead::{Deallocates, deallocates};
 use crate::wire::sql::local::{self, Local};
 use crate::wire::sql::scan::{Scan, Traces, scan};
 use crate::wire::walk::{HEADER, Header, cstr};
@@ -191,7 +191,9 @@ impl<S> Session<S> {
         }
         let noted = self.statements.query();
         let local_settings = scanned.only_local_sets;
-        self.tracker.client(Kind::Query, Note { noted, local_settings, ..Note::default() });
+        let deallocates_all = whole && deallocates(text) == Some(Deallocates::All);
+        let note = Note { noted, local_settings, deallocates_all, ..Note::default() };
+        self.tracker.client(Kind::Query, note);
         self.cell.statement(text, self.now);
         let text = HEADER..HEADER + text.len();
         self.note_span(text, scanned);

@@ -50,6 +50,26 @@ fn a_text_prepared_after_a_table_was_changed_means_the_new_one() {
     proxy.stop();
 }
 
+/// It is not transactional, and its command tag does not come: PostgreSQL sends that after the commit.
+#[test]
+fn deallocate_all_has_run_where_its_transaction_cannot_commit() {
+    let (db, proxy) = start();
+    db.run(&[
+        "create table parent (id int primary key)",
+        "create table child (id int references parent deferrable initially deferred)",
+    ]);
+    let (mut wire, mut other) = (proxy.connect(), proxy.connect());
+    assert_eq!(prepare(&mut other, "s", "select 1"), "1 Z(I)");
+    assert_eq!(prepare(&mut wire, "s", "select 1"), "1 Z(I)");
+    let insert = [msg::parse("", "insert into child values (1)"), msg::bind("", ""), msg::execute("", 0)];
+    let trace = wire.ask(&[insert.concat(), msg::query("deallocate all")].concat()).trace();
+    assert_eq!(trace, "1 2 C(INSERT 0 1) E(23503) Z(I)");
+    assert_eq!(run(&mut wire, "s"), "E(26000) Z(I)");
+    assert_eq!(run(&mut other, "s"), "2 D C(SELECT 1) Z(I)");
+    assert_eq!(prepare(&mut wire, "s", "select 1"), "1 Z(I)");
+    proxy.stop();
+}
+
 /// A type of the same name is another type: what was parsed for the old one is of no use.
 #[test]
 fn nor_does_it_mean_a_type_that_is_gone() {

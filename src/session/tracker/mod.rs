@@ -293,8 +293,8 @@ impl Tracker {
                 OpKind::Query | OpKind::Function => self.queries += 1,
                 _ => {}
             }
-            let Note { noted, local_settings, statement, .. } = note;
-            self.ops.push_back(Op { noted, local_settings, statement, ..Op::new(op) });
+            let Note { noted, local_settings, deallocates_all, statement, .. } = note;
+            self.ops.push_back(Op { noted, local_settings, deallocates_all, statement, ..Op::new(op) });
         }
         Take::Forward
     }

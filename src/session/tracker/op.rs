@@ -83,6 +83,9 @@ pub struct Op {
     pub noted: bool,
     /// Every SET in its text is SET LOCAL or the like: the tag `SET` leaves no trace.
     pub local_settings: bool,
+    /// It is `DEALLOCATE ALL` and nothing else: that has run also if its transaction cannot commit, and
+    /// then no tag says so.
+    pub deallocates_all: bool,
     /// The shared statement it uses.
     pub statement: Option<StatementId>,
 }
@@ -96,6 +99,8 @@ pub struct Note {
     pub noted: bool,
     /// See [`Op::local_settings`].
     pub local_settings: bool,
+    /// See [`Op::deallocates_all`].
+    pub deallocates_all: bool,
     /// See [`Op::statement`].
     pub statement: Option<StatementId>,
 }
@@ -107,6 +112,7 @@ impl Op {
     }
 
     pub(super) fn new(kind: OpKind) -> Op {
-        Op { kind, injected: None, made_up: false, noted: false, local_settings: false, statement: None }
+        let (noted, local_settings, deallocates_all) = (false, false, false);
+        Op { kind, injected: None, made_up: false, noted, local_settings, deallocates_all, statement: None }
     }
 }

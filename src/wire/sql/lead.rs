@@ -8,6 +8,8 @@ use std::borrow::Cow;
 pub enum Deallocates<'a> {
     /// `DEALLOCATE [PREPARE] name`, and nothing else: the name as PostgreSQL reads it.
     One(Cow<'a, [u8]>),
+    /// `DEALLOCATE [PREPARE] ALL`, and nothing else.
+    All,
     /// Something else that begins with DEALLOCATE or DISCARD.
     Others,
 }
@@ -38,7 +40,7 @@ pub fn deallocates(text: &[u8]) -> Option<Deallocates<'_>> {
     if !verb.is("deallocate") {
         return None;
     }
-    Some(one(tokens).map_or(Deallocates::Others, Deallocates::One))
+    Some(one(tokens).unwrap_or(Deallocates::Others))
 }
 
 /// Whether a string in a text may stand for the time at which PostgreSQL reads it (`'now'`, `'today'` and
@@ -55,7 +57,8 @@ pub fn is_dated(text: &[u8]) -> bool {
             .any(|token| matches!(token.kind, Kind::Text | Kind::EscapedText) && has(token.bytes))
 }
 
-fn one<'a>(mut tokens: impl Iterator<Item = Token<'a>>) -> Option<Cow<'a, [u8]>> {
+/// Behind DEALLOCATE, if it is followed by a name, or ALL, and nothing else.
+fn one<'a>(mut tokens: impl Iterator<Item = Token<'a>>) -> Option<Deallocates<'a>> {
     let mut name = tokens.next()?;
     let mut next = tokens.next();
     if name.is("prepare")
@@ -67,19 +70,19 @@ fn one<'a>(mut tokens: impl Iterator<Item = Token<'a>>) -> Option<Cow<'a, [u8]>>
         return None;
     }
     match name.kind {
-        Kind::Word if name.is("all") => None,
-        Kind::Word => Some(name.bytes.to_ascii_lowercase().into()),
+        Kind::Word if name.is("all") => Some(Deallocates::All),
+        Kind::Word => Some(Deallocates::One(name.bytes.to_ascii_lowercase().into())),
         Kind::Name => {
             let inner = name.bytes.get(1..name.bytes.len().checked_sub(1)?)?;
             if !inner.contains(&b'"') {
-                return Some(inner.into());
+                return Some(Deallocates::One(inner.into()));
             }
             let mut quote = false;
             let single = |byte: &u8| {
                 quote = *byte == b'"' && !quote;
                 !quote
             };
-            Some(inner.iter().copied().filter(single).collect::<Vec<u8>>().into())
+            Some(Deallocates::One(inner.iter().copied().filter(single).collect::<Vec<u8>>().into()))
         }
         _ => None,
     }
@@ -133,9 +136,17 @@ mod tests {
         }
         assert_eq!(one("deallocate \"a\"\"B\""), Some(Deallocates::One(b"a\"B".into())));
         assert_eq!(one("deallocate prepare"), Some(Deallocates::One(b"prepare".into())));
-        for text in
-            ["deallocate all", "discard all", "deallocate a; select 1", "deallocate", "deallocate 'a'"]
-        {
+        for text in ["deallocate all", "DEALLOCATE PREPARE ALL;"] {
+            assert_eq!(one(text), Some(Deallocates::All), "{text}");
+        }
+        let others = [
+            "deallocate all; select 1",
+            "discard all",
+            "deallocate a; select 1",
+            "deallocate",
+            "deallocate 'a'",
+        ];
+        for text in others {
             assert_eq!(one(text), Some(Deallocates::Others), "{text}");
         }
         for text in ["select 1", "", "delete from t", "/* deallocate */ select 1"] {

@@ -27,7 +27,7 @@ const SEED: &str = "BURSAR_TEST_SEED";
 /// Programs that differed once.
 const KEPT: &[u64] = &[
     40232, 40808, 40936, 41604, 42272, 43832, 44544, 47152, 47264, 47824, 87508, 2, 93, 105, 195, 225, 305,
-    882, 3105, 500070, 1000910, 2000149,
+    882, 3105, 500070, 1000910, 2000149, 3009113,
 ];
 const KEPT_SESSION: &[u64] = &[];
 const KEPT_STATEMENT: &[u64] = &[2001230];
@@ -206,6 +206,7 @@ fn compare(mode: Mode, programs: u64, kept: &[u64]) {
                         let _named = Named(seed, &program);
                         if let Err(difference) = lab.compare(&program) {
                             next.store(u64::MAX / 2, Ordering::Relaxed);
+                            eprintln!("{SEED}={seed} differs {difference}");
                             report(seed, shrink(&mut lab, program.clone(), difference));
                         }
                     }

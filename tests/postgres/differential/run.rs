@@ -138,14 +138,15 @@ impl<'a> Lab<'a> {
         }
     }
 
-    /// Runs a program both ways, on fresh sessions and the same data. After a difference the next
-    /// program gets a fresh proxy: whatever the last one broke is not to be found twice.
+    /// Runs a program both ways, on fresh sessions and the same data. After a difference, and once one
+    /// has been found, the next program gets a fresh proxy: whatever the last one broke is not to be
+    /// found twice, and what it left makes no difference.
     pub(super) fn compare(&mut self, program: &Program) -> Result<(), Difference> {
         self.renew(program);
         let direct = self.run_directly(program);
         self.renew(program);
         let compared = self.run_proxied(program, &direct);
-        if compared.is_err() {
+        if compared.is_err() || self.missing != MISSING {
             let fresh = start(self.db, self.mode, program.pool);
             match program.pool {
                 Pool::One => self.one = fresh,
