@@ -12,6 +12,12 @@ pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// Time since 1970-01-01 in UTC; zero for a clock that is before.
+#[must_use]
+pub fn since_epoch() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
 /// Sleeps through the reactor, where the system has timers that are files (Linux).
 ///
 /// A pending tokio timer is paid for by everybody: each time the runtime has nothing to do it looks

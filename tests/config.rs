@@ -51,6 +51,7 @@ fn the_reference_file_has_every_key() {
                     .replace("class.billing", "class.NAME");
             }
         } else if let Some((key, value)) = line.split_once(" = ").filter(|(key, _)| !key.contains(' ')) {
+            let key = if key.starts_with("routes.") { "routes.NAME" } else { key };
             match value.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
                 Some((inner, _)) => seen.extend(inner.split(',').filter_map(|pair| {
                     pair.split_once('=').map(|(name, _)| format!("{table}.{key}.{}", name.trim()))
@@ -66,8 +67,13 @@ fn the_reference_file_has_every_key() {
     let pool = |key: &str| {
         key.strip_prefix("database.NAME.").is_some_and(|key| seen.contains(&format!("pool.{key}")))
     };
+    // Nor is a budget said again for every table that may have its own; B9 is [pool]'s elsewhere.
+    let scoped = |key: &str| {
+        key.split_once(".NAME.budget.")
+            .is_some_and(|(_, key)| seen.contains(&format!("budget.{key}")) || key == "request.max_wait")
+    };
     let missing: Vec<String> =
-        known_keys().into_iter().filter(|key| !seen.contains(key) && !pool(key)).collect();
+        known_keys().into_iter().filter(|key| !seen.contains(key) && !pool(key) && !scoped(key)).collect();
     assert_eq!(missing, Vec::<String>::new());
     let invented: Vec<&String> = seen.iter().filter(|key| !known_keys().contains(key)).collect();
     assert_eq!(invented, Vec::<&String>::new());
@@ -501,4 +507,86 @@ fn classes_start_from_the_built_in_ones_and_take_the_environment() {
             "c.toml:3:1: class.billing.express: there is no such key; did you mean database.NAME.express?",
         ]
     );
+}
+
+/// The budgets of one piece of work, by tenant, route, class, role and database.
+fn budgets_of(config: &Config, scope: Scope<'_>) -> Budgets {
+    config.budgets(&Scope { database: "app", user: "web", ..scope })
+}
+
+#[test]
+fn the_most_specific_scope_wins_key_by_key() {
+    let config = read(
+        "[budget.request]\nmax_concurrent = 9\n\
+         [database.app.budget.request]\nmax_concurrent = 8\nmax_leases = { reject = 80 }\n\
+         [user.web.budget.request]\nmax_concurrent = 7\n\
+         [class.batch.budget.request]\nmax_concurrent = 6\nmax_wait = \"60s\"\n\
+         [route.\"/api/*\".budget.request]\nmax_concurrent = 5\n\
+         [route.\"/api/orders*\".budget.request]\nmax_concurrent = 4\n\
+         [tenant.acme.budget.request]\nmax_concurrent = { limit = 3, mode = \"enforce\" }\n",
+    );
+    let class = Some("batch");
+    let of = |scope| budgets_of(&config, scope).max_concurrent;
+    assert_eq!(config.budget.max_concurrent, 9);
+    assert_eq!(config.budgets(&Scope { database: "b", user: "u", ..Scope::default() }), config.budget);
+    assert_eq!(config.budgets(&Scope { database: "app", user: "u", ..Scope::default() }).max_concurrent, 8);
+    assert_eq!(of(Scope::default()), 7);
+    assert_eq!(of(Scope { class, ..Scope::default() }), 6);
+    assert_eq!(of(Scope { class, route: Some("/api/x"), ..Scope::default() }), 5);
+    assert_eq!(of(Scope { class, route: Some("/api/orders/7"), ..Scope::default() }), 4, "the longest");
+    let all = budgets_of(&config, Scope { class, route: Some("/api/x"), tenant: "acme", ..Scope::default() });
+    assert_eq!((all.max_concurrent, all.max_concurrent_mode), (3, Mode::Enforce));
+    assert_eq!((all.leases_reject, all.max_wait), (Some(80), Some(Duration::from_secs(60))), "inherited");
+    let shown = config.show();
+    let row = shown.iter().find(|row| row.key == "tenant.acme.budget.request.max_concurrent.limit").unwrap();
+    assert_eq!((row.value.as_str(), row.default.as_str()), ("3", "9"));
+}
+
+#[test]
+fn a_route_has_a_mode_for_all_its_budgets() {
+    let config = read(
+        "[mode]\ndefault = \"observe\"\nroutes.\"/api/provision*\" = \"enforce\"\nwarned_since = \"2026-11-01\"\n\
+         [tenant.acme.budget.transaction]\nmax_age = { mode = \"warn\" }\n",
+    );
+    let route = Some("/api/provision/user");
+    let there = budgets_of(&config, Scope { route, ..Scope::default() });
+    let modes = (there.max_concurrent_mode, there.age.mode, there.stall.mode);
+    assert_eq!(modes, (Mode::Enforce, Mode::Enforce, Mode::Enforce));
+    assert_eq!(budgets_of(&config, Scope { route, tenant: "acme", ..Scope::default() }).age.mode, Mode::Warn);
+    let elsewhere = budgets_of(&config, Scope { route: Some("/api/orders"), ..Scope::default() });
+    assert_eq!(elsewhere, config.budget);
+    assert_eq!(config.warned_since, Some(20_758));
+}
+
+#[test]
+fn faults_of_scopes_name_the_key() {
+    let text = "[tenant.acme.budget.request]\nmax_leases = { reject = 0 }\nmax_lease = 1\n\
+                [mode]\nroutes.\"/a\" = \"on\"\nwarned_since = \"2026-02-30\"\n";
+    assert_eq!(
+        report(text, &[]),
+        [
+            "c.toml:2:25: tenant.acme.budget.request.max_leases.reject: 0 is not accepted; expected a whole \
+             number from 1 to 1000000, or \"off\"",
+            "c.toml:3:1: tenant.acme.budget.request.max_lease: there is no such key; did you mean \
+             tenant.acme.budget.request.max_leases?",
+            "c.toml:5:15: mode.routes.\"/a\": \"on\" is not accepted; expected one of \"observe\", \"warn\", \
+             \"enforce\"",
+            "c.toml:6:16: mode.warned_since: \"2026-02-30\" is not accepted; expected a day such as \
+             \"2026-11-01\", or \"off\"",
+        ]
+    );
+    let variables = env(&[("BURSAR_TENANT_ACME_BUDGET_TRANSACTION_MAX_AGE_MODE", "enforce")]);
+    let config = parse("[tenant.acme]\nmax = 3\n", "c.toml", &variables).unwrap();
+    let budgets = budgets_of(&config, Scope { tenant: "acme", ..Scope::default() });
+    assert_eq!(budgets.age.mode, Mode::Enforce);
+}
+
+#[test]
+fn what_ends_work_only_after_a_day_of_warning_is_said() {
+    let strict = "[budget.transaction]\nmax_age = { mode = \"enforce\" }\n[auth]\nmethod = \"trust\"\n";
+    assert_eq!(read(strict).cautions(), [Caution::WarnsFirst { key: "budget.transaction.max_age" }]);
+    let forced = strict.replace("\"enforce\" }", "\"enforce\", force = true }");
+    assert_eq!(read(&forced).cautions(), []);
+    let dated = format!("{strict}[mode]\nwarned_since = \"2026-11-01\"\n");
+    assert_eq!(read(&dated).cautions(), []);
 }

@@ -1,7 +1,7 @@
 //! What the book counts: budget outcomes, histograms, totals. Plain integers, added to under the
 //! book's lock; rendering is somebody else's.
 
-use super::{HOLD_BOUNDS, WAIT_BOUNDS};
+use super::{HOLD_BOUNDS, WAIT_BOUNDS, Warning};
 use crate::config::Mode;
 use std::time::Duration;
 
@@ -43,6 +43,25 @@ impl Dim {
     /// This dimension's place in a set of dimensions.
     pub(super) fn bit(self) -> u32 {
         1 << self as u32
+    }
+}
+
+impl Dim {
+    /// The table of its limits in the configuration, if it is a budget of time.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Dim::B3 => "budget.request.db_time",
+            Dim::B10 => "budget.transaction.max_age",
+            Dim::B11 => "budget.transaction.max_idle",
+            Dim::B12 => "budget.statement.max_time",
+            Dim::B13 => "budget.statement.max_stall",
+            _ => "",
+        }
+    }
+
+    /// The warning of one that would act, but has not been in mode warn for long enough.
+    pub(super) fn spared(self, spent: Duration, limit: Duration) -> Warning {
+        Warning::Spared { key: self.key(), spent, limit }
     }
 }
 

@@ -20,21 +20,22 @@ impl<B, W> Book<B, W> {
         actions: &mut Vec<Action<B, W>>,
     ) {
         for at in std::mem::take(&mut self.spending) {
-            let timed = self.limits.budget.db_time;
-            let request = &mut self.requests[at];
+            let request = &self.requests[at];
+            let timed = self.limits.budgets(request.budgets).db_time;
             let used = request.used();
             let first = timed.warn.into_iter().chain(timed.abort).min();
             let Some(first) = first.filter(|first| used >= *first / 5 * 4) else { continue };
             self.wake(now + first.saturating_sub(used).max(super::overstay::TICK_LEAST));
 
-            let limit = Limit { dim: Dim::B3, timed, own: None, acts: Told::Cancel };
+            let armed = self.is_armed(&timed, now);
+            let limit = Limit { dim: Dim::B3, timed, own: None, acts: Told::Cancel, armed };
             let request = &mut self.requests[at];
             let watch = request.watch.get_or_insert_default();
             let verdict = watch.judge(&limit, used, &mut self.tally);
             let again = watch.again.is_none_or(|at| at <= now);
             let limit = match verdict {
                 Verdict::Nothing => continue,
-                Verdict::Tell(limit) => limit,
+                Verdict::Tell(limit) | Verdict::Spare(limit) => limit,
                 Verdict::Act { limit, .. } | Verdict::Acted { limit, .. } if again => {
                     watch.again = Some(now + AGAIN);
                     limit
@@ -61,8 +62,11 @@ impl<B, W> Book<B, W> {
                 continue;
             };
             let session = lease.session;
-            if matches!(verdict, Verdict::Tell(_)) {
-                let warning = Warning::DbTime { used, limit };
+            if let Verdict::Tell(_) | Verdict::Spare(_) = verdict {
+                let warning = match verdict {
+                    Verdict::Spare(_) => Dim::B3.spared(used, limit),
+                    _ => Warning::DbTime { used, limit },
+                };
                 actions.push(Action::Warn { session, lease: id, warning });
                 return;
             }
@@ -80,8 +84,9 @@ impl<B, W> Book<B, W> {
     /// B3, before anything is granted or queued: a request that has used up its time gets no more of it.
     pub(super) fn used_up(&mut self, claim: &Claim, who: Who, now: Instant) -> Option<Refusal> {
         let used = self.requests[who.request?].used();
-        let timed = &self.limits.budget.db_time;
-        let limit = timed.abort.filter(|limit| timed.mode == Mode::Enforce && used >= *limit)?;
+        let timed = &self.limits.budgets(who.budgets).db_time;
+        let acts = timed.mode == Mode::Enforce && self.is_armed(timed, now);
+        let limit = timed.abort.filter(|limit| acts && used >= *limit)?;
         self.tally.count(Dim::B3, Told::Reject);
         let refusal = Refusal::DbTimeUsedUp { used, limit, standing: self.standing(claim.pool, who, now) };
         self.count_refusal(claim.pool, who, &refusal);

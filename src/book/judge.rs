@@ -39,6 +39,8 @@ pub(super) enum Verdict {
         /// The client set it itself.
         own: bool,
     },
+    /// It would act, but has not been in mode warn for long enough.
+    Spare(Duration),
     /// It has been acted on before, and goes on.
     Acted {
         limit: Duration,
@@ -55,6 +57,8 @@ pub(super) struct Limit {
     pub(super) own: Option<Duration>,
     /// As what acting counts.
     pub(super) acts: Told,
+    /// It need not have been in mode warn before it acts, or has been.
+    pub(super) armed: bool,
 }
 
 impl Limit {
@@ -65,7 +69,7 @@ impl Limit {
 
     /// The limit that acts, and whether it is the client's own.
     fn acting(&self) -> Option<(Duration, bool)> {
-        let configured = self.timed.abort.filter(|_| self.timed.mode == Mode::Enforce);
+        let configured = self.timed.abort.filter(|_| self.timed.mode == Mode::Enforce && self.armed);
         let own = self.own.map(|own| (own, true));
         own.into_iter().chain(configured.map(|limit| (limit, false))).min_by_key(|(limit, _)| *limit)
     }
@@ -102,6 +106,10 @@ impl Watch {
         if beyond(timed.abort).is_some() && timed.mode != Mode::Observe && self.would & bit == 0 {
             self.would |= bit;
             tally.count(limit.dim, Told::Would);
+            if let (Mode::Enforce, Some(abort)) = (timed.mode, timed.abort) {
+                self.told |= bit;
+                return Verdict::Spare(abort);
+            }
         }
         if self.told & bit != 0 {
             return Verdict::Nothing;

@@ -7,6 +7,7 @@ use super::queue::{Entry, Who};
 use super::{
     Action, Book, Checkout, Claim, LeaseId, Outcome, PoolId, Refusal, SessionId, Usage, WaiterId, Warning,
 };
+use crate::config::Scope;
 use crate::tag::Tag;
 use std::sync::Arc;
 use std::time::Instant;
@@ -150,6 +151,7 @@ impl<B, W> Book<B, W> {
 
     /// Where a claim is accounted, made if new.
     fn who(&mut self, claim: &Claim, now: Instant) -> Who {
+        let budgets = self.budgets_of(claim.pool, &claim.tag);
         let (limits, pools) = (&self.limits, &self.pools);
         let tenant = &claim.tag.tenant;
         let (share, _) = self.shares.find_or_insert(claim.pool.0, tenant, || {
@@ -162,9 +164,44 @@ impl<B, W> Book<B, W> {
             if !fresh {
                 self.requests[at].seen(&claim.tag, now);
             }
+            self.requests[at].budgets = budgets;
             at
         });
-        Who { share, request }
+        Who { share, request, budgets }
+    }
+
+    /// The number of the budgets that hold for work with these tags in a pool.
+    fn budgets_of(&mut self, pool: PoolId, tag: &Tag) -> u32 {
+        let pool = &self.pools[pool.0 as usize];
+        self.limits.number(&Scope {
+            database: &pool.database,
+            user: &pool.user,
+            class: tag.class.as_deref(),
+            route: tag.route.as_deref(),
+            tenant: &tag.tenant,
+        })
+    }
+
+    /// After a reload: all that is held and waits is judged by the budgets that hold now.
+    pub(super) fn renumber(&mut self) {
+        for (at, _) in self.requests.names() {
+            self.requests[at].budgets = 0;
+        }
+        let leases = self.leases.iter().map(|(id, lease)| (Ok(*id), lease.pool, lease.tag.clone()));
+        let waiters = self.waiters.iter();
+        let waiters = waiters.map(|(id, waiter)| (Err(*id), waiter.claim.pool, waiter.claim.tag.clone()));
+        for (id, pool, tag) in leases.chain(waiters).collect::<Vec<_>>() {
+            let budgets = self.budgets_of(pool, &tag);
+            let who = match id {
+                Ok(lease) => self.leases.get_mut(&lease).map(|lease| &mut lease.who),
+                Err(waiter) => self.waiters.get_mut(&waiter).map(|waiter| &mut waiter.who),
+            };
+            let Some(who) = who else { continue };
+            who.budgets = budgets;
+            if let Some(request) = who.request {
+                self.requests[request].budgets = budgets;
+            }
+        }
     }
 
     /// Ends a wait with a lease, whose slot is counted already.
@@ -229,7 +266,8 @@ impl<B, W> Book<B, W> {
         self.next_lease += 1;
         let &Claim { session, pool, login, .. } = claim;
         let tag = claim.tag.clone();
-        if let Some(by) = super::overrun::first_look(&self.limits.budget.statement, &tag.own()) {
+        if let Some(by) = super::overrun::first_look(&self.limits.budgets(who.budgets).statement, &tag.own())
+        {
             self.wake(super::limits::later(asked, by));
         }
         self.leases.insert(

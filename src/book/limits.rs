@@ -1,7 +1,7 @@
 //! The part of the configuration the book decides by, taken out once per reload.
 
-use crate::config::{Budgets, Config, Leak, Share as Portion, TenantRule};
-use std::collections::BTreeMap;
+use crate::config::{Budgets, Config, Leak, Places, Scope, Scopes, Share as Portion, TenantRule};
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 /// Tenants (of a pool) and requests remembered while nobody uses them.
@@ -19,24 +19,60 @@ pub(super) const STUCK: Duration = Duration::from_millis(50);
 pub(super) struct Limits {
     pub(super) max_backends: usize,
     pub(super) connect_parallel: usize,
-    pub(super) budget: Budgets,
     pub(super) leak: Leak,
+    scopes: Scopes,
+    /// No budget is for part of the work only.
+    alike: bool,
+    /// Budgets by number; the first hold for everybody. As many as there are combinations of configured
+    /// scopes that somebody was in.
+    budgets: Vec<Budgets>,
+    known: HashMap<Places, u32>,
     tenant_default: TenantRule,
     tenants: BTreeMap<String, TenantRule>,
 }
 
 impl Limits {
     pub(super) fn of(config: &Config) -> Self {
-        let mut budget = config.budget.clone();
-        budget.max_concurrent = budget.max_concurrent.max(1);
-        Limits {
+        let mut limits = Limits {
             max_backends: config.server.max_backends,
             connect_parallel: config.server.connect_parallel.max(1),
-            budget,
             leak: config.leak.clone(),
+            alike: config.scopes.is_empty(),
+            scopes: config.scopes.clone(),
+            budgets: Vec::new(),
+            known: HashMap::new(),
             tenant_default: config.tenant_default.clone(),
             tenants: config.tenants.clone(),
+        };
+        limits.add(config.budget.clone());
+        limits
+    }
+
+    fn add(&mut self, mut budgets: Budgets) -> u32 {
+        budgets.max_concurrent = budgets.max_concurrent.max(1);
+        self.budgets.push(budgets);
+        (self.budgets.len() - 1) as u32
+    }
+
+    /// The budgets of this number.
+    pub(super) fn budgets(&self, at: u32) -> &Budgets {
+        &self.budgets[at as usize]
+    }
+
+    /// The number of the budgets that hold for this work.
+    #[inline]
+    pub(super) fn number(&mut self, scope: &Scope<'_>) -> u32 {
+        if self.alike { 0 } else { self.number_within(scope) }
+    }
+
+    fn number_within(&mut self, scope: &Scope<'_>) -> u32 {
+        let places = self.scopes.places(scope);
+        if let Some(&at) = self.known.get(&places) {
+            return at;
         }
+        let at = self.add(self.scopes.lay(&self.budgets[0], places));
+        self.known.insert(places, at);
+        at
     }
 
     pub(super) fn tenant(&self, name: &str) -> &TenantRule {

@@ -54,7 +54,7 @@ pub use leaks::CLOSED_KEPT;
 pub use types::*;
 pub use view::View;
 
-use crate::config::{Config, Mode, PoolRules};
+use crate::config::{Config, Mode, PoolRules, Timed};
 use counters::{Dim, Told};
 use hashbrown::HashMap;
 use std::collections::{BTreeSet, HashMap as Named, VecDeque};
@@ -113,6 +113,8 @@ pub struct Book<B, W> {
     /// `due` was brought forward since somebody asked.
     sooner: bool,
     pace: Duration,
+    /// From when on budgets act that were not told to at once (budgets.md §2.4); `None` = they do.
+    armed: Option<Instant>,
     scratch: Vec<LeaseId>,
     /// Requests with leases, as the tick under way has seen them.
     spending: Vec<u32>,
@@ -151,6 +153,7 @@ impl<B, W> Book<B, W> {
             due: None,
             sooner: false,
             pace: Duration::ZERO,
+            armed: None,
             scratch: Vec::new(),
             spending: Vec::new(),
             backends: PhantomData,
@@ -187,6 +190,7 @@ impl<B, W> Book<B, W> {
     /// a smaller size goes at once, what is leased when it comes back.
     pub fn reconfigure(&mut self, config: &Config, now: Instant, actions: &mut Vec<Action<B, W>>) {
         self.limits = limits::Limits::of(config);
+        self.renumber();
         self.set_pace();
         for pool in &mut self.pools {
             if let Some(rules) = config.pool_rules(&pool.database, &pool.user) {
@@ -207,6 +211,16 @@ impl<B, W> Book<B, W> {
         if !self.leases.is_empty() || !self.waiters.is_empty() {
             self.wake_to_watch(now);
         }
+    }
+
+    /// Budgets whose acting destroys work (B3, B10, B11, B13) only warn before this moment, unless their
+    /// `force` is set: they are to have been in mode warn for a day (budgets.md §2.4).
+    pub fn arm(&mut self, from: Instant) {
+        self.armed = Some(from);
+    }
+
+    fn is_armed(&self, timed: &Timed, now: Instant) -> bool {
+        timed.force || self.armed.is_none_or(|from| from <= now)
     }
 
     /// B18: a client session of this tenant begins, perhaps with a warning. `Err` only in mode enforce;

@@ -16,9 +16,10 @@ pub(super) const AGAIN: Duration = Duration::from_secs(1);
 impl<B, W> Book<B, W> {
     /// B12 and the deadline of what a lease runs.
     pub(super) fn overrun(&mut self, sight: &Sight, watch: &mut Watch, actions: &mut Vec<Action<B, W>>) {
+        let budgets = self.budgets_at(sight.id);
         let Some(statement) = sight.activity.statement else {
             // The next one may begin right after this tick.
-            if let Some(by) = first_look(&self.limits.budget.statement, &sight.activity.own) {
+            if let Some(by) = first_look(&self.limits.budgets(budgets).statement, &sight.activity.own) {
                 self.wake(later(sight.now, by));
             }
             return;
@@ -29,7 +30,8 @@ impl<B, W> Book<B, W> {
         }
         let own = sight.activity.own;
         let ran = sight.now.saturating_duration_since(statement);
-        let limit = self.statement_limit(own.statement);
+        let timed = self.limits.budgets(budgets).statement;
+        let limit = Limit { dim: Dim::B12, timed, own: own.statement, acts: Told::Cancel, armed: true };
         let verdict = watch.judge(&limit, ran, &mut self.tally);
         if let Verdict::Tell(limit) = verdict {
             let warning = Warning::Statement { ran, limit };
@@ -70,12 +72,17 @@ impl<B, W> Book<B, W> {
         };
         let (session, lease) = (sight.session, sight.id);
         let stalled = sight.now.saturating_duration_since(since);
-        let timed = self.limits.budget.stall;
-        let limit = Limit { dim: Dim::B13, timed, own: None, acts: Told::Cancel };
+        let timed = self.limits.budgets(self.budgets_at(lease)).stall;
+        let armed = self.is_armed(&timed, sight.now);
+        let limit = Limit { dim: Dim::B13, timed, own: None, acts: Told::Cancel, armed };
         match watch.judge(&limit, stalled, &mut self.tally) {
             Verdict::Nothing | Verdict::Acted { .. } => {}
             Verdict::Tell(limit) => {
                 let warning = Warning::Stalled { stalled, limit };
+                actions.push(Action::Warn { session, lease, warning });
+            }
+            Verdict::Spare(limit) => {
+                let warning = Dim::B13.spared(stalled, limit);
                 actions.push(Action::Warn { session, lease, warning });
             }
             Verdict::Act { limit, .. } => {
@@ -84,10 +91,6 @@ impl<B, W> Book<B, W> {
             }
         }
         self.expect(sight, Some(since), &limit.crossings());
-    }
-
-    fn statement_limit(&self, own: Option<Duration>) -> Limit {
-        Limit { dim: Dim::B12, timed: self.limits.budget.statement, own, acts: Told::Cancel }
     }
 }
 

@@ -223,12 +223,14 @@ impl<B, W> Book<B, W> {
     fn overstay(&mut self, sight: &Sight, watch: &mut Watch, actions: &mut Vec<Action<B, W>>) {
         let (&Sight { id: lease, session, waiting, .. }, Some(age)) = (sight, sight.age()) else { return };
         let own = sight.activity.own;
-        let limit = self.age_limit(own.age);
+        let budgets = self.budgets_at(lease);
+        let limit = self.age_limit(budgets, own.age, sight.now);
         let verdict = watch.judge(&limit, age, &mut self.tally);
         let told = |warning| Action::Warn { session, lease, warning };
         match verdict {
             Verdict::Nothing | Verdict::Acted { .. } => {}
             Verdict::Tell(limit) => actions.push(told(Warning::Age { age, limit })),
+            Verdict::Spare(limit) => actions.push(told(Dim::B10.spared(age, limit))),
             Verdict::Act { limit, .. } => {
                 watch.ended = true;
                 actions.push(Action::End { session, lease, why: Overstay::Age { age, limit, waiting } });
@@ -238,10 +240,11 @@ impl<B, W> Book<B, W> {
         self.expect(sight, sight.activity.tx_start, &limit.crossings());
 
         let Some(idle) = sight.idle() else { return };
-        let limit = self.idle_limit(waiting, own.idle);
+        let limit = self.idle_limit(budgets, waiting, own.idle, sight.now);
         match watch.judge(&limit, idle, &mut self.tally) {
             Verdict::Nothing | Verdict::Acted { .. } => {}
             Verdict::Tell(limit) => actions.push(told(Warning::Idle { idle, limit })),
+            Verdict::Spare(limit) => actions.push(told(Dim::B11.spared(idle, limit))),
             Verdict::Act { limit, .. } => {
                 watch.ended = true;
                 let why = Overstay::Idle { idle, limit, age, waiting };
@@ -252,20 +255,26 @@ impl<B, W> Book<B, W> {
         self.expect(sight, Some(sight.activity.since), &limit.crossings());
     }
 
-    fn age_limit(&self, own: Option<Duration>) -> Limit {
-        Limit { dim: Dim::B10, timed: self.limits.budget.age, own, acts: Told::Abort }
+    /// The number of a lease's budgets.
+    pub(super) fn budgets_at(&self, lease: LeaseId) -> u32 {
+        self.leases.get(&lease).map_or(0, |lease| lease.who.budgets)
+    }
+
+    fn age_limit(&self, budgets: u32, own: Option<Duration>, now: Instant) -> Limit {
+        let timed = self.limits.budgets(budgets).age;
+        Limit { dim: Dim::B10, timed, own, acts: Told::Abort, armed: self.is_armed(&timed, now) }
     }
 
     /// B11 is stricter while others wait.
-    fn idle_limit(&self, waiting: usize, own: Option<Duration>) -> Limit {
-        let budget = &self.limits.budget;
+    fn idle_limit(&self, budgets: u32, waiting: usize, own: Option<Duration>, now: Instant) -> Limit {
+        let budget = self.limits.budgets(budgets);
         let alone = waiting == 0;
         let timed = Timed {
             warn: budget.idle.warn.filter(|_| !(alone && budget.idle_warn_only_if_waiters)),
             abort: budget.idle.abort.filter(|_| !alone).or(budget.idle_abort_alone),
-            mode: budget.idle.mode,
+            ..budget.idle
         };
-        Limit { dim: Dim::B11, timed, own, acts: Told::Abort }
+        Limit { dim: Dim::B11, timed, own, acts: Told::Abort, armed: self.is_armed(&timed, now) }
     }
 
     /// Asks for a tick when the next of these limits is crossed.

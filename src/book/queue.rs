@@ -97,6 +97,8 @@ pub(super) struct Who {
     pub(super) share: u32,
     /// `None` for untagged work and for logins.
     pub(super) request: Option<u32>,
+    /// The number of its budgets ([`super::limits::Limits::budgets`]).
+    pub(super) budgets: u32,
 }
 
 #[derive(Debug)]
@@ -182,7 +184,8 @@ impl<B, W> Book<B, W> {
         let pool = &mut self.pools[claim.pool.0 as usize];
         pool.waiting += 1;
         let asked = claim.tag.deadline_ms.map_or(Duration::MAX, |ms| Duration::from_millis(ms.into()));
-        let deadline = later(since, pool.rules.max_wait.min(asked));
+        let max_wait = self.limits.budgets(who.budgets).max_wait.unwrap_or(pool.rules.max_wait);
+        let deadline = later(since, max_wait.min(asked));
         self.deadlines.insert((deadline, id));
         self.wake(deadline);
 
@@ -385,7 +388,7 @@ impl<B, W> Book<B, W> {
             request_limit: who
                 .request
                 .map_or(u32::MAX, |at| self.concurrency(at))
-                .min(self.limits.budget.max_concurrent),
+                .min(self.limits.budgets(who.budgets).max_concurrent),
             tenant: Arc::clone(self.shares.name(who.share)),
             tenant_holds: share.leased,
             tenant_limit: share.cap,

@@ -22,6 +22,8 @@ pub(super) struct Request {
     pub(super) tag: Arc<Tag>,
     /// The client's own B1, as it said last.
     own: Option<u32>,
+    /// The number of its budgets, as of its last checkout.
+    pub(super) budgets: u32,
     since: Instant,
     used: Instant,
     ended: bool,
@@ -62,6 +64,7 @@ impl Request {
     pub(super) fn new(tag: Arc<Tag>, now: Instant) -> Self {
         Request {
             own: tag.max_concurrent,
+            budgets: 0,
             tag,
             since: now,
             used: now,
@@ -201,7 +204,7 @@ impl<B, W> Book<B, W> {
     pub(super) fn too_many_leases(&mut self, claim: &Claim, who: Who, now: Instant) -> Option<Refusal> {
         let ordinal = self.requests[who.request?].next_ordinal();
         let own = claim.tag.max_leases;
-        let budget = &self.limits.budget;
+        let budget = self.limits.budgets(who.budgets);
         let ours = budget.leases_reject.filter(|_| budget.leases_mode == Mode::Enforce);
         let limit = own.into_iter().chain(ours).min().filter(|&limit| ordinal > limit)?;
         self.tally.count(Dim::B2, Told::Reject);
@@ -224,15 +227,15 @@ impl<B, W> Book<B, W> {
     /// B1 as it acts on this request: the client's own limit always does, the configured one in mode
     /// enforce.
     pub(super) fn concurrency(&self, request: u32) -> u32 {
-        let budget = &self.limits.budget;
+        let budget = self.limits.budgets(self.requests[request].budgets);
         let ours = Some(budget.max_concurrent).filter(|_| budget.max_concurrent_mode == Mode::Enforce);
         self.requests[request].own.into_iter().chain(ours).min().unwrap_or(u32::MAX)
     }
 
     /// B1 at a grant that went ahead, where it only tells; and B2 likewise.
     pub(super) fn judge_request(&mut self, request: u32, warnings: &mut Vec<Warning>) {
-        let budget = &self.limits.budget;
         let request = &mut self.requests[request];
+        let budget = self.limits.budgets(request.budgets);
 
         let (holds, limit) = (request.leases, budget.max_concurrent);
         let told = if holds > limit {

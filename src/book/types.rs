@@ -381,6 +381,15 @@ pub enum Warning {
         /// The budget.
         limit: Duration,
     },
+    /// A budget in mode enforce that acts only after a day in mode warn (budgets.md §2.4).
+    Spared {
+        /// The table of its limits.
+        key: &'static str,
+        /// What is spent.
+        spent: Duration,
+        /// The limit that would act.
+        limit: Duration,
+    },
     /// B13
     Stalled {
         /// For how long the client has not taken the result.

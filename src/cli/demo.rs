@@ -233,7 +233,7 @@ port = {server_port}
 size = {POOL}
 
 [budget.transaction]
-max_idle = {{ warn = "1s", abort = "{RECLAIM_AFTER}", mode = "enforce" }}
+max_idle = {{ warn = "1s", abort = "{RECLAIM_AFTER}", mode = "enforce", force = true }}
 
 [tenant."*"]
 max = "50%"

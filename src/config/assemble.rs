@@ -2,9 +2,11 @@
 //! names laid over what they inherit from, then the checks that need more than one value.
 //!
 //! Inheritance: a `[database.NAME]` starts from `[database."*"]`, which starts from `[pool]`; a
-//! `[tenant.NAME]` starts from `[tenant."*"]`, a `[class.NAME]` from the built-in class of that name. Within one table a `profile` is read first.
+//! `[tenant.NAME]` starts from `[tenant."*"]`, a `[class.NAME]` from the built-in class of
+//! that name; a `budget` below any of them from `[budget]` (`scopes.rs`). Within one table a `profile` is read first.
 
 use super::keys::*;
+use super::scopes::{Overlay, TABLES};
 use super::units::show_duration;
 use super::written::{Entry, Written, dotted};
 use super::*;
@@ -38,6 +40,7 @@ pub(super) fn assemble(written: &Written, keep_wildcard: bool, faults: &mut Vec<
         apply(&keys, &mut class, &table("class", name), written.of("class", name), faults);
         config.classes.insert(name.to_owned(), class);
     }
+    scopes(&mut config, written, faults);
     Checks { written, faulty: faults.iter().map(|fault| fault.key.clone()).collect(), faults }.all(&config);
     config
 }
@@ -53,6 +56,37 @@ fn databases(config: &mut Config, written: &Written, keep_wildcard: bool, faults
     }
     let named = written.named.contains_key(&("database".to_owned(), ANY.to_owned()));
     config.any_database = (named || keep_wildcard).then(|| Arc::new(any));
+}
+
+/// Budgets of a part of the work: read once for their faults, and kept as written.
+fn scopes(config: &mut Config, written: &Written, faults: &mut Vec<Fault>) {
+    let keys = scoped_budget_keys();
+    for name_of in TABLES {
+        for name in names(written, name_of) {
+            let below = |(key, entry): (String, &'_ Entry)| {
+                Some((key.strip_prefix("budget.")?.to_owned(), entry.raw.clone()))
+            };
+            let said: Vec<_> = written.of(name_of, name).filter_map(below).collect();
+            if said.is_empty() {
+                continue;
+            }
+            let entries = written.of(name_of, name);
+            let entries = entries.filter_map(|(key, e)| Some((key.strip_prefix("budget.")?.to_owned(), e)));
+            let mut budgets = config.budget.clone();
+            apply(&keys, &mut budgets, &format!("{}.budget", table(name_of, name)), entries, faults);
+            config.scopes.add(name_of, name, Overlay(said));
+        }
+    }
+    for (path, entry) in &written.entries {
+        let [mode, routes, route] = &path[..] else { continue };
+        if mode != "mode" || routes != "routes" {
+            continue;
+        }
+        match read(&MODES, &entry.raw) {
+            Ok(mode) => config.scopes.add_mode(route, mode),
+            Err(wrong) => faults.push(Fault { place: entry.place.clone(), key: dotted(path), wrong }),
+        }
+    }
 }
 
 fn names<'a>(written: &'a Written, table: &'a str) -> impl Iterator<Item = &'a str> {

@@ -28,6 +28,8 @@ impl Default for Config {
             server: Server { max_backends: 100, connect_parallel: 2 },
             tag: TagRules::default(),
             budget: Budgets::default(),
+            scopes: Scopes::default(),
+            warned_since: None,
             tenant_default: TenantRule::default(),
             tenants: BTreeMap::new(),
             classes: super::class::built_in(),
@@ -96,20 +98,22 @@ impl Default for TagRules {
 impl Default for Budgets {
     /// budgets.md §2.3.
     fn default() -> Self {
+        let unlimited = Timed { warn: None, abort: None, mode: Mode::Warn, force: false };
         let timed =
-            |warn, abort| Timed { warn: Some(seconds(warn)), abort: Some(seconds(abort)), mode: Mode::Warn };
+            |warn, abort| Timed { warn: Some(seconds(warn)), abort: Some(seconds(abort)), ..unlimited };
         Budgets {
             max_concurrent: 3,
             max_concurrent_mode: Mode::Warn,
             leases_warn: Some(10),
             leases_reject: None,
             leases_mode: Mode::Warn,
-            db_time: Timed { warn: Some(seconds(30)), abort: None, mode: Mode::Warn },
+            max_wait: None,
+            db_time: Timed { warn: Some(seconds(30)), ..unlimited },
             age: timed(5, 60),
             idle: timed(1, 10),
             idle_abort_alone: Some(seconds(60)),
             idle_warn_only_if_waiters: true,
-            statement: Timed { warn: None, abort: None, mode: Mode::Warn },
+            statement: unlimited,
             stall: timed(2, 30),
         }
     }

@@ -40,6 +40,9 @@ pub(super) fn overlay(
         }
         let place = Place::Variable(Arc::from(variable.as_str()));
         let mut meant = candidates(rest, known, written);
+        // A key of a table below a name might also be read as a longer name.
+        let most = meant.iter().map(|(path, _)| path.len()).max();
+        meant.retain(|(path, _)| Some(path.len()) == most);
         let wrong = match meant.len() {
             1 => {
                 let (path, in_file) = meant.pop_first().unwrap_or_default();
@@ -86,6 +89,10 @@ fn candidates(rest: &str, known: &Known, written: &Written) -> BTreeSet<(KeyPath
     }
     let aliases = ALIASES.into_iter();
     for (name, key) in known.patterns().map(|key| (key, key)).chain(aliases) {
+        // A route cannot be spelled in a variable.
+        if name.ends_with(".NAME") {
+            continue;
+        }
         for (suffix, in_file) in [("", false), ("_FILE", true)] {
             let Some(stem) = rest.strip_suffix(suffix) else { continue };
             match name.split_once(".NAME.") {

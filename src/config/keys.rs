@@ -6,6 +6,7 @@
 
 use super::class::{Expressly, Matching, Reserved};
 use super::rules::*;
+use super::scopes::TABLES;
 use super::*;
 
 type Write<T> = Box<dyn Fn(&mut T, &Raw) -> Result<(), Wrong>>;
@@ -96,7 +97,11 @@ impl<T: 'static> Key<T> {
     }
 }
 
-fn read<R: Rule>(rule: &R, raw: &Raw) -> Result<R::Value, Wrong> {
+/// A value by its rule.
+///
+/// # Errors
+/// [`Wrong::Invalid`] or [`Wrong::NotYet`].
+pub(super) fn read<R: Rule>(rule: &R, raw: &Raw) -> Result<R::Value, Wrong> {
     rule.read(raw).ok_or_else(|| {
         if rule.later(raw) {
             Wrong::NotYet { what: raw.quoted() }
@@ -120,7 +125,7 @@ const MAX_SESSIONS: usize = 1_000_000;
 /// Milliseconds of the shortest accepted timer where zero would make no sense.
 const TICK: u64 = 1;
 
-const MODES: OneOf<Mode> = OneOf {
+pub(super) const MODES: OneOf<Mode> = OneOf {
     words: &[("observe", Mode::Observe), ("warn", Mode::Warn), ("enforce", Mode::Enforce)],
     later: &[],
 };
@@ -272,20 +277,10 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
         OneOf { words: &[("text", LogFormat::Text), ("json", LogFormat::Json)], later: &[] };
     let mut keys = vec![
         Key::spread("mode.default", MODES, |config: &mut Config, mode| {
-            let budget = &mut config.budget;
-            for each in [
-                &mut budget.max_concurrent_mode,
-                &mut budget.leases_mode,
-                &mut budget.db_time.mode,
-                &mut budget.age.mode,
-                &mut budget.idle.mode,
-                &mut budget.statement.mode,
-                &mut budget.stall.mode,
-                &mut config.tenant_default.mode,
-            ] {
-                *each = mode;
-            }
+            config.budget.set_modes(mode);
+            config.tenant_default.mode = mode;
         }),
+        key!(Config, "mode.warned_since", OrOff(Day), warned_since),
         key!(Config, "listen.address", ListOf { each: Address, least: 1 }, listen.addresses).restart(),
         key!(Config, "listen.unix_dir", OrOff(SocketDir), listen.unix_dir).restart(),
         key!(Config, "listen.workers", Workers, listen.workers).restart(),
@@ -330,25 +325,36 @@ fn budget_keys() -> Vec<Key<Budgets>> {
         key!(Budgets, "request.db_time.warn", TIMER, db_time.warn),
         key!(Budgets, "request.db_time.abort", TIMER, db_time.abort),
         key!(Budgets, "request.db_time.mode", MODES, db_time.mode),
+        key!(Budgets, "request.db_time.force", Flag, db_time.force),
         key!(Budgets, "transaction.max_age.warn", TIMER, age.warn),
         key!(Budgets, "transaction.max_age.abort", TIMER, age.abort),
         key!(Budgets, "transaction.max_age.mode", MODES, age.mode),
+        key!(Budgets, "transaction.max_age.force", Flag, age.force),
         key!(Budgets, "transaction.max_idle.warn", TIMER, idle.warn),
         key!(Budgets, "transaction.max_idle.abort", TIMER, idle.abort),
         key!(Budgets, "transaction.max_idle.abort_alone", TIMER, idle_abort_alone),
         key!(Budgets, "transaction.max_idle.only_if_waiters", Flag, idle_warn_only_if_waiters),
         key!(Budgets, "transaction.max_idle.mode", MODES, idle.mode),
+        key!(Budgets, "transaction.max_idle.force", Flag, idle.force),
         key!(Budgets, "statement.max_time.warn", TIMER, statement.warn),
         key!(Budgets, "statement.max_time.abort", TIMER, statement.abort),
         key!(Budgets, "statement.max_time.mode", MODES, statement.mode),
         key!(Budgets, "statement.max_stall.warn", TIMER, stall.warn),
         key!(Budgets, "statement.max_stall.abort", TIMER, stall.abort),
         key!(Budgets, "statement.max_stall.mode", MODES, stall.mode),
+        key!(Budgets, "statement.max_stall.force", Flag, stall.force),
     ]
 }
 
+/// Keys of `budget` below `[tenant.NAME]` and its like.
+pub(super) fn scoped_budget_keys() -> Vec<Key<Budgets>> {
+    let mut keys = budget_keys();
+    keys.push(key!(Budgets, "request.max_wait", Given(span(0, 1)), max_wait));
+    keys
+}
+
 /// Tables whose second name is the user's own; their keys are written with `NAME` in its place.
-pub(super) const NAMED: [&str; 4] = ["database", "user", "tenant", "class"];
+pub(super) const NAMED: [&str; 5] = ["database", "user", "tenant", "class", "route"];
 
 /// Other ways to write a key: a shorter one, and B9 beside the budgets of a request.
 pub(super) const ALIASES: [(&str, &str); 2] = [
@@ -367,7 +373,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "database.NAME.tls",
     "fleet",
     "listen.tls",
-    "mode.routes",
     "parking",
     "pool.tls",
     "readiness",
@@ -391,5 +396,12 @@ pub(super) fn patterns() -> Vec<String> {
     all.extend(named("user", names(user_keys())));
     all.extend(named("tenant", names(tenant_keys())));
     all.extend(named("class", names(class_keys())));
+    for table in TABLES {
+        all.extend(named(
+            table,
+            scoped_budget_keys().into_iter().map(|key| format!("budget.{}", key.name)).collect(),
+        ));
+    }
+    all.push("mode.routes.NAME".to_owned());
     all
 }

@@ -15,6 +15,7 @@ mod environment;
 mod fault;
 mod keys;
 mod rules;
+mod scopes;
 mod show;
 mod types;
 mod units;
@@ -22,6 +23,7 @@ mod written;
 
 pub use class::{ClassMatch, ClassRule, Express, MatchKey, NORMAL, Pattern, Reserve, STATEMENT_PREFIX};
 pub use fault::{Fault, Faults, Place, Wrong};
+pub use scopes::{Places, Scope, Scopes};
 pub use show::{Caution, NeedsRestart, Setting, reload_faults};
 pub use types::*;
 pub use written::dotted;
@@ -138,6 +140,12 @@ impl Config {
             rules.mode = mode;
         }
         Some(rules)
+    }
+
+    /// The budgets that hold for this work.
+    #[must_use]
+    pub fn budgets(&self, scope: &Scope<'_>) -> Budgets {
+        self.scopes.lay(&self.budget, self.scopes.places(scope))
     }
 
     /// The rule of a tenant: its own table, else the wildcard's.

@@ -2,7 +2,7 @@
 //!
 //! A rule knows nothing of keys or tables; `keys.rs` says which key follows which rule.
 
-use super::units::{read_duration, read_percent, show_duration};
+use super::units::{read_day, read_duration, read_percent, show_day, show_duration};
 use super::{Secret, Share, TagSource};
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -157,6 +157,22 @@ impl Rule for Span {
             show_duration(self.min),
             show_duration(self.max)
         )
+    }
+}
+
+/// A day, in days since 1970-01-01.
+pub(super) struct Day;
+
+impl Rule for Day {
+    type Value = u64;
+    fn read(&self, raw: &Raw) -> Option<u64> {
+        read_day(raw.text()?.trim())
+    }
+    fn show(&self, value: &u64) -> String {
+        show_day(*value)
+    }
+    fn expected(&self) -> String {
+        "a day such as \"2026-11-01\"".to_owned()
     }
 }
 

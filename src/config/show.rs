@@ -1,7 +1,10 @@
 //! The configuration shown again: rows of `SHOW CONFIG`, what a reload cannot change, and what is
 //! odd without being wrong.
 
-use super::keys::{Key, class_keys, database_keys, fixed_keys, tenant_keys, user_keys};
+use super::keys::{
+    Key, MODES, class_keys, database_keys, fixed_keys, scoped_budget_keys, tenant_keys, user_keys,
+};
+use super::rules::Rule;
 use super::written::dotted;
 use super::*;
 use std::fmt;
@@ -56,6 +59,15 @@ pub enum Caution {
         "no [user.NAME] has a password and auth.method is not \"trust\", so nobody can log in; add users"
     )]
     NobodyCanLogIn,
+    /// What was meant to act only warns for now.
+    #[error(
+        "{key}.mode = \"enforce\" only warns in the first 24 hours of a process; set {key}.force = true, or \
+         mode.warned_since to the day since when it has been in mode warn, if it is to act at once"
+    )]
+    WarnsFirst {
+        /// The budget.
+        key: &'static str,
+    },
     /// Anybody can log in from other machines.
     #[error(
         "auth.method = \"trust\" with listen.address = {address} lets in everybody who can reach it; \
@@ -84,6 +96,24 @@ impl Config {
         for (name, user) in &self.users {
             rows.extend(rows_of("user", name, &user_keys(), user, &User::default()));
         }
+        for (table, name, overlay) in self.scopes.written() {
+            let mut budgets = self.budget.clone();
+            for key in scoped_budget_keys() {
+                let Some((_, raw)) = overlay.0.iter().find(|(said, _)| *said == key.name) else { continue };
+                let default = key.show(&self.budget);
+                let _ = key.write(&mut budgets, raw);
+                rows.push(Setting {
+                    key: format!("{}.budget.{}", dotted(&[table, name]), key.name),
+                    value: key.show(&budgets),
+                    default,
+                    changeable: true,
+                });
+            }
+        }
+        for (route, mode) in self.scopes.modes() {
+            let (value, default) = (MODES.show(&mode), String::new());
+            rows.push(Setting { key: dotted(&["mode", "routes", route]), value, default, changeable: true });
+        }
         let keys = tenant_keys();
         rows.extend(rows_of("tenant", "*", &keys, &self.tenant_default, &TenantRule::default()));
         for (name, tenant) in &self.tenants {
@@ -105,6 +135,18 @@ impl Config {
         let (wanted, max) = (each.fold(0_usize, usize::saturating_add), self.server.max_backends);
         if wanted > max {
             found.push(Caution::PoolsOverServer { wanted, max });
+        }
+        let budget = &self.budget;
+        for (key, timed) in [
+            ("budget.request.db_time", &budget.db_time),
+            ("budget.transaction.max_age", &budget.age),
+            ("budget.transaction.max_idle", &budget.idle),
+            ("budget.statement.max_stall", &budget.stall),
+        ] {
+            let acts = timed.mode == Mode::Enforce && timed.abort.is_some() && !timed.force;
+            if acts && self.warned_since.is_none() {
+                found.push(Caution::WarnsFirst { key });
+            }
         }
         let trust = self.auth.method == AuthMethod::Trust;
         if !trust && self.users.values().all(|user| user.password.is_none()) {

@@ -29,6 +29,10 @@ pub struct Config {
     pub tag: TagRules,
     /// `[budget.*]`
     pub budget: Budgets,
+    /// `[tenant.NAME.budget]` and its like, and `[mode] routes`.
+    pub scopes: super::Scopes,
+    /// `[mode] warned_since`: since when budgets have been in mode warn, in days since 1970-01-01.
+    pub warned_since: Option<u64>,
     /// `[tenant."*"]`
     pub tenant_default: TenantRule,
     /// `[tenant.NAME]`
@@ -340,6 +344,8 @@ pub struct Budgets {
     pub leases_reject: Option<u32>,
     /// Mode of B2.
     pub leases_mode: Mode,
+    /// B9, where a scope has its own; `None` = the pool's.
+    pub max_wait: Option<Duration>,
     /// B3: time in which statements of one request ran, of all its leases; 57014.
     pub db_time: Timed,
     /// B10: transaction age; 25P04.
@@ -365,6 +371,26 @@ pub struct Timed {
     pub abort: Option<Duration>,
     /// Its mode.
     pub mode: Mode,
+    /// Whether it acts without having been in mode warn before (budgets.md §2.4). Only where acting
+    /// destroys work.
+    pub force: bool,
+}
+
+impl Budgets {
+    /// Sets the mode of all of them.
+    pub(super) fn set_modes(&mut self, mode: Mode) {
+        for each in [
+            &mut self.max_concurrent_mode,
+            &mut self.leases_mode,
+            &mut self.db_time.mode,
+            &mut self.age.mode,
+            &mut self.idle.mode,
+            &mut self.statement.mode,
+            &mut self.stall.mode,
+        ] {
+            *each = mode;
+        }
+    }
 }
 
 /// A tenant's share of a pool.

@@ -37,6 +37,43 @@ pub(super) fn read_percent(text: &str) -> Option<Share> {
     (percent > 0.0 && percent <= 100.0).then_some(Share::Percent(percent))
 }
 
+/// Days of the months before each, in a year that begins in March, so that a leap day comes last.
+const BEFORE: [u64; 12] = [0, 31, 61, 92, 122, 153, 184, 214, 245, 275, 306, 337];
+
+/// Days from 0000-03-01 to 1970-01-01 in the Gregorian calendar.
+const EPOCH: u64 = 719_468;
+
+fn leaps(year: u64) -> u64 {
+    year / 4 - year / 100 + year / 400
+}
+
+/// Days since 1970-01-01 of a day from then on, written `2026-11-01`; `None` if it is no such day.
+pub(super) fn read_day(text: &str) -> Option<u64> {
+    let mut parts = text.splitn(3, '-').map(|part| part.parse::<u64>().ok());
+    let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
+    if text.len() != 10 || !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || day == 0 {
+        return None;
+    }
+    let (year, at) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = (365 * year + leaps(year) + BEFORE[at as usize] + day - 1).checked_sub(EPOCH)?;
+    // What is no day of its month would be shown as one of the next.
+    (show_day(days) == text).then_some(days)
+}
+
+/// The day so many days after 1970-01-01.
+pub(super) fn show_day(days: u64) -> String {
+    let days = days + EPOCH;
+    let mut year = days / 366;
+    while 365 * (year + 1) + leaps(year + 1) <= days {
+        year += 1;
+    }
+    let within = days - 365 * year - leaps(year);
+    let at = BEFORE.iter().rposition(|before| *before <= within).unwrap_or(0);
+    let day = within - BEFORE[at] + 1;
+    let (year, month) = if at < 10 { (year, at + 3) } else { (year + 1, at - 9) };
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +91,24 @@ mod tests {
         assert_eq!(show_duration(Duration::from_millis(90_000)), "90s");
         for bad in ["", "5", "s", "-5s", "5sec", "1.5s", "99999999999999999999s", "18446744073709551615d"] {
             assert_eq!(read_duration(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn days_read_and_written() {
+        for (text, days) in [
+            ("1970-01-01", 0),
+            ("1970-03-01", 59),
+            ("1972-02-29", 789),
+            ("2000-02-29", 11_016),
+            ("2026-11-21", 20_778),
+            ("9999-12-31", 2_932_896),
+        ] {
+            assert_eq!(read_day(text), Some(days), "{text}");
+            assert_eq!(show_day(days), text);
+        }
+        for bad in ["", "2026-11-31", "2026-02-29", "2026-13-01", "2026-11-1", "1969-12-31", "2026-11-01x"] {
+            assert_eq!(read_day(bad), None, "{bad}");
         }
     }
 

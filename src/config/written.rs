@@ -7,6 +7,7 @@
 use super::fault::nearest;
 use super::keys::{ALIASES, NAMED, NOT_YET, patterns};
 use super::rules::Raw;
+use super::scopes::TABLES;
 use super::{Fault, Place, Wrong};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read};
@@ -77,6 +78,8 @@ fn pattern_of(path: &[String]) -> String {
     let mut parts: Vec<&str> = path.iter().map(String::as_str).collect();
     if parts.len() > 1 && NAMED.contains(&parts[0]) {
         parts[1] = "NAME";
+    } else if parts.len() == 3 && parts[..2] == ["mode", "routes"] {
+        parts[2] = "NAME";
     }
     parts.join(".")
 }
@@ -107,6 +110,15 @@ impl Known {
             let pattern = pattern_of(path);
             if let Some((_, target)) = ALIASES.iter().find(|(alias, _)| *alias == pattern) {
                 return Some(target.split('.').map(str::to_owned).collect());
+            }
+            // The same below a name.
+            if let Some((scope, below)) = pattern.split_once(".NAME.")
+                && TABLES.contains(&scope)
+                && let Some((_, target)) = ALIASES.iter().find(|(alias, _)| *alias == below)
+                && self.keys.contains(&format!("{scope}.NAME.{target}"))
+            {
+                let own = path[..2].iter().cloned();
+                return Some(own.chain(target.split('.').map(str::to_owned)).collect());
             }
             self.keys.contains(&pattern).then(|| path.to_vec())
         };

@@ -45,7 +45,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use wait::{Waiter, Waiting};
 
@@ -88,12 +88,27 @@ pub struct Pools {
     ids: AtomicU64,
 }
 
+/// How long budgets that destroy work have to be in mode warn before they act (budgets.md §2.4).
+const WARNED: Duration = Duration::from_secs(24 * 3600);
+
+/// When that time is over: counted from the start of the process, which knows nothing of the one before
+/// it, or from the day that the configuration names.
+fn armed_from(config: &Config, started: Instant, now: Instant) -> Instant {
+    let day = |days: u64| Duration::from_secs(days.saturating_mul(86_400));
+    let warned = config.warned_since.map(|days| clock::since_epoch().saturating_sub(day(days)));
+    let by_file = warned.map(|warned| now + WARNED.saturating_sub(warned));
+    (started + WARNED).min(by_file.unwrap_or(started + WARNED))
+}
+
 impl Pools {
     /// No pools yet; they are made as clients ask for them.
     #[must_use]
     pub fn new(config: Arc<Config>, users: Users, metrics: Arc<Metrics>) -> Arc<Pools> {
+        let started = clock::now();
+        let mut book = Book::new(&config);
+        book.arm(armed_from(&config, started, started));
         Arc::new(Pools {
-            book: Mutex::new(Book::new(&config)),
+            book: Mutex::new(book),
             current: AtomicPtr::new(Arc::as_ptr(&config).cast_mut()),
             config: ArcSwap::new(config),
             users: ArcSwap::new(Arc::new(users)),
@@ -106,7 +121,7 @@ impl Pools {
             buffers: crate::net::buffers::Buffers::default(),
             wake: Notify::new(),
             tick_at: AtomicU64::new(u64::MAX),
-            started: clock::now(),
+            started,
             ids: AtomicU64::new(1),
         })
     }
@@ -379,7 +394,11 @@ impl Pools {
     /// password changed open new ones from now on.
     pub fn reconfigure(self: &Arc<Self>, config: Arc<Config>, users: Users) {
         let mut actions = Vec::new();
-        self.book.lock().reconfigure(&config, clock::now(), &mut actions);
+        let now = clock::now();
+        let mut book = self.book.lock();
+        book.reconfigure(&config, now, &mut actions);
+        book.arm(armed_from(&config, self.started, now));
+        drop(book);
         for pool in self.pools.read().iter() {
             if let Some(rules) = config.pool_rules(&pool.database, &pool.user) {
                 pool.set_rules(rules);

@@ -7,12 +7,14 @@
 use super::Session;
 use super::locals::Text;
 use super::reply::{self, Fault};
+use crate::config::Scope;
 use crate::statements::session::Look;
-use crate::tag::{Key, Scope};
+use crate::tag::{self, Key};
 use crate::wire::backend::{bare, command_complete, message, text_columns, text_row};
 use crate::wire::error::Report;
 use crate::wire::sql::local::Local;
 use bytes::{BufMut, BytesMut};
+use std::time::Duration;
 
 impl<S> Session<S> {
     /// Does one statement that is answered here, and writes its reply. `described`: a reply with
@@ -26,10 +28,12 @@ impl<S> Session<S> {
         match local {
             Local::Set { key, value, local } => {
                 self.set_tag(*key, value.as_deref(), *local)?;
+                self.note_wider(*key, out);
                 command_complete(out, "SET");
             }
             Local::SetConfig { key, value, local } => {
                 self.set_tag(*key, value.as_deref(), *local)?;
+                self.note_wider(*key, out);
                 if described {
                     text_columns(out, ["set_config"].into_iter());
                 }
@@ -60,11 +64,47 @@ impl<S> Session<S> {
         Ok(())
     }
 
+    /// Tells a client that has set itself a wider budget than it has that this changes nothing.
+    fn note_wider(&mut self, key: Key, out: &mut BytesMut) {
+        use Key::{MaxAgeMs, MaxConcurrent, MaxIdleMs, MaxLeases, MaxStatementMs};
+        if !matches!(key, MaxAgeMs | MaxConcurrent | MaxIdleMs | MaxLeases | MaxStatementMs) {
+            return;
+        }
+        let tag = self.resolve(self.now);
+        let budgets = self.config.budgets(&Scope {
+            database: &self.pool.database,
+            user: &self.pool.user,
+            class: tag.class.as_deref(),
+            route: tag.route.as_deref(),
+            tenant: &tag.tenant,
+        });
+        let asked = self.tags.show(key);
+        let Ok(number) = asked.parse::<u32>() else { return };
+        let count = |name: &str, limit: Option<u32>| {
+            limit.filter(|limit| number > *limit).map(|limit| format!("{name}={limit}"))
+        };
+        let time = |name: &str, limit: Option<Duration>| {
+            let wider = limit.filter(|limit| Duration::from_millis(number.into()) > *limit);
+            wider.map(|limit| format!("{name}.abort={}", reply::span(limit)))
+        };
+        let wider = match key {
+            MaxConcurrent => count("max_concurrent", Some(budgets.max_concurrent)),
+            MaxLeases => count("max_leases", budgets.leases_reject),
+            MaxStatementMs => time("max_time", budgets.statement.abort),
+            MaxAgeMs => time("max_age", budgets.age.abort),
+            // It is wider only if it is so when nobody waits.
+            _ => time("max_idle", budgets.idle_abort_alone),
+        };
+        if let Some(budget) = wider {
+            reply::loosens(key, asked, &budget).encode(out);
+        }
+    }
+
     fn set_tag(&mut self, key: Key, value: Option<&str>, local: bool) -> Result<(), Report> {
         if local && self.lease.is_none() {
             return Ok(()); // SET LOCAL outside a transaction has no effect
         }
-        let scope = if local { Scope::Local } else { Scope::Session };
+        let scope = if local { tag::Scope::Local } else { tag::Scope::Session };
         let set = self.tags.set(scope, key, value, self.now);
         set.map_err(|error| reply::bad_tag(&error))?;
         if let Some(ended) = self.tags.take_ended() {

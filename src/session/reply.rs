@@ -12,6 +12,7 @@ pub use login::{bad_setting, bad_tag, login_result, startup, unknown_tag};
 use crate::book::{Holder, Overrun, Overstay, Refusal, Standing, Warning};
 use crate::statements::session::{MAX_NAME_BYTES, MAX_NAMES};
 use crate::statements::table::{MAX_BYTES, MAX_STATEMENTS};
+use crate::tag::Key;
 use crate::wire::error::{Report, Severity};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -294,6 +295,11 @@ pub fn warning(warning: &Warning) -> Report {
             format!("statement has run {} (budget {}).", spent(ran), span(limit)),
             FASTER,
         ),
+        Warning::Spared { key, spent: used, limit } => (
+            "bursar: budget exceeded, not enforced yet",
+            format!("{} ({key}: {}).", spent(used), span(limit)),
+            "It acts after a day in mode warn. To let it act now, set force = true beside the limit, or mode.warned_since.",
+        ),
         Warning::Stalled { stalled, limit } => (
             "bursar: client does not read its result",
             format!("{} (budget {}).", not_taken(stalled), span(limit)),
@@ -308,6 +314,18 @@ pub fn warning(warning: &Warning) -> Report {
         }
     };
     report(Severity::Warning, "01000", message, detail, hint.into())
+}
+
+/// A client has set itself a wider budget than it has.
+#[must_use]
+pub fn loosens(key: Key, asked: &str, budget: &str) -> Report {
+    report(
+        Severity::Warning,
+        "01000",
+        "bursar: a client may only tighten its own budget",
+        format!("bursar.{}={asked} is wider than {budget}, which stays.", key.name()),
+        "Widen it in Bursar's configuration, for this tenant, route or class if not for all.".into(),
+    )
 }
 
 /// Everything else.
@@ -535,7 +553,7 @@ fn spent(duration: Duration) -> String {
 }
 
 /// What was configured: as short as it is exact.
-fn span(duration: Duration) -> String {
+pub(super) fn span(duration: Duration) -> String {
     match duration.subsec_millis() {
         0 => format!("{} s", duration.as_secs()),
         _ => format!("{} ms", duration.as_millis()),

@@ -285,8 +285,8 @@ fn transactions_that_stay_too_long_are_ended() {
         ("max_age", "abort = \"200ms\"", "25P04", "bursar: transaction rolled back after running too long"),
     ] {
         let table = format!("budget.transaction.{table}");
-        let proxy =
-            Proxy::start(&db, Config::one_backend().with(&table, line).with(&table, "mode = \"enforce\""));
+        let config = Config::one_backend().with(&table, line).with(&table, "mode = \"enforce\"");
+        let proxy = Proxy::start(&db, config.with(&table, "force = true"));
         let mut idler = proxy.connect_for("acme", "r1");
         idler.batch("begin");
         let begun = Instant::now();

@@ -245,7 +245,8 @@ impl Matrix<'_> {
 fn start(db: &Db<'_>, (idle_budget, impatient, scrubs): Wants) -> Proxy {
     let mut config = Config::one_backend().with("tenant.\"*\"", "mode = \"observe\"");
     if idle_budget {
-        let idle = "max_idle = { abort = \"50ms\", abort_alone = \"50ms\", mode = \"enforce\" }";
+        let idle =
+            "max_idle = { abort = \"50ms\", abort_alone = \"50ms\", mode = \"enforce\", force = true }";
         config = config.with("budget.transaction", idle);
     }
     if impatient {

@@ -31,6 +31,7 @@ mod prepared;
 mod reload;
 mod replication;
 mod requests;
+mod scopes;
 mod settings;
 mod startup;
 mod state;

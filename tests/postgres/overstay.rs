@@ -36,7 +36,7 @@ fn an_idle_transaction_is_ended_for_those_who_wait() {
     let (db, proxy) =
         start(Config::one_backend().with("leak", "idle = \"300ms\"").with("log", "format = \"json\"").with("pool", "max_wait = \"10s\"").with("tenant.\"*\"", "max = \"100%\"").with(
             "budget.transaction",
-            "max_idle = { warn = \"300ms\", abort = \"400ms\", abort_alone = \"off\", mode = \"enforce\" }",
+            "max_idle = { warn = \"300ms\", abort = \"400ms\", abort_alone = \"off\", mode = \"enforce\", force = true }",
         ));
     let mut idle = proxy.connect_for("acme", "r1");
     idle.batch("begin");
@@ -68,11 +68,10 @@ fn an_idle_transaction_is_ended_for_those_who_wait() {
 
 #[test]
 fn a_transaction_is_ended_at_its_age() {
-    let (db, proxy) =
-        start(Config::one_backend().with(
-            "budget.transaction",
-            "max_age = { warn = \"200ms\", abort = \"400ms\", mode = \"enforce\" }",
-        ));
+    let (db, proxy) = start(Config::one_backend().with(
+        "budget.transaction",
+        "max_age = { warn = \"200ms\", abort = \"400ms\", mode = \"enforce\", force = true }",
+    ));
     let mut wire = proxy.connect();
     let began = Instant::now();
     wire.batch("begin");

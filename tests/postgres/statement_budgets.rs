@@ -148,8 +148,10 @@ fn nobody_else_is_hit() {
 #[test]
 fn a_request_that_has_used_up_its_time_is_stopped() {
     let db = Db::new();
-    let config = Config::of_size(3)
-        .with("budget.request", "db_time = { warn = \"off\", abort = \"300ms\", mode = \"enforce\" }");
+    let config = Config::of_size(3).with(
+        "budget.request",
+        "db_time = { warn = \"off\", abort = \"300ms\", mode = \"enforce\", force = true }",
+    );
     let proxy = Proxy::start(&db, config);
     let mut one = proxy.connect_for("acme", "r1");
     let mut two = proxy.connect_for("acme", "r1");
@@ -179,7 +181,8 @@ fn a_request_that_has_used_up_its_time_is_stopped() {
 const MUCH: &str = "select repeat('x', 1000) from generate_series(1, 200000)";
 
 fn stalls(mode: &str) -> Config {
-    let stall = format!("max_stall = {{ warn = \"off\", abort = \"100ms\", mode = \"{mode}\" }}");
+    let stall =
+        format!("max_stall = {{ warn = \"off\", abort = \"100ms\", mode = \"{mode}\", force = true }}");
     limited(&stall).with("pool", "max_wait = \"60s\"")
 }
 

@@ -59,7 +59,7 @@ impl Setup {
 }
 
 /// No budget of time.
-const UNLIMITED: Timed = Timed { warn: None, abort: None, mode: Mode::Observe };
+const UNLIMITED: Timed = Timed { warn: None, abort: None, mode: Mode::Observe, force: false };
 
 /// One backend, no budget that acts.
 pub(super) fn setup() -> Setup {
@@ -75,6 +75,7 @@ pub(super) fn setup() -> Setup {
             leases_warn: None,
             leases_reject: None,
             leases_mode: Mode::Observe,
+            max_wait: None,
             db_time: UNLIMITED,
             age: UNLIMITED,
             idle: UNLIMITED,

@@ -13,7 +13,8 @@ fn cancels(desk: &mut Desk) -> Vec<(Instant, Overrun)> {
 
 fn strict() -> Setup {
     let mut setup = setup();
-    setup.budget.statement = Timed { warn: Some(2 * S), abort: Some(5 * S), mode: Mode::Enforce };
+    setup.budget.statement =
+        Timed { warn: Some(2 * S), abort: Some(5 * S), mode: Mode::Enforce, force: false };
     setup
 }
 
@@ -143,7 +144,8 @@ fn spent(active: Duration, since: Instant) -> Activity {
 #[test]
 fn the_time_of_a_request_is_that_of_all_its_leases() {
     let mut setup = setup();
-    setup.budget.db_time = Timed { warn: Some(20 * S), abort: Some(30 * S), mode: Mode::Enforce };
+    setup.budget.db_time =
+        Timed { warn: Some(20 * S), abort: Some(30 * S), mode: Mode::Enforce, force: false };
     let mut desk = Desk::new(setup, 3);
     let tag = || of("a", Some("r"));
     let back = desk.lease_for(tag());
@@ -186,7 +188,7 @@ fn the_time_of_a_request_is_that_of_all_its_leases() {
 #[test]
 fn a_client_that_takes_nothing_loses_its_statement() {
     let mut setup = setup();
-    setup.budget.stall = Timed { warn: Some(2 * S), abort: Some(30 * S), mode: Mode::Enforce };
+    setup.budget.stall = Timed { warn: Some(2 * S), abort: Some(30 * S), mode: Mode::Enforce, force: false };
     let mut desk = Desk::new(setup, 1);
     let start = desk.now;
     desk.lease("a");
