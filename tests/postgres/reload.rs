@@ -16,7 +16,7 @@ fn hang_up(proxy: &Proxy, result: &str) {
 #[test]
 fn a_reload_changes_pools_and_drops_nobody() {
     let db = Db::new();
-    let config = Config::one_backend().with("pool", "max_wait = \"100ms\"");
+    let config = Config::one_backend().with("pool", "max_wait = \"400ms\"");
     let mut proxy = Proxy::start(&db, config);
     let mut clients: Vec<Wire> = (0..3).map(|_| proxy.connect()).collect();
     clients[0].batch("begin");

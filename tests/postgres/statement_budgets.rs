@@ -122,12 +122,12 @@ fn a_clients_own_times_act_whatever_the_mode() {
 #[test]
 fn nobody_else_is_hit() {
     let db = Db::new();
-    let proxy = Proxy::start(&db, limited("max_time = { abort = \"30ms\", mode = \"enforce\" }"));
+    let proxy = Proxy::start(&db, limited("max_time = { abort = \"150ms\", mode = \"enforce\" }"));
     let mut clients: Vec<_> = (0..4).map(|_| proxy.connect()).collect();
     let mut cut = 0;
     for round in 0..20 {
         // Some end just before their budget, some just after, and some far beyond.
-        let sleeps = format!("select pg_sleep({})", ["0.028", "0.032", "0.3", "0.03"][round % 4]);
+        let sleeps = format!("select pg_sleep({})", ["0.147", "0.153", "1", "0.15"][round % 4]);
         for client in &mut clients {
             client.send(&msg::query(&sleeps));
             client.send(&msg::query("select 7"));
