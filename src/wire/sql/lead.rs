@@ -89,7 +89,7 @@ fn one<'a>(mut tokens: impl Iterator<Item = Token<'a>>) -> Option<Deallocates<'a
 }
 
 /// The tokens of a text but for empty statements before and after.
-fn significant(text: &[u8]) -> impl Iterator<Item = Token<'_>> {
+pub(super) fn significant(text: &[u8]) -> impl Iterator<Item = Token<'_>> {
     let mut started = false;
     let tokens = Tokens::new(text, Reading::STANDARD).filter(move |token| {
         started |= token.kind != Kind::Mark(b';');

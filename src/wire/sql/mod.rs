@@ -12,3 +12,4 @@ mod plain;
 pub mod scan;
 pub mod settings;
 mod traces;
+pub mod transaction;
