@@ -22,6 +22,9 @@ pub(super) struct Watch {
     pub(super) statement: Option<Instant>,
     /// When to cancel what runs once more, should it still run: a cancel request may be lost.
     pub(super) again: Option<Instant>,
+    /// Since when it was idle when B11 acted on it: what has been idle anew may be acted on once more, where
+    /// a statement was faster than the order.
+    pub(super) idle_since: Option<Instant>,
     /// A session was told to end it.
     pub(super) ended: bool,
     /// The open case about it being long, and the one about it being idle.

@@ -104,7 +104,7 @@ impl Cases {
 fn action(class: LeakClass, ended: bool) -> &'static str {
     match (class, ended) {
         (LeakClass::AbandonedClient, _) => "rollback",
-        (_, true) => "end_session",
+        (_, true) => "soft_abort",
         (_, false) => "report",
     }
 }

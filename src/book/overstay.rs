@@ -241,12 +241,16 @@ impl<B, W> Book<B, W> {
 
         let Some(idle) = sight.idle() else { return };
         let limit = self.idle_limit(budgets, waiting, own.idle, sight.now);
+        if watch.idle_since.is_some_and(|since| since != sight.activity.since) {
+            watch.renew(&[Dim::B11]);
+        }
         match watch.judge(&limit, idle, &mut self.tally) {
             Verdict::Nothing | Verdict::Acted { .. } => {}
             Verdict::Tell(limit) => actions.push(told(Warning::Idle { idle, limit })),
             Verdict::Spare(limit) => actions.push(told(Dim::B11.spared(idle, limit))),
             Verdict::Act { limit, .. } => {
                 watch.ended = true;
+                watch.idle_since = Some(sight.activity.since);
                 let why = Overstay::Idle { idle, limit, age, waiting };
                 actions.push(Action::End { session, lease, why });
                 return;

@@ -561,7 +561,7 @@ pub struct LeakEvent {
     pub class: LeakClass,
     /// How it stands.
     pub outcome: Outcome,
-    /// `report`; `end_session` once a budget ended it; `rollback` for an abandoned client.
+    /// `report`; `soft_abort` once a budget ended its transaction; `rollback` for an abandoned client.
     pub action: &'static str,
     /// Threshold that was crossed; zero where none is.
     pub threshold: Duration,

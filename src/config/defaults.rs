@@ -73,6 +73,7 @@ impl Default for PoolRules {
             connect_timeout: seconds(5),
             client_gone_grace: seconds(2),
             max_prepared: 200,
+            lazy_begin: true,
         }
     }
 }

@@ -195,6 +195,7 @@ pub(super) fn pool_keys() -> Vec<Key<PoolRules>> {
         key!(PoolRules, "connect_timeout", span(TICK, 1), connect_timeout),
         key!(PoolRules, "client_gone_grace", span(0, 1), client_gone_grace),
         key!(PoolRules, "max_prepared", count(0, 10_000), max_prepared),
+        key!(PoolRules, "lazy_begin", Flag, lazy_begin),
     ];
     let policies = policy_keys().into_iter();
     keys.extend(policies.map(|key| key.within("policy", |r: &PoolRules| &r.policy, |r| &mut r.policy)));

@@ -276,6 +276,8 @@ pub struct PoolRules {
     pub client_gone_grace: Duration,
     /// Shared prepared statements one backend may have; 0: they are not shared.
     pub max_prepared: usize,
+    /// In transaction mode a BEGIN waits for the first statement (budgets.md §4.4).
+    pub lazy_begin: bool,
 }
 
 /// `[server]`: the PostgreSQL server as a whole.

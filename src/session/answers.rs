@@ -10,7 +10,7 @@ use super::reply::{self, Fault};
 use crate::config::Scope;
 use crate::statements::session::Look;
 use crate::tag::{self, Key};
-use crate::wire::backend::{bare, command_complete, message, text_columns, text_row};
+use crate::wire::backend::{TxStatus, bare, command_complete, message, text_columns, text_row};
 use crate::wire::error::Report;
 use crate::wire::sql::local::Local;
 use bytes::{BufMut, BytesMut};
@@ -101,7 +101,7 @@ impl<S> Session<S> {
     }
 
     fn set_tag(&mut self, key: Key, value: Option<&str>, local: bool) -> Result<(), Report> {
-        if local && self.lease.is_none() {
+        if local && self.lease.is_none() && self.tracker.status() == TxStatus::Idle {
             return Ok(()); // SET LOCAL outside a transaction has no effect
         }
         let scope = if local { tag::Scope::Local } else { tag::Scope::Session };

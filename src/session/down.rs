@@ -2,6 +2,7 @@
 
 use super::reply::{self, Fault};
 use super::tracker::{Desync, Give, Injected, Op, OpKind, marker, wants};
+use super::up::SYNC;
 use super::{Session, named, private};
 use crate::config::PoolMode;
 use crate::net::lane::Lane;
@@ -87,6 +88,7 @@ impl<S> Session<S> {
             };
             match (named, std::mem::take(&mut self.linked.failed)) {
                 _ if keep && head.kind == b'E' && self.is_cut(seen) => self.pass_cut(total),
+                _ if keep && head.kind == b'E' && self.says_verdict(seen) => self.down.take(total, false),
                 (Some(id), Some(name)) if keep => self.pass_error(total, id, &name),
                 _ => self.down.take(total, keep),
             }
@@ -95,6 +97,20 @@ impl<S> Session<S> {
                 self.scratch.clear();
             }
         }
+    }
+
+    /// An error for the client: if it is the end of a statement that Bursar has cancelled, the reason is
+    /// said instead. Returns whether it is.
+    fn says_verdict(&mut self, seen: usize) -> bool {
+        if self.linked.verdict.is_none()
+            || error_field(&self.down.lane.unwalked()[HEADER..seen], b'C') != Some(b"57014")
+        {
+            return false;
+        }
+        if let Some(why) = self.linked.verdict.take() {
+            self.down.lane.make(|out| why.encode(out));
+        }
+        true
     }
 
     /// Sends the made-up replies whose turn has come.
@@ -145,6 +161,9 @@ impl<S> Session<S> {
         let body = &self.down.lane.unwalked()[HEADER..seen];
         match kind {
             b'1' | b'3' if front.is_some_and(|op| op.noted) => self.statements.acknowledged(),
+            b'3' if front.is_some_and(|op| op.injected == Some(Injected::Begin)) => {
+                self.linked.beginning = false;
+            }
             b'C' if says_nothing(body) => {
                 if let Some(changes) = &mut self.linked.changes
                     && front.is_some_and(|op| op.injected.is_none())
@@ -191,6 +210,16 @@ impl<S> Session<S> {
             b'E' => {
                 if let Some(drops) = &mut self.linked.drops {
                     drops.over = true;
+                }
+                if front.is_some_and(|op| op.injected == Some(Injected::Begin)) {
+                    (self.linked.beginning, self.linked.unbegun) = (false, true);
+                }
+                if self.tracker.takes_sync() {
+                    if self.up.rest > 0 && self.up.keep {
+                        return Err(Desync(kind));
+                    }
+                    self.up.lane.put(SYNC);
+                    self.statements.sync();
                 }
                 let failed = front.is_some_and(|op| op.noted);
                 let swept = self.tracker.take_swept();
@@ -278,6 +307,12 @@ impl<S> Session<S> {
             && give == Give::Pass
         {
             lease.usage.transactions += u64::from(idle);
+        }
+        if self.linked.unbegun && give == Give::Pass {
+            // The client has been in a transaction, and it has failed.
+            self.down.lane.make(|out| ready_for_query(out, TxStatus::Failed));
+            self.tags.end_statement(true);
+            return Ok(true);
         }
         if self.linked.changes.is_some() && self.settle_resets(give, op) {
             return Ok(true);

@@ -15,6 +15,7 @@ use super::policy::Masks;
 use super::registry::{Registered, Registry};
 use super::reply::{self, Fault};
 use super::tracker::Tracker;
+use super::virtual_tx::VirtualTx;
 use super::{Linked, Session, Socket, Stretch, locals};
 use crate::auth::exchange::Step;
 use crate::book::{SessionId, Warning};
@@ -197,6 +198,7 @@ impl Prepared {
             mode: rules.mode,
             reset: rules.reset,
             max_prepared: super::prepared_cap(&rules),
+            lazy_begin: super::begins_lazily(&rules, rules.mode),
             planner: (Set::BASE, Planner::default()),
             policy: Masks::of(&rules, rules.mode, &visitor.pools.config()),
             now: clock::now(),
@@ -205,6 +207,7 @@ impl Prepared {
             down: Stretch::new(Lane::new(buffers.clone())),
             glanced: None,
             tracker: Tracker::default(),
+            tx: VirtualTx::default(),
             locals: locals::Locals::default(),
             lease: None,
             linked: Linked::default(),

@@ -16,6 +16,9 @@
 //! | `serve` | the only loop: what happens after each event of the relay |
 //! | `relay` | spans between client and leased backend, both ways, in one poll |
 //! | `up`, `down` | what to do with each client message, each server message |
+//! | [`virtual_tx`] | the transaction the client sees, where its backend's is another one |
+//! | `transaction` | what that means for messages and leases |
+//! | `abort` | a transaction is taken from a client that stays |
 //! | [`tracker`] | the op queue |
 //! | `named` | what becomes of named statements where they are shared |
 //! | [`locals`], `answers` | prepared statements that are answered here, and the answers |
@@ -30,6 +33,7 @@
 //! | [`reply`] | the one table of what Bursar says |
 //! | [`registry`] | the sessions of this process |
 
+mod abort;
 mod answers;
 pub mod cancel;
 mod down;
@@ -47,7 +51,9 @@ mod serve;
 mod settings;
 mod stall;
 pub mod tracker;
+mod transaction;
 mod up;
+pub mod virtual_tx;
 mod wind_up;
 
 use crate::book::Warning;
@@ -60,6 +66,7 @@ use crate::state::Set;
 use crate::statements::Planner;
 use crate::statements::session::Statements;
 use crate::tag::Tags;
+use crate::wire::error::Report;
 use crate::wire::sql::scan::Traces;
 use bytes::{Bytes, BytesMut};
 use locals::Locals;
@@ -68,6 +75,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::AsyncWrite;
 use tracker::Tracker;
+use virtual_tx::VirtualTx;
 
 /// What a session needs of its client's socket.
 pub trait Socket: Readable + AsyncWrite + Unpin + Send {}
@@ -91,6 +99,8 @@ pub struct Session<S> {
     reset: Reset,
     /// Shared statements a backend may have; 0: named statements are the backend's own.
     max_prepared: usize,
+    /// A BEGIN waits for the first statement.
+    lazy_begin: bool,
     /// What of which settings prepared statements depend on.
     planner: (Set, Planner),
     policy: policy::Masks,
@@ -105,6 +115,7 @@ pub struct Session<S> {
     /// What was found in the next client message, which waits for a backend.
     glanced: Option<Glance>,
     tracker: Tracker,
+    tx: VirtualTx,
     statements: Statements,
     locals: Locals,
     lease: Option<Lease>,
@@ -217,6 +228,12 @@ struct Linked {
     cut: Option<Box<overrun::Cut>>,
     /// The rows of that statement are dropped, because the client does not read.
     drops: Option<stall::Drops>,
+    /// A BEGIN that the client was answered before is on its way; nothing may overtake its answer.
+    beginning: bool,
+    /// It has failed: nothing has run, and the lease ends.
+    unbegun: bool,
+    /// What is told in place of the server's error about a statement that Bursar cancels.
+    verdict: Option<Box<Report>>,
 }
 
 impl Linked {
@@ -228,6 +245,11 @@ impl Linked {
             self.local_portals.iter().any(|name| **name == *portal)
         }
     }
+}
+
+/// Whether a BEGIN may wait for its first statement. In session mode the backend is the session's own.
+fn begins_lazily(rules: &PoolRules, mode: PoolMode) -> bool {
+    rules.lazy_begin && mode == PoolMode::Transaction
 }
 
 /// Shared statements that a backend of this pool may have; 0 where a session keeps its backend anyway.

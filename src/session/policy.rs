@@ -99,6 +99,7 @@ impl<S> Session<S> {
             self.tracker.inject(OpKind::Query, Injected::Failure);
             self.set_injected(true);
         }
+        self.fail_unleased();
         self.make_up(OpKind::Query, total, |_, out| report.encode(out));
         true
     }

@@ -74,7 +74,27 @@ pub(super) async fn insist(backend: &mut Backend, buffers: &Buffers, text: &[u8]
     ask(backend, buffers, text).await
 }
 
+/// Runs a simple query that leaves the backend in a transaction that has failed, as PostgreSQL must say.
+///
+/// # Errors
+/// See [`Trouble`].
+pub(super) async fn fail_block(backend: &mut Backend, buffers: &Buffers, text: &[u8]) -> Result<(), Trouble> {
+    match converse(backend, buffers, text).await?.status {
+        Some(TxStatus::Failed) => Ok(()),
+        _ => Err(Trouble::Senseless),
+    }
+}
+
 async fn ask(backend: &mut Backend, buffers: &Buffers, text: &[u8]) -> Result<Answer, Trouble> {
+    match converse(backend, buffers, text).await? {
+        Said { refused: Some(body), .. } => Err(Trouble::Refused(body)),
+        Said { status: Some(TxStatus::Idle), answer, .. } => Ok(answer),
+        _ => Err(Trouble::Senseless),
+    }
+}
+
+/// One simple query, up to its ReadyForQuery.
+async fn converse(backend: &mut Backend, buffers: &Buffers, text: &[u8]) -> Result<Said, Trouble> {
     let mut lane = Lane::new(buffers.clone());
     lane.make(|out| query(out, text));
     let talk = async {
@@ -87,14 +107,8 @@ async fn ask(backend: &mut Backend, buffers: &Buffers, text: &[u8]) -> Result<An
             }
             read(&mut lane, backend, &mut said)?;
             // Notifications come whenever they like, and a piece of one must not be lost.
-            if let Some(status) = said.status
-                && lane.unwalked().is_empty()
-            {
-                return match (status, said.refused) {
-                    (_, Some(body)) => Err(Trouble::Refused(body)),
-                    (TxStatus::Idle, None) => Ok(said.answer),
-                    _ => Err(Trouble::Senseless),
-                };
+            if said.status.is_some() && lane.unwalked().is_empty() {
+                return Ok(said);
             }
         }
     };

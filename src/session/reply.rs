@@ -89,6 +89,8 @@ pub enum Fault {
     },
     /// A transaction block in statement mode.
     TransactionBlock,
+    /// A statement in a transaction that has failed.
+    TransactionFailed,
     /// Bursar stops.
     Shutdown,
     /// KILL_CLIENT or KILL.
@@ -198,23 +200,23 @@ pub fn refusal_at_login(why: &Refusal) -> Report {
     }
 }
 
-/// A transaction that Bursar ends (B3, B10, B11), and with it, for now, its session.
+/// A transaction that Bursar ends (B3, B10, B11); its session goes on.
 #[must_use]
 pub fn overstay(why: &Overstay) -> Report {
-    let fatal = |code, message, detail, hint| {
-        report(Severity::Fatal, code, message, detail, format!("Nothing was committed. {hint}"))
+    let error = |code, message, detail, hint| {
+        report(Severity::Error, code, message, detail, format!("Nothing was committed. {hint}"))
     };
     match *why {
-        Overstay::Age { age, limit, waiting } => fatal(
+        Overstay::Age { age, limit, waiting } => error(
             "25P04",
             "bursar: transaction rolled back after running too long",
             format!("transaction age {} (budget {}) while {}.", spent(age), span(limit), waited(waiting)),
             SHORTER,
         ),
         Overstay::DbTime { used, limit } => {
-            fatal("57014", DB_TIME, format!("request used {}.", db_time(used, limit)), LESS_WORK)
+            error("57014", DB_TIME, format!("request used {}.", db_time(used, limit)), LESS_WORK)
         }
-        Overstay::Idle { idle, limit, age, waiting } => fatal(
+        Overstay::Idle { idle, limit, age, waiting } => error(
             "25P03",
             "bursar: transaction rolled back after being idle too long",
             format!(
@@ -257,6 +259,13 @@ pub fn overrun(why: &Overrun) -> Report {
             "Give it more time, or less to do.",
         ),
     }
+}
+
+/// The same where the backend does not come to an end, and the session must go with it.
+#[must_use]
+pub fn closing(why: Report) -> Report {
+    let hint = "A COMMIT that had been sent may have been done: look before you retry.";
+    hinted(Report { severity: Severity::Fatal, code: "57P01", ..why }, hint)
 }
 
 /// A budget in mode warn: a notice, and nothing changes.
@@ -378,6 +387,9 @@ pub fn fault(fault: &Fault) -> Report {
             fatal("08007", "bursar: the backend connection was lost, transaction outcome unknown"),
             "The transaction may have been committed. Look before you retry.",
         ),
+        Fault::TransactionFailed => {
+            error("25P02", "current transaction is aborted, commands ignored until end of transaction block")
+        }
         Fault::CancelledInQueue => error("57014", "canceling statement due to user request"),
         Fault::StateRefused { kind } => report(
             Severity::Error,

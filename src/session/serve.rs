@@ -5,8 +5,8 @@ use super::private;
 use super::relay::Event;
 use super::reply::{self, Fault};
 use super::tracker::{Injected, OpKind};
-use super::{Linked, Session, Socket, prepared_cap};
-use crate::book::{Claim, Outcome, Overrun, Refusal, Warning};
+use super::{Linked, Session, Socket, begins_lazily, prepared_cap};
+use crate::book::{Claim, Outcome, Overrun, Overstay, Refusal, Warning};
 use crate::clock;
 use crate::config::PoolMode;
 use crate::pool::Start;
@@ -165,6 +165,9 @@ impl<S: Socket> Session<S> {
             tracing::warn!(%trouble, session = self.cell.id.0, "a session cannot have its role again");
             return Err(End::fault(&Fault::BackendLost));
         }
+        if self.tx.leads_failed() {
+            self.bring_failed(&mut lease).await?;
+        }
         self.adopt(lease, &warnings, &tag, self.now);
         Ok(())
     }
@@ -254,14 +257,16 @@ impl<S: Socket> Session<S> {
         self.flush_here();
         self.glanced = None;
         self.down.lane.make(|out| report.encode(out));
+        self.fail_unleased();
+        let status = self.tracker.status();
         let Some(head) = Header::read(self.up.lane.unwalked()) else { return };
         if matches!(head.kind, b'Q' | b'F') {
             self.up.take(head.total().unwrap_or(HEADER), false);
-            self.down.lane.make(|out| crate::wire::backend::ready_for_query(out, TxStatus::Idle));
+            self.down.lane.make(|out| crate::wire::backend::ready_for_query(out, status));
         } else {
             self.tracker.skip_to_sync();
         }
-        self.tags.end_statement(false);
+        self.tags.end_statement(status != TxStatus::Idle);
     }
 
     pub(super) async fn end_lease(&mut self) -> Result<(), End> {
@@ -271,6 +276,13 @@ impl<S: Socket> Session<S> {
         }
         if self.linked.dying {
             return Err(self.backend_gone());
+        }
+        if self.linked.unbegun {
+            // Nothing has run, so nothing is there that would pin it or be carried on.
+            self.give_back(false).await;
+            self.tx.abort(None, false);
+            self.tracker.set_status(TxStatus::Failed);
+            return Ok(());
         }
         if !self.draining {
             if self.may_unpin() && !Box::pin(self.unpin()).await? {
@@ -291,6 +303,7 @@ impl<S: Socket> Session<S> {
         let linked = &self.linked;
         let simple = !self.draining
             && !linked.dying
+            && !linked.unbegun
             && linked.injected_error.is_none()
             && !linked.traces.any(Traces::SETTING)
             && !self.may_unpin();
@@ -306,10 +319,7 @@ impl<S: Socket> Session<S> {
         for order in self.cell.take_orders() {
             match order {
                 Order::End(lease, why) if self.holds(lease) => {
-                    if let Some(lease) = &mut self.lease {
-                        lease.outcome = Some(Outcome::Reclaimed);
-                    }
-                    return Err(End::Overstayed(Box::new(reply::overstay(&why))));
+                    self.overstayed(&why).await?;
                 }
                 Order::Cancel(lease, _, why @ Overrun::Stalled { .. }) if self.holds(lease) => {
                     Box::pin(self.unstall(why)).await?;
@@ -329,12 +339,26 @@ impl<S: Socket> Session<S> {
         Ok(())
     }
 
+    /// A lease is in a transaction for too long. If that is for being idle, it may have ceased to be.
+    async fn overstayed(&mut self, why: &Overstay) -> Result<(), End> {
+        let busy = self.tracker.is_busy();
+        if busy && matches!(why, Overstay::Idle { .. }) {
+            return Ok(());
+        }
+        if let Some(lease) = &mut self.lease
+            && (busy || self.tracker.status() != TxStatus::Idle)
+        {
+            lease.outcome = Some(Outcome::Reclaimed);
+        }
+        self.soft_abort(reply::overstay(why)).await
+    }
+
     fn holds(&self, id: crate::book::LeaseId) -> bool {
         self.lease.as_ref().is_some_and(|lease| lease.id() == id)
     }
 
     /// The backend closed. What it said is passed on; where it said nothing, we say it.
-    fn backend_gone(&mut self) -> End {
+    pub(super) fn backend_gone(&mut self) -> End {
         let in_transaction = self.tracker.status() != TxStatus::Idle || self.tracker.is_busy();
         let torn = self.down.rest > 0 && self.down.keep;
         let dying = self.linked.dying;
@@ -410,7 +434,7 @@ impl<S> Session<S> {
         let claim = Claim { session: self.cell.id, pool: self.pool.id, tag, login: false };
         match self.pools.checkout(&self.pool, &claim, now) {
             Start::Ready(mut lease, warnings) => {
-                if self.lacks_role(&mut lease) {
+                if self.lacks_role(&mut lease) || self.tx.leads_failed() {
                     return Err(Slow::Unfit(Box::new((lease, warnings, claim.tag))));
                 }
                 self.adopt(lease, &warnings, &claim.tag, now);
@@ -433,6 +457,7 @@ impl<S> Session<S> {
             let rules = self.pool.rules();
             self.reset = rules.reset;
             self.max_prepared = prepared_cap(&rules);
+            self.lazy_begin = begins_lazily(&rules, self.mode);
             self.policy = Masks::of(&rules, self.mode, &self.config);
             self.tags.invalidate();
         }
@@ -457,6 +482,7 @@ impl<S> Session<S> {
             }
         }
         self.lease = Some(lease);
+        self.bring_transaction();
         for warning in warnings {
             self.warn(warning);
         }

@@ -8,7 +8,7 @@ use super::{Glance, Session, locals};
 use crate::config::PoolMode;
 use crate::net::lane::Lane;
 use crate::statements::session::Before;
-use crate::wire::backend::{bare, ready_for_query};
+use crate::wire::backend::{TxStatus, bare, ready_for_query};
 use crate::wire::error::Report;
 use crate::wire::frontend::{Kind, bind_names, execute_portal, target};
 use crate::wire::sql::comment;
@@ -80,13 +80,22 @@ impl<S> Session<S> {
             if kind != Kind::Terminate && (self.tracker.would_hold(kind) || self.is_behind_statement(kind)) {
                 return Stop::Hold;
             }
-            if (self.is_held_for_resets() || self.is_held_for_cut()) && kind != Kind::Terminate {
+            let held = self.is_held_for_resets() || self.is_held_for_cut() || self.is_behind_begin(kind);
+            if held && kind != Kind::Terminate {
                 return Stop::Hold;
             }
             if self.tracker.is_skipping() && !matches!(kind, Kind::Sync | Kind::Terminate) {
                 self.glanced = None;
                 self.up.take(total, false);
                 continue;
+            }
+            if !self.tx.is_real()
+                && let Some(next) = self.hear(kind, total)
+            {
+                match next {
+                    Next::Done => continue,
+                    Next::Stop(stop) => return stop,
+                }
             }
             if matches!(kind, Kind::Query | Kind::Parse)
                 && !self.policy.guarded.is_none()
@@ -179,6 +188,9 @@ impl<S> Session<S> {
         }
         let text = HEADER..HEADER + text.len();
         let Glance { cut } = glanced.unwrap_or_else(|| self.glance(text, whole));
+        if self.lease.is_none() && self.begins_here(total, cut.clone()) {
+            return Next::Done;
+        }
         let cut = match self.link(cut) {
             Ok(cut) => cut,
             Err(next) => return next,
@@ -484,8 +496,8 @@ impl<S> Session<S> {
         if self.lease.is_none() && total == HEADER {
             self.tracker.sync_here();
             self.flush_here();
-            self.tags.end_statement(false);
             let status = self.tracker.status();
+            self.tags.end_statement(status != TxStatus::Idle);
             self.down.lane.make(|out| ready_for_query(out, status));
             self.up.take(total, false);
             return Next::Done;
@@ -515,6 +527,7 @@ impl<S> Session<S> {
     /// messages are skipped up to its Sync, and an error, unlike other replies, waits for nothing.
     pub(super) fn refuse_here(&mut self, op: OpKind, total: usize, mut done: BytesMut, why: &Report) {
         why.encode(&mut done);
+        self.fail_unleased();
         self.make_up(op, total, |_, out| out.unsplit(done));
         self.flush_here();
         if self.lease.is_some() {

@@ -105,7 +105,7 @@ impl<S: Socket> Session<S> {
         let _ = tokio::time::timeout(grace, self.drain_quietly(&mut true)).await;
     }
 
-    async fn drain_quietly(&mut self, client_reads: &mut bool) -> bool {
+    pub(super) async fn drain_quietly(&mut self, client_reads: &mut bool) -> bool {
         poll_fn(|cx| {
             loop {
                 if !*client_reads {

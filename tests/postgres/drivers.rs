@@ -49,7 +49,7 @@ fn run_everywhere(command: impl Fn(&str, &str) -> Command, expected: &[&str]) {
     let db = Db::new();
     run_directly(&db, &command, expected);
     for mode in ["transaction", "session"] {
-        let config = Config::of_size(2).with("pool", &format!("mode = \"{mode}\""));
+        let config = Config::of_size(2).lazy().with("pool", &format!("mode = \"{mode}\""));
         let proxy = Proxy::start(&db, config.with("pool", "reuse = \"round_robin\""));
         for round in 1..=2 {
             let proxied = succeed(&command(&url(proxy.addr(), &db), ""));
@@ -95,7 +95,7 @@ fn lines(expected: &[&str]) -> String {
 /// A pool that two copies of a program share: one backend, where prepared statements and settings go
 /// where their session goes.
 pub(super) fn for_two_copies() -> Config {
-    let config = if STATEMENTS { Config::one_backend() } else { Config::of_size(10) };
+    let config = if STATEMENTS { Config::one_backend().lazy() } else { Config::of_size(10).lazy() };
     config.with("pool", "max_wait = \"30s\"").with("tenant.\"*\"", "mode = \"observe\"")
 }
 
@@ -229,7 +229,7 @@ fn psql_prints_the_same() {
         assert!(direct.contains(piece), "{piece} in\n{direct}");
     }
     for mode in ["transaction", "session"] {
-        let proxy = Proxy::start(&db, Config::of_size(2).with("pool", &format!("mode = \"{mode}\"")));
+        let proxy = Proxy::start(&db, Config::of_size(2).lazy().with("pool", &format!("mode = \"{mode}\"")));
         for _ in 0..2 {
             assert_eq!(psql_script(&db, proxy.addr()), direct, "{mode} mode");
         }
@@ -240,7 +240,7 @@ fn psql_prints_the_same() {
 #[test]
 fn psql_is_interrupted() {
     let db = Db::new();
-    let proxy = Proxy::start(&db, Config::of_size(2));
+    let proxy = Proxy::start(&db, Config::of_size(2).lazy());
     let mut command = psql(&db, proxy.addr());
     command.args(["-c", "select pg_sleep(60)"]).stdin(Stdio::null()).stderr(Stdio::piped());
     let running = command.spawn().expect("psql starts");
@@ -255,7 +255,7 @@ fn psql_is_interrupted() {
 #[test]
 fn pg_dump_and_pgbench_in_session_mode() {
     let db = Db::new();
-    let proxy = Proxy::start(&db, Config::of_size(4).with("pool", "mode = \"session\""));
+    let proxy = Proxy::start(&db, Config::of_size(4).lazy().with("pool", "mode = \"session\""));
     let (proxied, direct) = (url(proxy.addr(), &db), url(db.cluster().addr(), &db));
     let pgbench = db.cluster().program("pgbench");
     succeed(Command::new(&pgbench).args(["-i", "-q", "-s", "1", &proxied]));
@@ -281,8 +281,10 @@ fn pgbench_in_transaction_mode_stays_within_the_pool() {
     let db = Db::new();
     let pgbench = &db.cluster().program("pgbench");
     succeed(Command::new(pgbench).args(["-i", "-q", "-s", "1", &url(db.cluster().addr(), &db)]));
-    let config =
-        Config::of_size(SIZE).with("pool", "max_wait = \"30s\"").with("tenant.\"*\"", "max = \"100%\"");
+    let config = Config::of_size(SIZE)
+        .lazy()
+        .with("pool", "max_wait = \"30s\"")
+        .with("tenant.\"*\"", "max = \"100%\"");
     let proxy = Proxy::start(&db, config);
     let proxied = &url(proxy.addr(), &db);
     std::thread::scope(|scope| {

@@ -33,7 +33,7 @@ fn tokio_postgres() {
     };
     run(db.cluster().addr());
     for mode in ["transaction", "session"] {
-        let config = Config::of_size(2).with("pool", &format!("mode = \"{mode}\""));
+        let config = Config::of_size(2).lazy().with("pool", &format!("mode = \"{mode}\""));
         let proxy = Proxy::start(&db, config.with("pool", "reuse = \"round_robin\""));
         run(proxy.addr());
         run(proxy.addr());

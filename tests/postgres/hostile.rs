@@ -30,6 +30,7 @@ impl Scene {
 
     fn evil(impostor: &Impostor) -> Scene {
         let config = Config::of_size(2)
+            .lazy()
             .with("database.evil", "host = \"127.0.0.1\"")
             .with("database.evil", &format!("port = {}", impostor.port()))
             .with("database.evil", "max_wait = \"1s\"")
@@ -238,7 +239,7 @@ fn a_server_that_breaks_the_login_lets_nobody_in() {
 /// PostgreSQL itself says what is right.
 #[test]
 fn a_client_that_breaks_the_protocol_is_treated_as_by_postgres() {
-    let mut scene = Scene::new(Config::of_size(2));
+    let mut scene = Scene::new(Config::of_size(2).lazy());
     let good = || [msg::parse("", "select 1"), msg::bind("", ""), msg::execute("", 0)].concat();
     let query = || msg::query("select 1");
     let mut cases: Vec<Vec<u8>> = Vec::new();
@@ -274,7 +275,7 @@ fn a_client_that_breaks_the_protocol_is_treated_as_by_postgres() {
 
 #[test]
 fn clients_of_noise_harm_nobody_else() {
-    let mut scene = Scene::new(Config::of_size(2));
+    let mut scene = Scene::new(Config::of_size(2).lazy());
     for seed in 1..=200 {
         let mut client = scene.proxy.connect();
         let mut bytes = noise(seed, 1 + (seed as usize * 37) % 2000);
@@ -297,7 +298,7 @@ fn clients_of_noise_harm_nobody_else() {
 #[test]
 fn ten_thousand_pipelined_messages_are_answered_when_they_are_read() {
     const COUNT: usize = 10_000;
-    let mut scene = Scene::new(Config::of_size(2));
+    let mut scene = Scene::new(Config::of_size(2).lazy());
     let pipeline = [msg::parse("", "select 1"), msg::sync()].concat().repeat(COUNT);
     let mut client = scene.proxy.connect();
     client.send(&pipeline);
@@ -313,7 +314,7 @@ fn ten_thousand_pipelined_messages_are_answered_when_they_are_read() {
 
 #[test]
 fn a_slow_reader_of_much_holds_up_nobody() {
-    let mut scene = Scene::new(Config::of_size(2));
+    let mut scene = Scene::new(Config::of_size(2).lazy());
     let mut slow = scene.proxy.connect();
     slow.send(&msg::query("select repeat('x', 1000) from generate_series(1, 300000)"));
     let first = slow.try_recv(PATIENCE).expect("a message in time").expect("an open connection");

@@ -309,7 +309,10 @@ fn finish(db: &Db<'_>, proxy: &Proxy, mut first: Wire, kind: &Kind, end: End, ce
             if kind.at == At::Rest {
                 first.batch("begin");
             }
-            assert_eq!(first.recv_to_end().trace(), "E(FATAL 25P03) EOF", "{cell}");
+            let mut console = proxy.console();
+            let idle = "select lease from bursar.leases where state = 'idle_in_tx'";
+            until(cell, || console.query(idle).rows().is_empty());
+            assert_eq!(first.query("select 1").trace(), "E(25P03) Z(E)", "{cell}");
         }
         End::ServerTerminates => db.terminate_backends(),
         End::CancelThenClose => {

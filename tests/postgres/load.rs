@@ -46,7 +46,7 @@ fn transactions(proxy: &Proxy, database: &str, arguments: &[&str]) {
 
 fn pgbench_with(protocol: &str) {
     let db = Db::new();
-    let proxy = Proxy::start(&db, Config::of_size(SIZE).with("pool", "max_wait = \"60s\""));
+    let proxy = Proxy::start(&db, Config::of_size(SIZE).lazy().with("pool", "max_wait = \"60s\""));
     pgbench(&proxy, db.name(), &["-i", "-q"]);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -79,7 +79,7 @@ fn nor_in_the_extended_one() {
 #[test]
 fn nor_with_prepared_statements() {
     let db = Db::new();
-    let proxy = Proxy::start(&db, Config::of_size(SIZE));
+    let proxy = Proxy::start(&db, Config::of_size(SIZE).lazy());
     pgbench(&proxy, db.name(), &["-i", "-q"]);
     transactions(&proxy, db.name(), &["-M", "prepared", "-N", "-c", "20", "-j", "2", "-t", "20"]);
     assert!(db.pids().len() <= SIZE);
@@ -103,7 +103,7 @@ fn serve_request(proxy: &Proxy, number: usize, start: &Barrier) {
 fn a_hundred_tagged_sessions_at_once_all_succeed_and_leave_nothing() {
     const SESSIONS: usize = 100;
     let db = Db::new();
-    let proxy = Proxy::start(&db, Config::of_size(SIZE).with("pool", "max_wait = \"30s\""));
+    let proxy = Proxy::start(&db, Config::of_size(SIZE).lazy().with("pool", "max_wait = \"30s\""));
     let start = Barrier::new(SESSIONS);
     std::thread::scope(|scope| {
         for number in 0..SESSIONS {
@@ -138,7 +138,7 @@ fn within_bounds(proxy: &Proxy, what: &str, ask: impl FnOnce(&mut Wire)) {
 #[test]
 fn big_values_stream_through_in_bounded_memory() {
     let db = Db::new();
-    let proxy = Proxy::start(&db, Config::one_backend());
+    let proxy = Proxy::start(&db, Config::one_backend().lazy());
     within_bounds(&proxy, "a row of 100 MB", |client| {
         client.send(&msg::query(&format!("select repeat('x', {})", 100 * MB)));
         let reply = client.recv_reply();

@@ -1,7 +1,8 @@
-//! Who holds too long is ended where a budget says so, and told why (budgets.md §2.5: B10, B11).
+//! A transaction that takes too long is ended where a budget says so, and its client told why (budgets.md
+//! §2.5: B10, B11). What the client sees from then on is in `soft_abort`.
 
 use crate::support::watch::rows;
-use crate::support::{Config, Db, Proxy, Wire, msg, until};
+use crate::support::{Config, Db, Proxy, Reply, msg, until};
 use std::time::{Duration, Instant};
 
 /// What a machine that runs other tests may be late by.
@@ -14,11 +15,10 @@ fn start(config: Config) -> (Db<'static>, Proxy) {
     (db, proxy)
 }
 
-/// Tells what a session hears when it is ended: severity, SQLSTATE, message, detail, hint.
-fn last_words(wire: &mut Wire) -> [String; 5] {
-    let end = wire.recv_to_end();
-    assert_eq!(end.messages.len(), 1, "{end:?}");
-    let field = |code| end.messages[0].field(code).unwrap_or_default();
+/// What a client is told: severity, SQLSTATE, message, detail, hint.
+fn told(reply: &Reply) -> [String; 5] {
+    let error = reply.error().unwrap_or_else(|| panic!("{reply:?}"));
+    let field = |code| error.field(code).unwrap_or_default();
     [field(b'V'), field(b'C'), field(b'M'), field(b'D'), field(b'H')]
 }
 
@@ -48,11 +48,13 @@ fn an_idle_transaction_is_ended_for_those_who_wait() {
     assert!(idle.recv_arrived().is_empty() && !idle.is_closed());
     let mut waits = proxy.connect();
     assert_eq!(waits.query("select count(*) from t").value(), "0", "rolled back, and the backend is fit");
-    let [severity, code, message, detail, hint] = last_words(&mut idle);
+    let reply = idle.query("insert into t values (2)");
+    assert_eq!(reply.trace(), "E(25P03) Z(E)");
+    let [severity, code, message, detail, hint] = told(&reply);
     assert_eq!(
         [severity, code, message, without_figures(&detail), hint],
         [
-            "FATAL",
+            "ERROR",
             "25P03",
             "bursar: transaction rolled back after being idle too long",
             "idle N s (budget 400 ms) while 1 client waited; transaction age N s.",
@@ -60,7 +62,7 @@ fn an_idle_transaction_is_ended_for_those_who_wait() {
         ]
     );
     let over = "select outcome, action from bursar.leaks";
-    assert_eq!(rows(&mut console, over), [["reclaimed", "end_session"]]);
+    assert_eq!(rows(&mut console, over), [["reclaimed", "soft_abort"]]);
     assert_eq!(proxy.log().matches("\"outcome\":\"reclaimed\"").count(), 1);
     assert!(db.pids().len() <= 1);
     proxy.stop();
@@ -77,7 +79,9 @@ fn a_transaction_is_ended_at_its_age() {
     wire.batch("begin");
     wire.batch("insert into t values (1)");
     wire.send(&msg::query("select pg_sleep(60)"));
-    let [severity, code, message, detail, hint] = last_words(&mut wire);
+    let reply = wire.recv_reply();
+    assert_eq!(reply.trace(), "T E(25P04) Z(E)");
+    let [severity, code, message, detail, hint] = told(&reply);
     let after = began.elapsed();
     println!("ended {after:?} after its beginning, budget 400 ms");
     assert!(
@@ -87,7 +91,7 @@ fn a_transaction_is_ended_at_its_age() {
     assert_eq!(
         [severity, code, message, without_figures(&detail), hint],
         [
-            "FATAL",
+            "ERROR",
             "25P04",
             "bursar: transaction rolled back after running too long",
             "transaction age N s (budget 400 ms) while nobody waited.",
@@ -96,6 +100,8 @@ fn a_transaction_is_ended_at_its_age() {
     );
     let mut next = proxy.connect();
     assert_eq!(next.query("select count(*) from t").value(), "0");
-    until("the statement is gone", || db.backends("query like '%pg_sleep(60)%' and state = 'active'") == 0);
+    assert_eq!(db.backends("query like '%pg_sleep(60)%' and state = 'active'"), 0);
+    assert_eq!(wire.query("commit").trace(), "C(ROLLBACK) Z(I)", "it has been told");
+    assert_eq!(wire.query("select count(*) from t").value(), "0", "on the same connection");
     proxy.stop();
 }

@@ -5,7 +5,7 @@ use crate::support::{Config, Db, Proxy, Wire, msg};
 fn start() -> (Db<'static>, Proxy) {
     let db = Db::new();
     db.run(&["create table t (a int)", "insert into t values (1)"]);
-    let proxy = Proxy::start(&db, Config::one_backend());
+    let proxy = Proxy::start(&db, Config::one_backend().lazy());
     (db, proxy)
 }
 

@@ -59,6 +59,7 @@ fn wave(clients: &mut [Wire], wave: usize) {
 fn ten_thousand_statements_are_kept_within_bounds() {
     let db = Db::new();
     let config = Config::of_size(BACKENDS)
+        .lazy()
         .with("pool", "max_wait = \"60s\"")
         .with("pool", "reuse = \"round_robin\"")
         .with("pool", &format!("max_prepared = {CAP}"))
@@ -95,7 +96,7 @@ fn ten_thousand_statements_are_kept_within_bounds() {
 fn a_comment_that_changes_leaves_one_statement() {
     const CALLS: usize = 5_000;
     let db = Db::new();
-    let proxy = Proxy::start(&db, Config::one_backend());
+    let proxy = Proxy::start(&db, Config::one_backend().lazy());
     let mut client = proxy.connect();
     let mut call = |number: usize, name: &str| {
         let comment = format!("/*traceparent='00-{number:032x}-{number:016x}-01'*/");
@@ -134,7 +135,7 @@ fn send_long(wire: &mut Wire, kind: u8, start: &[u8], length: usize, end: &[u8])
 #[test]
 fn the_biggest_values_stream_through_while_others_work() {
     let db = Db::new();
-    let config = Config::of_size(2).with("tenant.\"*\"", "mode = \"observe\"");
+    let config = Config::of_size(2).lazy().with("tenant.\"*\"", "mode = \"observe\"");
     let proxy = Proxy::start(&db, config);
     let mut client = proxy.connect();
     client.batch("select 1");

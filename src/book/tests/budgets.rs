@@ -131,6 +131,12 @@ fn idleness_is_judged_more_strictly_while_others_wait() {
     );
     desk.tick(idle_in_tx(start));
     assert!(desk.take().is_empty(), "once");
+    // A statement was faster than the order, and now it is idle again.
+    let again = desk.now;
+    desk.pass(10 * S);
+    let anew = idle_in_tx(start).map(|activity| Activity { since: again, ..activity });
+    desk.tick(anew);
+    assert!(matches!(desk.take()[..], [Action::End { .. }]));
 }
 
 #[test]

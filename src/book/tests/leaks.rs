@@ -76,7 +76,7 @@ fn what_a_budget_ends_is_reclaimed() {
     desk.tick(idle_in_tx(start));
     desk.take();
     desk.checkin(lease, Some(0));
-    assert_eq!(cases(&mut desk), [(LeakClass::IdleInTx, Outcome::Reclaimed, "end_session")]);
+    assert_eq!(cases(&mut desk), [(LeakClass::IdleInTx, Outcome::Reclaimed, "soft_abort")]);
 }
 
 #[test]

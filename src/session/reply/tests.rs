@@ -170,6 +170,7 @@ fn everything() -> Vec<Report> {
         Fault::TooManyStatements,
         Fault::StateRefused { kind: "listen" },
         Fault::TransactionBlock,
+        Fault::TransactionFailed,
         Fault::Shutdown,
         Fault::Killed,
         Fault::ConsoleSyntax,
@@ -181,6 +182,7 @@ fn everything() -> Vec<Report> {
     let all = all.chain(overruns.iter().map(overrun));
     let stalled = overrun(&Overrun::Stalled { stalled: time, limit: time });
     let all = all.chain([stalled.fatal()]);
+    let all = all.chain(overstays.iter().map(|why| closing(overstay(why))));
     let all = all.chain(warnings.iter().map(warning)).chain(faults.iter().map(fault));
     let all = all.chain([loosens(Key::MaxLeases, "9", "max_leases=8")]);
     let startups = [
@@ -216,7 +218,7 @@ fn the_table_for_readers_says_the_same() {
     let only_told: Vec<_> = told.difference(&done).collect();
     let only_done: Vec<_> = done.difference(&told).collect();
     assert!(only_told.is_empty() && only_done.is_empty(), "page: {only_told:?}, code: {only_done:?}");
-    assert_eq!(done.len(), 62, "every row is another one");
+    assert_eq!(done.len(), 63, "every row is another one");
 }
 
 #[test]
@@ -227,6 +229,39 @@ fn budgets_name_numbers_and_the_way_out_and_keep_them_out_of_the_message() {
             assert!(report.detail.is_some() || report.hint.is_some(), "{}", report.message);
         }
         assert_eq!(report.code.len(), 5);
+    }
+}
+
+/// What is thrown away by its SQLSTATE, as far as it is known: pgjdbc's pooled connections
+/// (`PGPooledConnection.fatalClasses`), HikariCP (`ProxyConnection.checkException`).
+#[test]
+fn no_pool_throws_a_live_connection_away() {
+    let evicts = |code: &str| {
+        ["08", "53", "58", "60", "99", "F0", "XX"].iter().any(|class| code.starts_with(class))
+            || ["0A000", "57P01", "57P02", "57P03", "01002", "JZ0C0", "JZ0C1"].contains(&code)
+    };
+    let evicted: BTreeSet<_> = everything()
+        .into_iter()
+        .filter(|report| report.severity == Severity::Error && evicts(report.code))
+        .map(|report| (report.code, report.message.into_owned()))
+        .collect();
+    let evicted: Vec<_> = evicted.iter().map(|(code, message)| (*code, &**message)).collect();
+    // Too many is too many, and is for pgjdbc's own pools only. What a pool does not offer it never will.
+    let known = [
+        ("0A000", "bursar: the console does not support this"),
+        ("0A000", "bursar: the statement would keep its backend beyond the transaction"),
+        ("0A000", "bursar: transaction blocks are not allowed in statement mode"),
+        ("53300", "bursar: no backend became available in time"),
+        ("53300", "bursar: too many clients wait for a backend"),
+        ("53400", "bursar: too many clients of this tenant wait for a backend"),
+        ("53400", "bursar: too many different prepared statements"),
+        ("53400", "bursar: too many prepared statements of one session"),
+    ];
+    assert_eq!(evicted, known);
+    let ended =
+        [Overstay::Age { age: Duration::ZERO, limit: Duration::ZERO, waiting: 0 }].map(|why| overstay(&why));
+    for report in &ended {
+        assert!(report.severity == Severity::Error && !evicts(report.code));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Replies that Bursar makes itself, each in its place among those of the server.
 
 use super::{Injected, Op, OpKind, Tracker};
-use crate::wire::backend::ready_for_query;
+use crate::wire::backend::{TxStatus, ready_for_query};
 use bytes::{Bytes, BytesMut};
 
 /// A reply that Bursar answers itself, waiting for its turn.
@@ -37,6 +37,23 @@ impl Tracker {
         self.syncs += 1;
         self.unsynced = false;
         self.unflushed = false;
+    }
+
+    /// As [`Tracker::end_pipeline`], in the middle of what the client has begun: it owes a Sync still, and
+    /// until then its messages are skipped, once [`Tracker::skip_to_sync`] says so. Returns whether the
+    /// client had begun anything; if not, nothing is sent.
+    pub fn cut_off(&mut self) -> bool {
+        let open = self.unsynced || self.skipping;
+        if open {
+            self.end_pipeline();
+            self.skipping = false;
+        }
+        open
+    }
+
+    /// What the client sees where no backend has its transaction, or another one than it sees.
+    pub fn set_status(&mut self, status: TxStatus) {
+        self.status = status;
     }
 
     /// Sends every made-up reply whose turn has come. To be asked before each server message, and

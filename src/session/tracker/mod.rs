@@ -127,6 +127,9 @@ pub struct Tracker {
     queries: u32,
     /// Syncs that are outstanding.
     syncs: u32,
+    /// A BEGIN of Bursar's has failed, and the server skips up to a Sync that the client, which sent a
+    /// Query behind it, will not send.
+    lacks_sync: bool,
 }
 
 impl Default for Tracker {
@@ -152,6 +155,7 @@ impl Default for Tracker {
             told: 0,
             queries: 0,
             syncs: 0,
+            lacks_sync: false,
         }
     }
 }
@@ -488,10 +492,17 @@ impl Tracker {
         self.failed_query = !front.kind.is_extended();
         let intruder = self.ops.get(1).map(|op| op.kind).filter(|kind| *kind != OpKind::Sync);
         if front.kind.is_extended() {
+            let queries = self.queries;
             let swept = self.sweep();
             if doubtful > 0 && swept > 2 {
                 // Whether these ran depends on the Syncs before them; nobody can tell any more.
                 return Err(Desync(b'E'));
+            }
+            if front.injected == Some(Injected::Begin) && self.queries < queries {
+                self.lacks_sync = true;
+                self.skipping = false;
+                self.ops.push_back(Op::new(OpKind::Sync));
+                self.syncs += 1;
             }
         }
         if doubtful > 0 {
@@ -578,6 +589,13 @@ impl Tracker {
             (self.skipping, self.unsynced) = (end.skipping, end.unsynced);
         }
         Ok(give)
+    }
+
+    /// Whether a Sync must be sent now, whose ReadyForQuery ends a Query of the client's that a failed
+    /// BEGIN has made the server skip; to be asked after each error.
+    #[must_use]
+    pub fn takes_sync(&mut self) -> bool {
+        std::mem::take(&mut self.lacks_sync)
     }
 
     /// How many noted ops an error has swept since this was last asked: the session forgets as many

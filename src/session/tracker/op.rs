@@ -65,8 +65,12 @@ pub enum Injected {
     /// Part of the client's own segment (a statement of its parsed where it is missing): an error in
     /// it is the client's, at the place where PostgreSQL would raise it.
     InPlace,
-    /// An Execute that fails on purpose, so that what the client's segment has done is undone.
+    /// Something that fails on purpose, so that what the client's segment or transaction has done is
+    /// undone.
     Failure,
+    /// Part of a BEGIN that the client has been answered before: an error in it is the client's, and
+    /// nothing that follows may run.
+    Begin,
 }
 
 /// One entry of the queue.

@@ -39,6 +39,7 @@ fn who_is_not_struck_notices_nothing() {
     let db = Db::new();
     let size = if STATEMENTS { 2 } else { CLIENTS };
     let config = Config::of_size(size)
+        .lazy()
         .with("pool", "reuse = \"round_robin\"")
         .with("pool", "max_wait = \"15s\"")
         .with("tenant.\"*\"", "mode = \"observe\"");

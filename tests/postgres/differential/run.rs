@@ -285,6 +285,7 @@ const LOOK: &str = "select current_setting('work_mem'), current_setting('timezon
 fn start(db: &Db<'_>, mode: Mode, pool: Pool) -> Proxy {
     let config = Config::of_size(pool.size())
         .with("pool", &format!("mode = \"{}\"", mode.key()))
+        .lazy()
         .with("pool", "reuse = \"round_robin\"")
         .with("pool", "client_gone_grace = \"200ms\"");
     // All clients are one tenant, who may have the whole pool and keep it; and nobody is warned.

@@ -15,7 +15,8 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Transaction mode before one backend, no authentication, and a drain that does not dawdle.
+    /// Transaction mode before one backend, no authentication, and a drain that does not dawdle. A BEGIN
+    /// takes a lease: that is what most tests begin a transaction for.
     pub(crate) fn one_backend() -> Config {
         Config::of_size(1)
     }
@@ -25,7 +26,13 @@ impl Config {
         Config::default()
             .with("auth", "method = \"trust\"")
             .with("pool", &format!("size = {size}"))
+            .with("pool", "lazy_begin = false")
             .with("drain", "deadline = \"5s\"")
+    }
+
+    /// A BEGIN waits for its first statement, as it does by default.
+    pub(crate) fn lazy(self) -> Config {
+        self.with("pool", "lazy_begin = true")
     }
 
     /// One line more in a table; replaces an earlier one of the same key.

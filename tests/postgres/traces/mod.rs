@@ -188,7 +188,7 @@ fn check(traces: &[Trace]) {
         let (got, want) = (outcome.text(), trace.expected());
         assert_eq!(got, want, "{}: PostgreSQL itself says\n{}", trace.name, outcome.detail());
     }
-    let proxy = Proxy::start(&db, Config::one_backend());
+    let proxy = Proxy::start(&db, Config::one_backend().lazy());
     let mut runs = 0;
     let mut wrong = Vec::new();
     for (trace, direct) in traces.iter().zip(&direct) {
