@@ -1,7 +1,7 @@
 //! Budgets of a tenant, a route, a class, a role, a database; what a client may set itself; and budgets
 //! that act only after they have warned.
 
-use crate::support::{Config, Db, Proxy, Reply, Wire};
+use crate::support::{Config, Db, Proxy, Reply, Wire, until};
 
 /// SQLSTATE, MESSAGE and DETAIL of every notice.
 fn told(reply: &Reply) -> Vec<[String; 3]> {
@@ -64,7 +64,7 @@ fn the_most_specific_scope_wins() {
 fn a_tenant_may_wait_longer_and_run_shorter() {
     let db = Db::new();
     let config = Config::one_backend()
-        .with("pool", "max_wait = \"50ms\"")
+        .with("pool", "max_wait = \"500ms\"")
         .with("tenant.\"*\"", "max = \"100%\"")
         .with("tenant.patient.budget.request", "max_wait = \"60s\"")
         .with("tenant.brisk.budget.statement", "max_time = { abort = \"100ms\", mode = \"enforce\" }");
@@ -138,6 +138,9 @@ fn enforcing_begins_with_warning() {
     let proxy = Proxy::start(&db, config.with("mode", "warned_since = \"2026-01-01\""));
     let mut idle = proxy.connect_for("acme", "r1");
     idle.batch("begin");
-    assert!(idle.recv_to_end().error().is_some());
+    until("it is rolled back", || db.backends("state = 'idle in transaction'") == 0);
+    assert_eq!(idle.query("select 1").code(), "25P03");
+    assert_eq!(idle.query("rollback").trace(), "C(ROLLBACK) Z(I)");
+    idle.bye();
     proxy.stop();
 }
