@@ -16,6 +16,7 @@
 //! | `serve` | the only loop: what happens after each event of the relay |
 //! | `relay` | spans between client and leased backend, both ways, in one poll |
 //! | `up`, `down` | what to do with each client message, each server message |
+//! | `message` | what one client message shows by itself |
 //! | [`virtual_tx`] | the transaction the client sees, where its backend's is another one |
 //! | `transaction` | what that means for messages and leases |
 //! | `abort` | a transaction is taken from a client that stays |
@@ -39,6 +40,7 @@ pub mod cancel;
 mod down;
 pub mod handshake;
 pub mod locals;
+mod message;
 mod named;
 mod overrun;
 pub mod passthrough;

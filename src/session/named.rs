@@ -8,9 +8,10 @@
 //! What was sent before may change what a name stands for, or skip the message at hand: where that
 //! cannot be known yet, the message waits for the replies.
 
+use super::message::without;
 use super::reply::{self, Fault};
 use super::tracker::{Injected, MAX_OPS, Note, OpKind};
-use super::up::{Next, Stop, without};
+use super::up::{Next, Stop};
 use super::{Glance, Session};
 use crate::book::Usage;
 use crate::statements::session::{Look, Need};

@@ -5,9 +5,9 @@
 //! [`crate::wire::sql::scan`].
 
 use super::Session;
+use super::message::query_text;
 use super::reply::{self, Fault};
 use super::tracker::{Injected, OpKind};
-use super::up::query_text;
 use crate::config::{Config, Mode, Policies, Policy, PoolMode, PoolRules};
 use crate::wire::frontend::Kind;
 use crate::wire::sql::scan::{Traces, scan};

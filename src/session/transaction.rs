@@ -9,10 +9,11 @@
 //!
 //! [`virtual_tx`]: super::virtual_tx
 
+use super::message::{query_text, without};
 use super::reply::{self, Fault};
 use super::serve::End;
 use super::tracker::{Injected, OpKind};
-use super::up::{Next, query_text, without};
+use super::up::Next;
 use super::virtual_tx::{Lead, Reply, Said, Why};
 use super::{Session, Socket, private};
 use crate::pool::cell::Order;
