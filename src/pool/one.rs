@@ -14,8 +14,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// What a client is told of a server at login: ParameterStatus names and values.
-pub type Greeting = Arc<Vec<(Bytes, Bytes)>>;
+/// What a client is told of a server at login: ParameterStatus messages, as they are sent.
+pub type Greeting = Bytes;
 
 /// Greetings remembered for one pool.
 const MAX_GREETINGS: usize = 1_000;

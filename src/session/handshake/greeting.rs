@@ -51,7 +51,7 @@ pub(super) async fn greet(
             return Err(Fault::BackendLost.into());
         }
     }
-    let greeting: Greeting = Arc::new(backend.parameters.clone());
+    let greeting = statuses(&backend.parameters);
     pool.learn_greeting(settings, greeting.clone());
     let pid = backend.pid;
     if session_mode {
@@ -83,11 +83,18 @@ async fn checkout(pools: &Arc<Pools>, pool: &Arc<Pool>, claim: &Claim) -> Result
     }
 }
 
+/// ParameterStatus messages.
+pub(super) fn statuses(parameters: &[(Bytes, Bytes)]) -> Greeting {
+    let mut out = BytesMut::new();
+    for (name, value) in parameters {
+        parameter_status(&mut out, name, value);
+    }
+    out.freeze()
+}
+
 /// Appends ParameterStatus, BackendKeyData and ReadyForQuery.
 pub(super) fn encode(parameters: &Greeting, pid: u32, key: &[u8], out: &mut BytesMut) {
-    for (name, value) in parameters.iter() {
-        parameter_status(out, name, value);
-    }
+    out.extend_from_slice(parameters);
     message(out, b'K', |out| {
         out.put_u32(pid);
         out.extend_from_slice(key);

@@ -4,6 +4,7 @@
 //! It cannot be shared or lent: the server takes `replication` at start-up only, and what follows
 //! ("Streaming Replication Protocol") knows no end of a transaction.
 
+use super::greeting::statuses;
 use super::{Refused, Seat, Visitor, admit, new_cell, welcome};
 use crate::backend::{Backend, DialError, Target, dial};
 use crate::book::LeaseId;
@@ -63,7 +64,7 @@ pub(super) async fn open(
             error => Fault::ServerUnreachable { error: error.to_string().into() }.into(),
         }
     })?;
-    let told = Arc::new(std::mem::take(&mut backend.parameters));
+    let told = statuses(&std::mem::take(&mut backend.parameters));
     let registered = welcome(visitor, &startup, &cell, backend.pid as u32, &told, warning, &mut out);
     cell.link(NO_LEASE, &mut backend, &tag, clock::now());
     Ok(Opened { backend, cell, registered, seat, leftover, greeting: out })
