@@ -37,11 +37,16 @@ impl<S> Session<S> {
             let bytes = self.down.lane.unwalked();
             let Some(head) = Header::read(bytes) else { return Ok(()) };
             let total = head.total().filter(|_| head.len <= MAX_MESSAGE).ok_or(Desync(head.kind))?;
-            let plain = |body| self.linked.changes.is_none() && says_nothing(body);
+            let is_end = head.kind == b'C';
+            let plain =
+                |body| self.linked.changes.is_none() && self.linked.drops.is_none() && says_nothing(body);
             if total <= bytes.len()
-                && (head.kind != b'C' || plain(&bytes[HEADER..total]))
+                && (!is_end || plain(&bytes[HEADER..total]))
                 && let Some(noted) = self.tracker.as_expected(head.kind)
             {
+                if is_end {
+                    self.cell.passed(self.now);
+                }
                 if noted && matches!(head.kind, b'1' | b'3') {
                     self.statements.acknowledged();
                 }
@@ -135,7 +140,7 @@ impl<S> Session<S> {
         let described = self.tracker.front().is_some_and(|op| op.kind == OpKind::Query);
         let ends = described && self.tracker.is_calm() && self.linked.changes.is_none();
         let bytes = self.down.lane.unwalked();
-        let mut rows = 0;
+        let (mut rows, mut ended) = (0, false);
         while let Some(head) = Header::read(&bytes[rows..])
             && (matches!(head.kind, b'D' | b'C') || (head.kind == b'T' && described))
             && head.len < MAX_MESSAGE
@@ -144,6 +149,10 @@ impl<S> Session<S> {
             && (head.kind != b'C' || ends && says_nothing(&bytes[rows + HEADER..rows + total]))
         {
             rows += total;
+            ended |= head.kind == b'C';
+        }
+        if ended {
+            self.cell.passed(self.now);
         }
         if rows > 0 {
             self.tracker.had_reply();
