@@ -10,7 +10,7 @@ fn once<const N: usize>(name: &'static str, messages: [Vec<u8>; N], expected: &'
 }
 
 fn steps<const N: usize>(name: &'static str, steps: [Step; N]) -> Trace {
-    Trace { name, steps: steps.into() }
+    Trace { name, steps: steps.into(), newer: None }
 }
 
 /// Parse, Bind and Execute of one text, unnamed.
@@ -99,12 +99,15 @@ pub(super) fn extended() -> Vec<Trace> {
             "Query joins and commits the implicit transaction",
             [pbe("select 1"), query("select 2")],
             "1 2 D C(SELECT 1) T D C(SELECT 1) Z(I)",
-        ),
+        )
+        // A block of the pipeline's own, which the Query does not end any more.
+        .from(18, "1 2 D C(SELECT 1) T D C(SELECT 1) Z(T)"),
         once(
             "FunctionCall joins, too",
             [pbe("select 1"), function_call(177, &["1", "2"])],
             "1 2 D C(SELECT 1) V Z(I)",
-        ),
+        )
+        .from(18, "1 2 D C(SELECT 1) V Z(T)"),
         once(
             "Describe of statement and portal",
             [
