@@ -1,6 +1,7 @@
 //! From the backend to the client: what to do with each server message.
 
 use super::reply::{self, Fault};
+use super::shapes::tells_shape;
 use super::tracker::{Desync, Give, Injected, Op, OpKind, marker, wants};
 use super::up::SYNC;
 use super::{Session, named, private};
@@ -56,7 +57,9 @@ impl<S> Session<S> {
             let front = self.tracker.front().copied();
             let named =
                 front.and_then(|op| op.statement).filter(|_| head.kind == b'E' && total <= Lane::HELD);
-            let seen = if named.is_some() { total } else { HEADER + wants(head.kind, total - HEADER) };
+            let shape = tells_shape(head.kind, front);
+            let whole = named.is_some() || shape && total <= Lane::HELD;
+            let seen = if whole { total } else { HEADER + wants(head.kind, total - HEADER) };
             if bytes.len() < seen {
                 return Ok(());
             }
@@ -72,6 +75,9 @@ impl<S> Session<S> {
                 continue;
             }
             let mut give = self.tracker.server(head.kind, body, &mut self.scratch)?;
+            if let (true, Some(op)) = (shape, front) {
+                self.note_shape(op, seen, total);
+            }
             if head.kind == b'Z' && self.mode == PoolMode::Statement {
                 give = self.end_block(give);
             }
@@ -234,6 +240,7 @@ impl<S> Session<S> {
                 let swept = self.tracker.take_swept();
                 let error = named::Failure::of(body);
                 self.statements_swept(swept, failed);
+                self.forget_asked();
                 let name = self.swept_use();
                 if let Some(id) = front.and_then(|op| op.statement) {
                     self.statement_failed(id, error);
@@ -333,6 +340,7 @@ impl<S> Session<S> {
         self.linked.text_noted = false;
         self.linked.deallocating = false;
         self.linked.uses.clear();
+        self.forget_all_asked();
         self.tags.end_statement(!idle);
         let pin = self.pin();
         if !idle || !pin.is_empty() {

@@ -51,6 +51,7 @@ mod relay;
 pub mod reply;
 mod serve;
 mod settings;
+mod shapes;
 mod stall;
 pub mod tracker;
 mod transaction;
@@ -226,6 +227,8 @@ struct Linked {
     uses: Vec<named::Name>,
     /// The backend may have other prepared statements than it is believed to.
     untrusted: bool,
+    /// What is being asked about the rows of statements.
+    shapes: shapes::Asked,
     /// A statement is being cancelled for its budget.
     cut: Option<Box<overrun::Cut>>,
     /// The rows of that statement are dropped, because the client does not read.

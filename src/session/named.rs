@@ -86,7 +86,7 @@ impl<S> Session<S> {
             return self.forward(Kind::Parse, total, Note::default());
         };
         let look = self.statements.look(parse.name);
-        if self.may_lose_names() || matches!(look, Look::Replies) {
+        if self.is_checking() || self.may_lose_names() || matches!(look, Look::Replies) {
             return self.hold_parse(glance);
         }
         let tail = &message[HEADER + parse.name.len() + 1..];
@@ -106,6 +106,9 @@ impl<S> Session<S> {
                 }
             }
             Need::Nothing | Need::Replies => return self.hold_parse(glance),
+        }
+        if self.is_checking() {
+            return self.hold_parse(glance);
         }
         self.count(|usage| usage.client_parses += 1);
         if !matches!(look, Look::None) {
@@ -146,8 +149,11 @@ impl<S> Session<S> {
             return Next::Stop(Stop::Hold);
         }
         let statement = self.fitting(statement);
-        if self.provide(&statement) == Need::Replies {
+        if self.is_checking() || self.provide(&statement) == Need::Replies || self.is_checking() {
             return Next::Stop(Stop::Hold);
+        }
+        if statement.is_stale() {
+            return self.fail(OpKind::Bind, total, &Fault::StalePlan);
         }
         self.count(|usage| usage.binds += 1);
         let facts = &statement.facts;
@@ -171,9 +177,13 @@ impl<S> Session<S> {
             Found::Stop(stop) => return Next::Stop(stop),
         };
         let statement = self.fitting(statement);
-        if self.provide(&statement) == Need::Replies {
+        if self.is_checking() || self.provide(&statement) == Need::Replies || self.is_checking() {
             return Next::Stop(Stop::Hold);
         }
+        if statement.is_stale() {
+            return self.fail(OpKind::DescribeStatement, total, &Fault::StalePlan);
+        }
+        self.asks_shape(&statement);
         self.rename(Kind::Describe, total, name, statement.id);
         Next::Done
     }
@@ -254,7 +264,7 @@ impl<S> Session<S> {
     }
 
     /// Sees to it that the backend has a statement before whatever is sent next.
-    fn provide(&mut self, statement: &Statement) -> Need {
+    fn provide(&mut self, statement: &Arc<Statement>) -> Need {
         let Some(lease) = &mut self.lease else { return Need::Replies };
         let need = self.statements.need(statement.id, &mut lease.backend().prepared, self.max_prepared);
         if let Need::Parse { evict } = need {
@@ -263,6 +273,7 @@ impl<S> Session<S> {
                 self.tracker.inject(OpKind::Close, Injected::InPlace);
             }
             self.send_parse(statement);
+            self.check_shape(statement);
         }
         need
     }

@@ -78,6 +78,8 @@ pub enum Fault {
         /// The name sent.
         name: Arc<str>,
     },
+    /// The rows of a prepared statement have another shape by now than a client was told.
+    StalePlan,
     /// The session has as many prepared statements as it may.
     TooManyNames,
     /// The sessions of the pool have as many different prepared statements as they may.
@@ -408,6 +410,9 @@ pub fn fault(fault: &Fault) -> Report {
         ),
         Fault::UndefinedStatement { name } => {
             Report::new(Severity::Error, "26000", format!("prepared statement \"{name}\" does not exist"))
+        }
+        Fault::StalePlan => {
+            Report::new(Severity::Error, "0A000", "cached plan must not change result type".to_owned())
         }
         Fault::TooManyNames => report(
             Severity::Error,

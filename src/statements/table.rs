@@ -13,7 +13,8 @@ use hashbrown::HashTable;
 use std::cmp::Reverse;
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use crate::wire::backend::message;
 use crate::wire::sql::lead::{deallocates, exits};
@@ -56,7 +57,16 @@ impl StatementId {
 
     /// Appends a Close of it.
     pub fn write_close(self, out: &mut BytesMut) {
-        message(out, b'C', |out| {
+        self.write_about(b'C', out);
+    }
+
+    /// Appends a Describe of it.
+    pub fn write_describe(self, out: &mut BytesMut) {
+        self.write_about(b'D', out);
+    }
+
+    fn write_about(self, kind: u8, out: &mut BytesMut) {
+        message(out, kind, |out| {
             out.put_u8(b'S');
             self.write_name(out);
         });
@@ -106,9 +116,34 @@ pub struct Statement {
     /// What follows the name in a Parse: text, NUL, parameter types.
     tail: Box<[u8]>,
     text: usize,
+    /// What a client was told of its rows.
+    shape: OnceLock<u64>,
+    stale: AtomicBool,
 }
 
 impl Statement {
+    /// The shape of its rows that the first Describe was told ([`crate::wire::backend::row_shape`]).
+    #[must_use]
+    pub fn shape(&self) -> Option<u64> {
+        self.shape.get().copied()
+    }
+
+    /// A Describe has been told this; the first one counts.
+    pub fn learn_shape(&self, shape: u64) {
+        let _ = self.shape.set(shape);
+    }
+
+    /// Whether its rows have another shape by now than somebody was told: nobody may use it.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.stale.load(Relaxed)
+    }
+
+    /// See [`Statement::is_stale`].
+    pub fn make_stale(&self) {
+        self.stale.store(true, Relaxed);
+    }
+
     /// Its text.
     #[must_use]
     pub fn text(&self) -> &[u8] {
@@ -231,6 +266,8 @@ impl Table {
             planner,
             tail: tail.into(),
             text,
+            shape: OnceLock::new(),
+            stale: AtomicBool::new(false),
         });
         self.bytes += tail.len();
         let hasher = &self.hasher;

@@ -5,6 +5,7 @@
 
 use super::walk::cstr;
 use bytes::{BufMut, Bytes, BytesMut};
+use std::hash::{BuildHasher, Hash, Hasher};
 
 /// The transaction status of ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,23 @@ impl TxStatus {
             TxStatus::Failed => b'E',
         }
     }
+}
+
+/// What a RowDescription (its body; empty for NoData) says of the rows, as a number: names, types and
+/// type modifiers, which is what PostgreSQL compares (`equalRowTypes` in tupdesc.c); not of which table
+/// a column is.
+#[must_use]
+pub fn row_shape(body: &[u8]) -> u64 {
+    /// Behind a column's name: table (4), column (2), **type (4), its size (2), modifier (4)**, format (2).
+    const FIELDS: usize = 18;
+    let mut hasher = foldhash::fast::FixedState::default().build_hasher();
+    let mut rest = body.get(2..).unwrap_or_default();
+    while let Some((name, fields)) = cstr(rest).filter(|(_, fields)| fields.len() >= FIELDS) {
+        name.hash(&mut hasher);
+        fields[6..16].hash(&mut hasher);
+        rest = &fields[FIELDS..];
+    }
+    hasher.finish()
 }
 
 /// Appends one message: type byte, length, and what `body` writes.

@@ -166,6 +166,7 @@ fn everything() -> Vec<Report> {
         Fault::OutcomeUnknown,
         Fault::CancelledInQueue,
         Fault::UndefinedStatement { name: name() },
+        Fault::StalePlan,
         Fault::TooManyNames,
         Fault::TooManyStatements,
         Fault::StateRefused { kind: "listen" },

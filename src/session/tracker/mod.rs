@@ -339,6 +339,13 @@ impl Tracker {
         }
     }
 
+    /// Bursar sends a Describe of a statement, for itself.
+    pub fn ask_shape(&mut self) {
+        self.unflushed = true;
+        let op = Op::new(OpKind::DescribeStatement);
+        self.ops.push_back(Op { injected: Some(Injected::InPlace), ..op });
+    }
+
     /// A server message has arrived. `body` is its first bytes, as many as [`wants`] asks for (or fewer where the message is shorter).
     /// Made-up replies whose turn has come are appended to `out`, to be sent after this message.
     ///
