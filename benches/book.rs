@@ -46,7 +46,14 @@ impl Rig {
 
     fn claim(&self, tenant: &str, request: Option<&str>) -> Claim {
         let tag = Tag { tenant: tenant.into(), request: request.map(Arc::from), ..Tag::default() };
-        Claim { session: SessionId(1), pool: self.pool, tag: Arc::new(tag), login: false }
+        Claim {
+            session: SessionId(1),
+            pool: self.pool,
+            tag: Arc::new(tag),
+            login: false,
+            fingerprint: 0,
+            statement: None,
+        }
     }
 
     fn checkout(&mut self, claim: &Claim) -> Checkout {

@@ -80,6 +80,8 @@ families! {
     ALL_LEASES_PEAK Gauge "bursar_all_leases_peak" [] "Most leases at once over all pools since start.";
     LEASE_TIMEOUTS Counter "bursar_lease_timeouts_total" ["pool"] "Waits that ended in ERROR 53300.";
     UNTAGGED Counter "bursar_untagged_leases_total" ["pool"] "Leases of sessions without a request tag.";
+    UNSAFE_DEFERRED Counter "bursar_unsafe_grants_deferred_total" ["pool"] "Waiters put off although a backend was free, because requests might have come to wait for one another.";
+    UNKNOWN_CLASSES Counter "bursar_unknown_classes_total" [] "Checkouts tagged with a class that is not configured: served as normal.";
     REJECTIONS Counter "bursar_rejections_total" ["pool", "sqlstate"] "Checkouts refused.";
     QUEUE_LENGTH Gauge "bursar_queue_length" ["pool"] "Checkouts waiting now.";
     QUEUE_OLDEST Gauge "bursar_queue_oldest_seconds" ["pool"] "Longest wait of those waiting now.";

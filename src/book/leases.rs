@@ -1,6 +1,7 @@
 //! The life of a lease: begun at a checkout or a grant, accounted when it comes back.
 
 use super::counters::{Dim, Told, nanos};
+use super::fair::{Entrance, units};
 use super::judge::Watch;
 use super::pool::Place;
 use super::queue::{Entry, Who};
@@ -23,10 +24,25 @@ pub(super) struct Lease {
     /// When its session asked; from then to `since` it waited.
     pub(super) asked: Instant,
     pub(super) since: Instant,
+    /// Charged to its tenant so far, in virtual time.
+    pub(super) charged: u64,
+    /// Counted among those known to be long.
+    pub(super) long: bool,
+    /// Up to when it is in its tenant's last minute.
+    pub(super) counted: Instant,
     /// Kept beyond its transaction (B17).
     pub(super) pinned: bool,
     /// What ticks have said about it; most leases are back before the first.
     pub(super) watch: Option<Box<Watch>>,
+}
+
+/// How a lease was asked for.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    at: Instant,
+    /// Not judged before, when it was promised a backend that was gone.
+    first: bool,
+    entrance: Entrance,
 }
 
 impl<B, W> Book<B, W> {
@@ -53,17 +69,21 @@ impl<B, W> Book<B, W> {
         // While a backend is idle nobody is in line who may have it: `serve` sees to that.
         if pool.census.at(Place::Idle) > 0
             && !pool.paused
-            && self.shares[who.share].room() > 0
             && !self.held_back(who.request)
+            && self.bar(claim.pool, who).is_none()
         {
             self.shift(claim.pool, Some(Place::Idle), Some(Place::Leased), now);
-            return Checkout::Idle(self.begin(claim, who, now, true, now, warnings));
+            let asked = Asked { at: now, first: true, entrance: Entrance::AtOnce };
+            let lease = self.begin(claim, who, asked, now, warnings);
+            self.look_again(now, actions);
+            return Checkout::Idle(lease);
         }
         if let Some(refusal) = self.queue_full(claim, who, now) {
             return Checkout::Refused(refusal);
         }
         let id = self.enqueue(claim, who, Entry::Back, now, waiter);
         self.serve(claim.pool, now, actions);
+        self.look_again(now, actions);
         Checkout::Queued(id)
     }
 
@@ -86,6 +106,7 @@ impl<B, W> Book<B, W> {
             self.shift(claim.pool, Some(Place::Idle), None, now);
             self.serve(claim.pool, now, actions);
             self.feed(now, actions);
+            self.look_again(now, actions);
             return Checkout::Idle(lease);
         }
         let (who, asked) = match self.leases.remove(&lease) {
@@ -102,6 +123,7 @@ impl<B, W> Book<B, W> {
         let id = self.enqueue(claim, who, Entry::Front(asked), now, waiter);
         self.serve(claim.pool, now, actions);
         self.feed(now, actions);
+        self.look_again(now, actions);
         Checkout::Queued(id)
     }
 
@@ -139,6 +161,7 @@ impl<B, W> Book<B, W> {
         if !self.hungry.is_empty() {
             self.feed(now, actions);
         }
+        self.look_again(now, actions);
         idle
     }
 
@@ -156,7 +179,7 @@ impl<B, W> Book<B, W> {
         let tenant = &claim.tag.tenant;
         let (share, _) = self.shares.find_or_insert(claim.pool.0, tenant, || {
             let size = pools[claim.pool.0 as usize].rules.size;
-            super::queue::Share::new(claim.pool, limits.tenant(tenant), size)
+            super::share::Share::new(claim.pool, tenant, limits, size, now)
         });
         let request = claim.tag.request.as_ref().filter(|_| !claim.login).map(|id| {
             let (at, fresh) =
@@ -167,7 +190,14 @@ impl<B, W> Book<B, W> {
             self.requests[at].budgets = budgets;
             at
         });
-        Who { share, request, budgets }
+        let class = self.classes.of_claim(claim);
+        let pool = &mut self.pools[claim.pool.0 as usize];
+        if pool.parts.see(class) {
+            pool.parts.rules(&self.classes, pool.rules.size);
+        }
+        let mut guess = self.predictor.guess(share, claim.fingerprint, claim.tag.route.as_deref());
+        guess.long &= pool.minds_long();
+        Who { share, request, budgets, class, guess }
     }
 
     /// The number of the budgets that hold for work with these tags in a pool.
@@ -209,12 +239,14 @@ impl<B, W> Book<B, W> {
         &mut self,
         id: WaiterId,
         backend: Option<B>,
+        entrance: Entrance,
         now: Instant,
         actions: &mut Vec<Action<B, W>>,
     ) {
-        let Some(waiter) = self.detach(id) else { return };
+        let Some(waiter) = self.detach(id, true) else { return };
         let mut warnings = Vec::new();
-        let lease = self.begin(&waiter.claim, waiter.who, waiter.since, !waiter.again, now, &mut warnings);
+        let asked = Asked { at: waiter.since, first: !waiter.again, entrance };
+        let lease = self.begin(&waiter.claim, waiter.who, asked, now, &mut warnings);
         let pool = waiter.claim.pool;
         if actions.capacity() == 0 {
             // Most often it stays the only one, and one is much smaller than what a list begins with.
@@ -223,17 +255,16 @@ impl<B, W> Book<B, W> {
         actions.push(Action::Grant { waiter: waiter.handle, lease, pool, backend, warnings });
     }
 
-    /// Writes a lease into every ledger. Not `first`: it was judged when it was promised before.
+    /// Writes a lease into every ledger.
     fn begin(
         &mut self,
         claim: &Claim,
         who: Who,
-        asked: Instant,
-        first: bool,
+        asked: Asked,
         now: Instant,
         warnings: &mut Vec<Warning>,
     ) -> LeaseId {
-        let waited = now.saturating_duration_since(asked);
+        let waited = now.saturating_duration_since(asked.at);
         let leased = self.census.at(Place::Leased) as u64;
         self.leases_peak = self.leases_peak.max(leased);
         let pool = &mut self.pools[claim.pool.0 as usize];
@@ -245,22 +276,29 @@ impl<B, W> Book<B, W> {
         sofar.wait.add(waited);
         sofar.untagged += u64::from(untagged(claim.login, &claim.tag));
         let max_wait = pool.rules.max_wait;
+        pool.parts.take(who.class);
+        pool.long_in_use += u32::from(who.guess.long);
 
         let share = &mut self.shares[who.share];
+        pool.unmet_mins -= u32::from(share.promised && share.leased < share.min);
         share.leased += 1;
         share.leases_total += 1;
         share.waited += waited;
         if let Some(request) = who.request {
             self.requests[request].granted(waited);
         }
-        if first {
+        if asked.first {
             self.tally.count(Dim::B9, Told::within(nanos(waited), nanos(max_wait)));
             self.judge_tenant(who, warnings);
             if let Some(request) = who.request {
                 self.judge_request(request, warnings);
             }
         }
+        let charged = self.charge(claim.pool, who, asked.entrance);
         self.refresh(who.share);
+        if let Some(request) = who.request {
+            self.restake(request, who.share, true);
+        }
 
         let id = LeaseId(self.next_lease);
         self.next_lease += 1;
@@ -268,12 +306,23 @@ impl<B, W> Book<B, W> {
         let tag = claim.tag.clone();
         if let Some(by) = super::overrun::first_look(&self.limits.budgets(who.budgets).statement, &tag.own())
         {
-            self.wake(super::limits::later(asked, by));
+            self.wake(super::limits::later(asked.at, by));
         }
-        self.leases.insert(
-            id,
-            Lease { session, pool, tag, login, who, asked, since: now, pinned: false, watch: None },
-        );
+        let lease = Lease {
+            session,
+            pool,
+            tag,
+            login,
+            who,
+            asked: asked.at,
+            since: now,
+            charged,
+            long: who.guess.long,
+            counted: now,
+            pinned: false,
+            watch: None,
+        };
+        self.leases.insert(id, lease);
         self.wake_to_watch(now);
         id
     }
@@ -301,13 +350,28 @@ impl<B, W> Book<B, W> {
         sofar.waited -= waited;
         sofar.wait.remove(waited);
         let share = &mut self.shares[old.who.share];
-        share.leased -= 1;
         share.leases_total -= 1;
         share.waited -= waited;
-        self.refresh(old.who.share);
-        self.shares.settle(old.who.share);
         if let Some(request) = old.who.request {
             self.requests[request].ungranted(waited);
+        }
+        self.give_back(old, 0);
+    }
+
+    /// What a lease took of its tenant, class and request, back; `due` is what it cost.
+    fn give_back(&mut self, old: &Lease, due: u64) {
+        let who = old.who;
+        let pool = &mut self.pools[old.pool.0 as usize];
+        pool.parts.give(who.class);
+        pool.long_in_use -= u32::from(old.long);
+        let share = &mut self.shares[who.share];
+        share.leased -= 1;
+        pool.unmet_mins += u32::from(share.promised && share.leased < share.min);
+        self.correct(who, old.charged, due);
+        self.refresh(who.share);
+        self.shares.settle(who.share);
+        if let Some(request) = who.request {
+            self.restake(request, who.share, false);
             self.requests.settle(request);
         }
     }
@@ -322,15 +386,15 @@ impl<B, W> Book<B, W> {
         pool.pinned -= u32::from(old.pinned);
         let share = &mut self.shares[old.who.share];
         share.pinned -= u32::from(old.pinned);
-        share.leased -= 1;
         share.held += held;
         share.active += usage.active;
-        self.refresh(old.who.share);
-        self.shares.settle(old.who.share);
+        share.minute.add(now.saturating_duration_since(old.counted), now);
+        let due = units(held, share.weight);
         if let Some(request) = old.who.request {
             self.requests[request].returned(held, usage, now);
-            self.requests.settle(request);
         }
+        self.predictor.learn(old.who.guess.key, held);
+        self.give_back(old, due);
         for dim in [Dim::B10, Dim::B11, Dim::B12, Dim::B13] {
             if !old.watch.as_ref().is_some_and(|watch| watch.was_told(dim)) {
                 self.tally.count(dim, Told::Ok);

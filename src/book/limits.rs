@@ -80,6 +80,18 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// Whether the configuration names this tenant.
+    pub(super) fn promises(&self, tenant: &str) -> bool {
+        self.tenants.contains_key(tenant)
+    }
+
+    /// Σ minimums of the tenants it names (B5).
+    pub(super) fn promised(&self) -> u32 {
+        self.tenants.values().fold(0, |sum, rule| rule.min.saturating_add(sum))
+    }
+}
+
 /// B4 in leases: at least one, or the tenant could do nothing at all.
 pub(super) fn cap(rule: &TenantRule, size: usize) -> u32 {
     part(rule.max, size)

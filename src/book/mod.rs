@@ -18,7 +18,8 @@
 //! * leased + idle + dialling + leaving is at most a pool's size (and overflow, while clients wait),
 //!   and at most `server.max_backends` over all pools;
 //! * nobody waits while a backend is idle that they may have;
-//! * tenants of a pool are served in turn, a tenant's waiters in order of arrival;
+//! * tenants of a pool are served by what they have had (`fair.rs`), a tenant's waiters in order of
+//!   arrival, and nobody who could make requests wait for one another (`finish.rs`);
 //! * every waiter ends exactly once: granted, refused, or cancelled.
 //!
 //! **What the caller owes.** Carry out actions in order. A backend has to be found in the idle store
@@ -27,8 +28,12 @@
 //! backend once: by `checkin`, `dialled`, `idle_closed`, `idle_vanished` or `evicted`, after it is
 //! closed if it is. Wake a timer at [`Book::due`].
 
+mod banker;
+mod class;
 mod counters;
 mod db_time;
+mod fair;
+mod finish;
 mod judge;
 mod leaks;
 mod leases;
@@ -37,9 +42,11 @@ mod overrun;
 mod overstay;
 mod pins;
 mod pool;
+mod predict;
 mod queue;
 mod requests;
 mod roll;
+mod share;
 mod show;
 mod slots;
 mod types;
@@ -84,12 +91,16 @@ pub struct Book<B, W> {
     census: pool::Census,
     /// Pools that want a backend and could not have one yet, in turn.
     hungry: VecDeque<PoolId>,
+    /// Pools where somebody is barred from a backend that is free.
+    stalled: Vec<PoolId>,
     jitter: slots::Jitter,
     paused_all: bool,
     paused: BTreeSet<Box<str>>,
 
     /// Tenants by pool.
-    shares: roll::Roll<queue::Share>,
+    shares: roll::Roll<share::Share>,
+    classes: class::Classes,
+    predictor: predict::Predictor,
     requests: roll::Roll<requests::Request>,
     /// Requests with waiters held back.
     crowded: BTreeSet<u32>,
@@ -132,10 +143,13 @@ impl<B, W> Book<B, W> {
             by_name: Named::new(),
             census: pool::Census::default(),
             hungry: VecDeque::new(),
+            stalled: Vec::new(),
             jitter: slots::Jitter::new(),
             paused_all: false,
             paused: BTreeSet::new(),
             shares: roll::Roll::new(limits::REMEMBERED),
+            classes: class::Classes::of(config),
+            predictor: predict::Predictor::new(),
             requests: roll::Roll::new(limits::REMEMBERED),
             crowded: BTreeSet::new(),
             sessions: Named::new(),
@@ -180,8 +194,10 @@ impl<B, W> Book<B, W> {
         let mut pool = pool::Pool::new(database.clone(), user.clone(), rules.clone(), now);
         pool.paused = self.paused_all || self.paused.contains(&*database);
         self.pools.push(pool);
+        self.apportion(id);
         self.by_name.entry(database).or_default().insert(user, id);
         self.serve(id, now, actions);
+        self.look_again(now, actions);
         id
     }
 
@@ -191,18 +207,25 @@ impl<B, W> Book<B, W> {
     pub fn reconfigure(&mut self, config: &Config, now: Instant, actions: &mut Vec<Action<B, W>>) {
         self.limits = limits::Limits::of(config);
         self.renumber();
+        self.classes.take_over(config);
         self.set_pace();
-        for pool in &mut self.pools {
+        for at in 0..self.pools.len() {
+            let pool = &mut self.pools[at];
             if let Some(rules) = config.pool_rules(&pool.database, &pool.user) {
                 pool.rules = rules;
             }
+            self.apportion(PoolId(at as u32));
         }
         for (at, tenant) in self.shares.names() {
             let share = &mut self.shares[at];
-            let size = self.pools[share.pool.0 as usize].rules.size;
-            share.rule(self.limits.tenant(&tenant), size);
+            let pool = &mut self.pools[share.pool.0 as usize];
+            share.rule(&tenant, &self.limits, pool.rules.size);
+            if share.promised {
+                pool.unmet_mins -= share.leased.min(share.min);
+            }
             self.refresh(at);
         }
+        self.restake_all();
         for request in self.crowded.clone() {
             self.promote(Some(request));
         }
@@ -221,6 +244,17 @@ impl<B, W> Book<B, W> {
 
     fn is_armed(&self, timed: &Timed, now: Instant) -> bool {
         timed.force || self.armed.is_none_or(|from| from <= now)
+    }
+
+    /// What a pool of this size keeps for classes, for short work, and for tenants by name; as if nobody
+    /// held anything.
+    fn apportion(&mut self, id: PoolId) {
+        let pool = &mut self.pools[id.0 as usize];
+        let size = pool.rules.size.min(self.limits.max_backends);
+        pool.parts.rules(&self.classes, pool.rules.size);
+        pool.express = pool.rules.express.of(size) as u32;
+        pool.mins = self.limits.promised();
+        pool.unmet_mins = pool.mins;
     }
 
     /// B18: a client session of this tenant begins, perhaps with a warning. `Err` only in mode enforce;
@@ -307,6 +341,7 @@ impl<B, W> Book<B, W> {
             }
         }
         self.feed(now, actions);
+        self.look_again(now, actions);
     }
 
     /// The end: waiters are refused, no more leases, and what comes back is closed.
@@ -315,7 +350,7 @@ impl<B, W> Book<B, W> {
         let mut waiters: Vec<WaiterId> = self.waiters.keys().copied().collect();
         waiters.sort_unstable();
         for id in waiters {
-            let Some(waiter) = self.detach(id) else { continue };
+            let Some(waiter) = self.detach(id, false) else { continue };
             self.count_refusal(waiter.claim.pool, waiter.who, &Refusal::Closing);
             actions.push(Action::Refuse { waiter: waiter.handle, refusal: Refusal::Closing });
         }

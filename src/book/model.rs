@@ -50,8 +50,6 @@ fn op() -> impl Strategy<Value = Op> {
 struct Waits {
     id: WaiterId,
     claim: Claim,
-    /// Requeued in front: outside the turns.
-    front: bool,
 }
 
 #[derive(Debug)]
@@ -69,15 +67,6 @@ struct Ledger {
     queued: u64,
 }
 
-/// A tenant that waits for its turn.
-#[derive(Debug, Default)]
-struct PassedOver {
-    /// Its waiters able to be served all the time.
-    waiters: HashSet<u32>,
-    /// How often others were served meanwhile.
-    for_others: BTreeMap<Arc<str>, u32>,
-}
-
 struct World {
     book: Book<u32, u32>,
     setup: Setup,
@@ -93,9 +82,6 @@ struct World {
     live: HashSet<u32>,
     ledger: Ledger,
     leases_by_pool: Vec<u64>,
-    /// Tenants of pools with a waiter that has been able to be served all the time since the tenant
-    /// was served last.
-    passed_over: BTreeMap<(PoolId, Arc<str>), PassedOver>,
     failing: bool,
     steps: u64,
 }
@@ -135,7 +121,6 @@ impl World {
             next_backend: 0,
             live: HashSet::new(),
             ledger: Ledger::default(),
-            passed_over: BTreeMap::new(),
             failing: false,
             steps: 0,
         };
@@ -150,7 +135,6 @@ impl World {
                     let waits = self.waiting.remove(&waiter).expect("a waiter ends once");
                     assert_eq!(waits.claim.pool, pool);
                     self.ledger.granted += 1;
-                    self.took_turn(&waits);
                     self.hold(lease, waits.claim, backend);
                 }
                 Action::Refuse { waiter, .. } => {
@@ -182,21 +166,6 @@ impl World {
         assert!(self.held.insert(lease, Holds { claim, backend }).is_none());
     }
 
-    /// Fairness: nobody able to be served sees another tenant served twice before it.
-    fn took_turn(&mut self, waits: &Waits) {
-        let tenant = waits.claim.tag.tenant.clone();
-        let pool = waits.claim.pool;
-        self.passed_over.remove(&(pool, tenant.clone()));
-        if waits.front {
-            return;
-        }
-        for ((_, other), mine) in self.passed_over.iter_mut().filter(|((of, _), _)| *of == pool) {
-            let times = mine.for_others.entry(tenant.clone()).or_default();
-            *times += 1;
-            assert!(*times <= 1, "{tenant} was served twice while {other} waited");
-        }
-    }
-
     fn held_by_request(&self, request: &Arc<str>) -> usize {
         let of = |holds: &&Holds| !holds.claim.login && holds.claim.tag.request.as_ref() == Some(request);
         self.held.values().filter(of).count()
@@ -226,7 +195,65 @@ impl World {
             assert!(self.held_by_request(request) + lined_up >= k, "held back without need");
         }
         let over = request.is_some_and(|request| self.held_by_request(request) >= k);
-        !capped && !paused && !over && row.reason != "request_cap"
+        if capped || paused || over || row.reason == "request_cap" {
+            return false;
+        }
+        let safe = self.is_safe(claim, rows);
+        assert!(row.reason != "unsafe" || !safe, "{row:?}");
+        assert!(row.reason != "express" && row.reason != "reserve" && row.reason != "class_cap");
+        safe
+    }
+
+    /// The banker's test, by trying: can all who hold something and may need more finish one after
+    /// another once this claim is granted, in its pool and within its tenant's cap?
+    fn is_safe(&self, claim: &Claim, rows: &View) -> bool {
+        let Some(own) = claim.tag.request.as_ref().filter(|_| !claim.login) else { return true };
+        let need = |request: &Arc<str>, more: usize| {
+            (self.setup.k as usize).saturating_sub(self.held_by_request(request) + more)
+        };
+        if need(own, 1) == 0 {
+            return true;
+        }
+        let finishes = |capacity: usize, within: &dyn Fn(&Claim) -> bool, more: usize| {
+            // By request and tenant, as different tenants' leases are told apart.
+            let mut stakes: BTreeMap<(&Arc<str>, &Arc<str>), usize> = BTreeMap::new();
+            let held = self.held.values().map(|held| &held.claim);
+            for claim in held.chain(std::iter::repeat_n(claim, more)).filter(|c| within(c) && !c.login) {
+                let Some(request) = &claim.tag.request else { continue };
+                *stakes.entry((request, &claim.tag.tenant)).or_default() += 1;
+            }
+            let mut left: Vec<(usize, usize)> = stakes
+                .into_iter()
+                .map(|((id, _), held)| (need(id, if id == own { more } else { 0 }), held))
+                .filter(|&(need, _)| need > 0)
+                .collect();
+            let taken: usize = left.iter().map(|(_, held)| held).sum();
+            let mut free = capacity as i64 - taken as i64;
+            while left.len() > 1 {
+                let Some(at) = left.iter().position(|&(need, _)| need as i64 <= free) else { return false };
+                free += left.swap_remove(at).1 as i64;
+            }
+            true
+        };
+        let pool = &rows.pools[claim.pool.0 as usize];
+        let elsewhere = |at: fn(&super::view::PoolView) -> usize| {
+            rows.pools.iter().filter(|other| other.id != pool.id).map(at).sum::<usize>()
+        };
+        let taken =
+            pool.leased + pool.idle + pool.dialling + elsewhere(|other| other.leased + other.dialling);
+        let server = self.setup.max_backends.saturating_sub(taken);
+        let limit = self.setup.rules.size + self.setup.rules.overflow;
+        let own_room = limit.saturating_sub(pool.leased + pool.idle + pool.dialling);
+        let spare = (pool.idle + pool.dialling + own_room.min(server)).max(1);
+        let holds = self.held_by_request(own) > 0;
+        let (in_pool, of_tenant) = (
+            |other: &Claim| other.pool == claim.pool,
+            |other: &Claim| other.pool == claim.pool && other.tag.tenant == claim.tag.tenant,
+        );
+        let ok = |capacity, within: &dyn Fn(&Claim) -> bool| {
+            finishes(capacity, within, 1) || (holds && !finishes(capacity, within, 0))
+        };
+        ok(pool.leased + spare, &in_pool) && ok(self.setup.cap as usize, &of_tenant)
     }
 
     fn is_login(&self, session: SessionId) -> bool {
@@ -283,16 +310,13 @@ impl World {
         }
     }
 
-    fn check_conservation(&mut self, view: &View) {
-        let mut able: BTreeMap<(PoolId, Arc<str>), HashSet<u32>> = BTreeMap::new();
-        for (&token, waits) in &self.waiting {
+    fn check_conservation(&self, view: &View) {
+        for waits in self.waiting.values() {
             if !self.able(waits, view) {
                 continue;
             }
             let pool = &view.pools[waits.claim.pool.0 as usize];
             assert_eq!(pool.idle, 0, "waits beside an idle backend: {waits:?}");
-            let tenant = waits.claim.tag.tenant.clone();
-            able.entry((waits.claim.pool, tenant)).or_default().insert(token);
             let slots = pool.leased + pool.dialling + pool.leaving;
             let total: usize = view.pools.iter().map(|p| p.leased + p.idle + p.dialling + p.leaving).sum();
             let may_open = slots < self.setup.rules.size + self.setup.rules.overflow
@@ -307,13 +331,6 @@ impl World {
                 let coming = !self.dials.is_empty() || !self.evictions.is_empty();
                 assert!(full || coming, "waits beside an idle backend of another pool");
             }
-        }
-        for (key, mine) in &mut self.passed_over {
-            mine.waiters.retain(|token| able.get(key).is_some_and(|now| now.contains(token)));
-        }
-        self.passed_over.retain(|_, mine| !mine.waiters.is_empty());
-        for (key, waiters) in able {
-            self.passed_over.entry(key).or_insert(PassedOver { waiters, ..PassedOver::default() });
         }
     }
 
@@ -330,7 +347,7 @@ impl World {
             Checkout::Idle(lease) => self.hold(lease, claim, None),
             Checkout::Queued(id) => {
                 self.ledger.queued += 1;
-                self.waiting.insert(token, Waits { id, claim, front: false });
+                self.waiting.insert(token, Waits { id, claim });
             }
             Checkout::Refused(_) => {}
         }
@@ -355,7 +372,7 @@ impl World {
             }
             Checkout::Queued(id) => {
                 self.ledger.queued += 1;
-                self.waiting.insert(token, Waits { id, claim, front: true });
+                self.waiting.insert(token, Waits { id, claim });
             }
             Checkout::Refused(_) => {}
         }
@@ -379,7 +396,14 @@ impl World {
             Op::Checkout { session, pool, tenant, request, login } => {
                 let pool = self.pools[pool as usize % POOLS];
                 let session = SessionId(session.into());
-                self.checkout(Claim { session, pool, tag: tag(tenant, request), login });
+                self.checkout(Claim {
+                    session,
+                    pool,
+                    tag: tag(tenant, request),
+                    login,
+                    fingerprint: 0,
+                    statement: None,
+                });
             }
             Op::Checkin { pick: at, gone, hint } => {
                 let leases: Vec<LeaseId> = self.held.keys().copied().collect();

@@ -69,6 +69,7 @@ impl<B, W> Book<B, W> {
         self.expire(now, actions);
         self.refuse_nested(now, actions);
         self.feed(now, actions);
+        self.look_again(now, actions);
         self.requests.forget(32, |request| request.forgotten(now));
 
         if let Some(&(deadline, _)) = self.deadlines.first() {
@@ -160,6 +161,7 @@ impl<B, W> Book<B, W> {
             let waiting = self.pools[pool.0 as usize].waiting;
             let sight = Sight { id, session, pool, activity, now, waiting };
             self.note(&sight);
+            self.charge_held(id, now);
             if activity.state != Doing::Cleaning {
                 self.watch_one(&sight, actions);
             }

@@ -85,11 +85,26 @@ pub(super) struct Pool {
     pub(super) awaited: usize,
     /// Waiters that lost the backend they were promised: before all others.
     pub(super) first: BTreeMap<i64, WaiterId>,
-    /// Tenants that may have the next backend, by turn.
-    pub(super) ring: BTreeMap<i64, u32>,
-    /// Waiters of both that could be served with no end of backends.
+    /// Waiters of requests that hold something, the oldest request first: before all tenants.
+    pub(super) finish: BTreeMap<(Instant, i64), WaiterId>,
+    /// Classes, each with its tenants that may have the next backend.
+    pub(super) parts: super::class::Parts,
+    /// Backends that came to be a tenant's by its turn.
+    pub(super) turns: u64,
+    /// Waiters of all lines that their tenants' caps allow.
     pub(super) demand: usize,
+    /// Slots that work known to be long never gets.
+    pub(super) express: u32,
+    /// Leases known to be long: by prediction, or because they are by now.
+    pub(super) long_in_use: u32,
+    /// Σ minimums of tenants named in the configuration, and of these, what nobody uses.
+    pub(super) mins: u32,
+    pub(super) unmet_mins: u32,
+    /// Requests that hold leases here and may need more.
+    pub(super) banker: super::banker::Banker,
     pub(super) waiting: usize,
+    /// In the book's list of pools where somebody is barred from a backend that is free.
+    pub(super) stalled: bool,
     /// In the book's list of pools that want a backend and could not have one yet.
     pub(super) hungry: bool,
     pub(super) dials: Dials,
@@ -113,6 +128,8 @@ pub(super) struct SoFar {
     pub(super) waited: Duration,
     pub(super) timeouts: u64,
     pub(super) untagged: u64,
+    /// Waiters the banker passed over, each once.
+    pub(super) deferred: u64,
     pub(super) wait: Histogram,
     pub(super) hold: Histogram,
     pub(super) rejections: BTreeMap<&'static str, u64>,
@@ -129,9 +146,17 @@ impl Pool {
             leaving_for: Vec::new(),
             awaited: 0,
             first: BTreeMap::new(),
-            ring: BTreeMap::new(),
+            finish: BTreeMap::new(),
+            parts: super::class::Parts::default(),
+            turns: 0,
             demand: 0,
+            express: 0,
+            long_in_use: 0,
+            mins: 0,
+            unmet_mins: 0,
+            banker: super::banker::Banker::default(),
             waiting: 0,
+            stalled: false,
             hungry: false,
             dials: Dials::default(),
             empty_since: Some(now),
@@ -147,6 +172,7 @@ impl Pool {
                 waited: Duration::ZERO,
                 timeouts: 0,
                 untagged: 0,
+                deferred: 0,
                 wait: Histogram::wait(),
                 hold: Histogram::hold(),
                 rejections: BTreeMap::new(),
@@ -159,20 +185,13 @@ impl Pool {
         self.rules.size + self.rules.overflow
     }
 
-    /// Whether a backend that turned up now would have a taker.
-    pub(super) fn has_takers(&self) -> bool {
-        self.demand > 0 && !self.paused
-    }
-
-    /// Whether waiters want one more backend than is being opened, and the pool's size allows it.
+    /// Whether its size allows one more backend than is being opened for the waiters it may have.
     pub(super) fn wants_for_waiters(&self) -> bool {
-        self.has_takers()
-            && self.demand > self.census.at(Place::Dialling)
-            && self.census.total() < self.limit()
+        !self.paused && self.demand > self.census.at(Place::Dialling) && self.census.total() < self.limit()
     }
 
-    /// Whether they want one more than is being opened or made room for. Room made is not kept for
-    /// whom it was made: a slot that is free sooner serves as well.
+    /// The same, with what is made room for. Room made is not kept for whom it was made: a slot that
+    /// is free sooner serves as well.
     pub(super) fn wants_room(&self) -> bool {
         self.wants_for_waiters()
             && self.demand > self.census.at(Place::Dialling) + self.awaited

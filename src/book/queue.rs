@@ -1,95 +1,26 @@
-//! Who is next: the waiters of a pool, tenants in turn, each tenant's in order of arrival.
+//! Waiters: how they enter a pool's lines, and how they leave them.
 //!
 //! ```text
 //!            checkout                         turn comes, backend there
 //!   ────────────┬──────────► Tenant ────────────────────────────────► granted
-//!               │             │    ▲                  (any line) ───► refused | cancelled
-//!    request    │     at cap  │    │ a lease of
-//!    at its cap │     by now  ▼    │ the request came back
+//!               │             │  ▲ its request holds one  ▲
+//!    request    │     at cap  │  └─────────► Finish ──────┤ (any line) ───► refused | cancelled
+//!    at its cap │     by now  ▼
 //!               └──────────► Request (B1)
 //! ```
 //!
-//! A tenant stands in its pool's ring exactly while it has waiters lined up and is below its cap
-//! (B4), so the next waiter is found without looking at tenants that may not have one. Whoever lost
-//! the backend it was promised stands before the ring, in line `First`, and costs no tenant a turn.
+//! Who is next among tenants is said in `fair.rs`, who goes before them in `finish.rs`. Whoever lost
+//! the backend it was promised stands before all, in line `First`.
 
+use super::class::ClassId;
 use super::counters::{Dim, Told};
-use super::limits::{cap, later};
-use super::roll::Busy;
+use super::fair::{Bar, Kind};
+use super::limits::later;
+use super::predict::Guess;
 use super::{Action, Book, Claim, PoolId, Refusal, Standing, WaiterId};
-use crate::config::{Mode, TenantRule};
-use std::collections::BTreeMap;
+use crate::config::Mode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// One tenant in one pool.
-#[derive(Debug)]
-pub(super) struct Share {
-    pub(super) pool: PoolId,
-    pub(super) cap: u32,
-    queue: u32,
-    pub(super) mode: Mode,
-    pub(super) leased: u32,
-    /// B17
-    pub(super) max_pins: u32,
-    /// Of those leased, kept beyond their transaction.
-    pub(super) pinned: u32,
-    /// Waiters, those held back included.
-    pub(super) waiting: u32,
-    /// Waiters lined up, by order of arrival.
-    ready: BTreeMap<i64, WaiterId>,
-    /// Its place in the pool's ring.
-    turn: Option<i64>,
-    /// How many of `ready` its cap allows; counted into the pool's.
-    demand: usize,
-    pub(super) leases_total: u64,
-    pub(super) held: Duration,
-    pub(super) active: Duration,
-    pub(super) waited: Duration,
-    pub(super) rejections: u64,
-}
-
-impl Busy for Share {
-    fn busy(&self) -> bool {
-        self.leased > 0 || self.waiting > 0
-    }
-}
-
-impl Share {
-    pub(super) fn new(pool: PoolId, rule: &TenantRule, size: usize) -> Self {
-        Share {
-            pool,
-            cap: cap(rule, size),
-            queue: rule.queue,
-            mode: rule.mode,
-            leased: 0,
-            max_pins: rule.max_pins,
-            pinned: 0,
-            waiting: 0,
-            ready: BTreeMap::new(),
-            turn: None,
-            demand: 0,
-            leases_total: 0,
-            held: Duration::ZERO,
-            active: Duration::ZERO,
-            waited: Duration::ZERO,
-            rejections: 0,
-        }
-    }
-
-    pub(super) fn rule(&mut self, rule: &TenantRule, size: usize) {
-        (self.cap, self.queue, self.mode) = (cap(rule, size), rule.queue, rule.mode);
-        self.max_pins = rule.max_pins;
-    }
-
-    /// Leases B4 still allows.
-    pub(super) fn room(&self) -> u32 {
-        match self.mode {
-            Mode::Enforce => self.cap.saturating_sub(self.leased),
-            Mode::Observe | Mode::Warn => u32::MAX,
-        }
-    }
-}
 
 /// Where a claim is accounted: looked up once, by name, at checkout.
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +30,8 @@ pub(super) struct Who {
     pub(super) request: Option<u32>,
     /// The number of its budgets ([`super::limits::Limits::budgets`]).
     pub(super) budgets: u32,
+    pub(super) class: ClassId,
+    pub(super) guess: Guess,
 }
 
 #[derive(Debug)]
@@ -111,15 +44,25 @@ pub(super) struct Waiter<W> {
     /// Its place among others of its line, whichever that is.
     pub(super) order: i64,
     pub(super) line: Line,
+    /// Its lane among its tenant's.
+    pub(super) kind: Kind,
     /// Had a lease already, on a backend that turned out to be gone.
     pub(super) again: bool,
+    /// And has not had to step back since.
+    pub(super) before_all: bool,
+    /// Counted as put off by the banker.
+    pub(super) deferred: bool,
 }
 
 /// Where a waiter stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Line {
-    /// Before all tenants of its pool.
+    /// In none, for a moment.
+    None,
+    /// Before all others of its pool.
     First,
+    /// Before all tenants of its pool, by the birth of its request.
+    Finish(Instant),
     /// Among its tenant's waiters.
     Tenant,
     /// Among its request's waiters, held back by B1.
@@ -183,17 +126,29 @@ impl<B, W> Book<B, W> {
 
         let pool = &mut self.pools[claim.pool.0 as usize];
         pool.waiting += 1;
+        let of_class = self.classes.get(who.class).rule.max_wait;
+        let own = of_class.or(self.limits.budgets(who.budgets).max_wait);
+        let most = own.unwrap_or(pool.rules.max_wait);
         let asked = claim.tag.deadline_ms.map_or(Duration::MAX, |ms| Duration::from_millis(ms.into()));
-        let max_wait = self.limits.budgets(who.budgets).max_wait.unwrap_or(pool.rules.max_wait);
-        let deadline = later(since, max_wait.min(asked));
+        let deadline = later(since, most.min(asked));
         self.deadlines.insert((deadline, id));
         self.wake(deadline);
 
         let again = entry != Entry::Back;
         let held_back = !again && self.held_back(who.request);
-        let line = if held_back { Line::Request } else { Line::Tenant };
-        let waiter =
-            Waiter { handle: handle(id), claim: claim.clone(), who, since, deadline, order, line, again };
+        let waiter = Waiter {
+            handle: handle(id),
+            claim: claim.clone(),
+            who,
+            since,
+            deadline,
+            order,
+            line: Line::None,
+            kind: Kind::of(who.guess.long, false),
+            again,
+            before_all: again,
+            deferred: false,
+        };
         self.waiters.insert(id, waiter);
         let share = &mut self.shares[who.share];
         share.waiting += 1;
@@ -209,13 +164,13 @@ impl<B, W> Book<B, W> {
                 self.wake(now + super::limits::STUCK);
             }
             None => {
-                self.line_up(id, order);
+                self.line_up(id);
             }
         }
         id
     }
 
-    fn hold_back(&mut self, request: u32, id: WaiterId, order: i64) {
+    pub(super) fn hold_back(&mut self, request: u32, id: WaiterId, order: i64) {
         self.tally.count(Dim::B1, Told::Queue);
         self.requests[request].back.insert(order, id);
         self.crowded.insert(request);
@@ -229,112 +184,78 @@ impl<B, W> Book<B, W> {
     }
 
     /// Puts a waiter into the line from which it will be served; says in which pool.
-    pub(super) fn line_up(&mut self, id: WaiterId, order: i64) -> Option<PoolId> {
+    pub(super) fn line_up(&mut self, id: WaiterId) -> Option<PoolId> {
         let waiter = self.waiters.get_mut(&id)?;
-        let (share, pool) = (waiter.who.share, waiter.claim.pool);
-        if waiter.again {
+        let (pool, order, request) = (waiter.claim.pool, waiter.order, waiter.who.request);
+        if waiter.before_all {
             waiter.line = Line::First;
             let pool = &mut self.pools[pool.0 as usize];
             pool.first.insert(order, id);
             pool.demand += 1;
-        } else {
-            waiter.line = Line::Tenant;
-            self.shares[share].ready.insert(order, id);
-            self.refresh(share);
+            return Some(waiter.claim.pool);
+        }
+        self.stand_among_tenants(id);
+        if let Some(request) = request {
+            self.requests[request].lined.insert(order, id);
+            self.rank(request);
         }
         Some(pool)
     }
 
-    fn leave_ring(&mut self, share: u32) {
-        let share = &mut self.shares[share];
-        if let Some(turn) = share.turn.take() {
-            self.pools[share.pool.0 as usize].ring.remove(&turn);
+    /// Puts a waiter that is in no line into its tenant's.
+    pub(super) fn stand_among_tenants(&mut self, id: WaiterId) {
+        let Some(who) = self.waiters.get(&id).map(|waiter| waiter.who) else { return };
+        let kind = Kind::of(who.guess.long, self.nests(who));
+        let Some(waiter) = self.waiters.get_mut(&id) else { return };
+        (waiter.line, waiter.kind) = (Line::Tenant, kind);
+        self.shares[who.share].lane(who.class, kind).ready.insert(waiter.order, id);
+        self.refresh(who.share);
+    }
+
+    /// Takes a waiter out of the line of its pool, not out of its request's. Whoever calls sees to
+    /// what its tenant's lanes come to ([`Book::refresh`]), if `false`.
+    pub(super) fn unline(&mut self, id: WaiterId, refresh: bool) {
+        let Some(waiter) = self.waiters.get_mut(&id) else { return };
+        let (who, order, kind) = (waiter.who, waiter.order, waiter.kind);
+        let pool = &mut self.pools[waiter.claim.pool.0 as usize];
+        match std::mem::replace(&mut waiter.line, Line::None) {
+            Line::First => pool.demand -= usize::from(pool.first.remove(&order).is_some()),
+            Line::Finish(born) => {
+                pool.demand -= usize::from(pool.finish.remove(&(born, order)).is_some());
+            }
+            Line::Tenant => {
+                self.shares[who.share].lane(who.class, kind).ready.remove(&order);
+                if refresh {
+                    self.refresh(who.share);
+                }
+            }
+            Line::Request | Line::None => {}
         }
     }
 
-    /// After any change to a tenant's waiters, leases or cap: its demand, and whether it stands in
-    /// the ring. Whoever enters does so at the end.
-    pub(super) fn refresh(&mut self, at: u32) {
-        let share = &mut self.shares[at];
-        if share.ready.is_empty() && share.demand == 0 && share.turn.is_none() {
-            return;
-        }
-        let pool = &mut self.pools[share.pool.0 as usize];
-        let demand = share.ready.len().min(share.room() as usize);
-        pool.demand = pool.demand - share.demand + demand;
-        share.demand = demand;
-        match share.turn {
-            None if demand > 0 => {
-                let turn = self.ends.1;
-                self.ends.1 += 1;
-                pool.ring.insert(turn, at);
-                share.turn = Some(turn);
-            }
-            Some(_) if demand == 0 => self.leave_ring(at),
-            _ => {}
-        }
-    }
-
-    /// The next waiter of a pool that may have a backend now. Its tenant's turn is over with it.
-    pub(super) fn next_in_line(&mut self, pool: PoolId) -> Option<WaiterId> {
-        while let Some((order, id)) = self.pools[pool.0 as usize].first.pop_first() {
-            self.pools[pool.0 as usize].demand -= 1;
-            let who = self.waiters.get(&id)?.who;
-            self.stand(id, Line::Tenant);
-            let share = &mut self.shares[who.share];
-            let room = share.room() > 0;
-            share.ready.insert(order, id);
-            // Others may have used up what its caps allow; then it is first of its tenant only.
-            if room && !who.request.is_some_and(|request| self.at_its_cap(request)) {
-                return Some(id);
-            }
-            self.refresh(who.share);
-        }
-        loop {
-            let share = *self.pools[pool.0 as usize].ring.first_key_value()?.1;
-            let (&order, &id) = self.shares[share].ready.first_key_value()?;
-            let request = self.waiters.get(&id)?.who.request;
-            // Its request may have reached its cap since it lined up, by a lease elsewhere.
-            if let Some(request) = request.filter(|&request| self.at_its_cap(request)) {
-                self.shares[share].ready.remove(&order);
-                self.hold_back(request, id, order);
-                self.refresh(share);
-                continue;
-            }
-            self.leave_ring(share);
-            return Some(id);
-        }
-    }
-
-    /// Takes a waiter out of every line: the one way a wait ends.
-    pub(super) fn detach(&mut self, id: WaiterId) -> Option<Waiter<W>> {
+    /// Takes a waiter out of every line: the one way a wait ends. `granted` says that its lease is about
+    /// to be written into the ledgers, which brings what depends on them in order.
+    pub(super) fn detach(&mut self, id: WaiterId, granted: bool) -> Option<Waiter<W>> {
+        self.unline(id, !granted);
         let waiter = self.waiters.remove(&id)?;
         self.deadlines.remove(&(waiter.deadline, id));
         self.pools[waiter.claim.pool.0 as usize].waiting -= 1;
         let who = waiter.who;
         self.shares[who.share].waiting -= 1;
-        match waiter.line {
-            Line::First => {
-                let pool = &mut self.pools[waiter.claim.pool.0 as usize];
-                pool.demand -= usize::from(pool.first.remove(&waiter.order).is_some());
-            }
-            Line::Tenant => {
-                self.shares[who.share].ready.remove(&waiter.order);
-                self.refresh(who.share);
-            }
-            Line::Request => {}
-        }
         self.shares.settle(who.share);
         if let Some(at) = who.request {
             let request = &mut self.requests[at];
             request.waiting -= 1;
-            if waiter.line == Line::Request {
-                request.back.remove(&waiter.order);
+            for line in [&mut request.back, &mut request.lined, &mut request.first] {
+                line.remove(&waiter.order);
             }
             if request.back.is_empty() {
                 self.crowded.remove(&at);
             }
             self.requests.settle(at);
+            if !granted {
+                self.rank(at);
+            }
         }
         Some(waiter)
     }
@@ -350,18 +271,20 @@ impl<B, W> Book<B, W> {
         let (pool, who) = (waiter.claim.pool, waiter.who);
         let refusal = why(self.standing(pool, who, now));
         self.count_refusal(pool, who, &refusal);
-        let Some(waiter) = self.detach(id) else { return };
+        let Some(waiter) = self.detach(id, false) else { return };
         actions.push(Action::Refuse { waiter: waiter.handle, refusal });
         let promoted = self.promote(who.request);
         self.serve_all(&promoted, now, actions);
+        self.look_again(now, actions);
     }
 
     /// Gives up a wait: the waiter's handle, or `None` if it was granted or refused already (then
     /// that action stands, and a granted lease has to be checked in).
     pub fn cancel(&mut self, now: Instant, waiter: WaiterId, actions: &mut Vec<Action<B, W>>) -> Option<W> {
-        let waiter = self.detach(waiter)?;
+        let waiter = self.detach(waiter, false)?;
         let promoted = self.promote(waiter.who.request);
         self.serve_all(&promoted, now, actions);
+        self.look_again(now, actions);
         Some(waiter.handle)
     }
 
@@ -398,5 +321,30 @@ impl<B, W> Book<B, W> {
             pool_idle_in_tx: pool.seen.idle_in_tx,
             longest: self.longest_holder(pool, now),
         })
+    }
+
+    /// Why a waiter waits, for `SHOW QUEUE`.
+    pub(super) fn reason(&self, waiter: &Waiter<W>) -> &'static str {
+        let id = waiter.claim.pool;
+        if waiter.line == Line::Request {
+            return "request_cap";
+        }
+        if self.pools[id.0 as usize].paused {
+            return "paused";
+        }
+        let bar = match waiter.line {
+            Line::Finish(_) => self.bar_to_finish(id, waiter.who, self.spare(id)),
+            _ => self.bar(id, waiter.who),
+        };
+        match bar {
+            // With nothing free a reserve is no reason yet, and neither is what only acts on who is next.
+            Some(Bar::Reserve | Bar::Unsafe) if self.spare(id) == 0 => "pool_full",
+            Some(Bar::TenantCap) => "tenant_cap",
+            Some(Bar::ClassCap) => "class_cap",
+            Some(Bar::Reserve) => "reserve",
+            Some(Bar::Express) => "express",
+            Some(Bar::Unsafe) => "unsafe",
+            None => "pool_full",
+        }
     }
 }

@@ -21,10 +21,10 @@ use std::time::{Duration, Instant};
 pub(super) struct Request {
     pub(super) tag: Arc<Tag>,
     /// The client's own B1, as it said last.
-    own: Option<u32>,
+    pub(super) own: Option<u32>,
     /// The number of its budgets, as of its last checkout.
     pub(super) budgets: u32,
-    since: Instant,
+    pub(super) since: Instant,
     used: Instant,
     ended: bool,
     /// Leases now, logins not counted.
@@ -36,6 +36,11 @@ pub(super) struct Request {
     /// Waiters that B1 holds back, by order of arrival. While there are any, leases and waiters
     /// lined up make up the budget, so a lease back or a waiter gone always lets one through.
     pub(super) back: BTreeMap<i64, WaiterId>,
+    /// Waiters among their tenants', and those that go first because it holds something.
+    pub(super) lined: BTreeMap<i64, WaiterId>,
+    pub(super) first: BTreeMap<i64, WaiterId>,
+    /// What it holds, by tenant and pool: what the bankers know of it.
+    pub(super) holds: SmallVec<[super::finish::Hold; 1]>,
     waited: Duration,
     held: Duration,
     /// On leases that are back.
@@ -74,6 +79,9 @@ impl Request {
             leases_total: 0,
             waiting: 0,
             back: BTreeMap::new(),
+            lined: BTreeMap::new(),
+            first: BTreeMap::new(),
+            holds: SmallVec::new(),
             waited: Duration::ZERO,
             held: Duration::ZERO,
             active: Duration::ZERO,
@@ -91,8 +99,9 @@ impl Request {
     /// Its id is seen again: goes on, or starts over if it was over or has reached its cap.
     pub(super) fn seen(&mut self, tag: &Arc<Tag>, now: Instant) {
         if self.over(now) || now.saturating_duration_since(self.since) >= REQUEST_CAP {
-            let (leases, waiting, back) = (self.leases, self.waiting, std::mem::take(&mut self.back));
-            *self = Request { leases, leases_peak: leases, waiting, back, ..Request::new(tag.clone(), now) };
+            let old = std::mem::replace(self, Request::new(tag.clone(), now));
+            (self.leases, self.leases_peak, self.waiting) = (old.leases, old.leases, old.waiting);
+            (self.back, self.lined, self.first, self.holds) = (old.back, old.lined, old.first, old.holds);
         }
         self.own = tag.max_concurrent;
         self.used = now;
@@ -282,8 +291,8 @@ impl<B, W> Book<B, W> {
             if request.leases.saturating_add(lined_up) >= limit {
                 break;
             }
-            let Some((order, waiter)) = request.back.pop_first() else { break };
-            pools.extend(self.line_up(waiter, order));
+            let Some((_, waiter)) = request.back.pop_first() else { break };
+            pools.extend(self.line_up(waiter));
         }
         if self.requests[at].back.is_empty() {
             self.crowded.remove(&at);

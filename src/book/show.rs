@@ -2,6 +2,7 @@
 //! the same book read alike.
 
 use super::pool::Place;
+use super::share::Share;
 use super::view::{LeaseView, PoolView, TenantView, View, WaiterView};
 use super::{Book, PoolId};
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ impl<B, W> Book<B, W> {
             rejections: self.rejection_rows(),
             leak_totals: self.cases.totals(),
             pins: self.pins.clone(),
+            unknown_classes: self.classes.unknown,
             leases_peak: self.leases_peak,
         }
     }
@@ -56,6 +58,7 @@ impl<B, W> Book<B, W> {
                 waited: pool.sofar.waited,
                 timeouts: pool.sofar.timeouts,
                 untagged: pool.sofar.untagged,
+                deferred: pool.sofar.deferred,
                 wait: pool.sofar.wait.counts(),
                 hold: pool.sofar.hold.counts(),
                 leases_peak: pool.sofar.leases_peak as u64,
@@ -64,12 +67,22 @@ impl<B, W> Book<B, W> {
     }
 
     fn tenant_rows(&self, now: Instant, oldest: &Oldest) -> Vec<TenantView> {
+        let recent = self.recent(now);
         let row = |at: u32, tenant: std::sync::Arc<str>| {
             let share = &self.shares[at];
+            let (had, all, weights) = recent.of(at, share.pool);
+            let lag = share.flows().first().map_or(0, |flow| {
+                let v_now = self.pools[share.pool.0 as usize].parts.of(flow.class).v_now;
+                let millis = |units| i64::try_from(super::fair::span(units).as_millis()).unwrap_or(i64::MAX);
+                millis(v_now.saturating_sub(flow.v)) - millis(flow.v.saturating_sub(v_now))
+            });
+            let part = |of: f64, all: f64| if all > 0.0 { of / all } else { 0.0 };
             TenantView {
                 sessions: self.sessions.get(&tenant).copied().unwrap_or(0),
                 tenant,
                 pool: share.pool,
+                weight: share.weight,
+                min: share.min,
                 cap: share.cap,
                 leased: share.leased,
                 waiting: share.waiting,
@@ -82,11 +95,38 @@ impl<B, W> Book<B, W> {
                 active: share.active,
                 waited: share.waited,
                 rejections: share.rejections,
+                vtime_lag_ms: lag,
+                lease_1m: had,
+                share_1m: part(had.as_secs_f64(), all.as_secs_f64()),
+                share_due_1m: if counts(share, had) {
+                    part(share.weight.into(), weights as f64)
+                } else {
+                    0.0
+                },
             }
         };
         let mut rows: Vec<_> = self.shares.names().into_iter().map(|(at, name)| row(at, name)).collect();
         rows.sort_unstable_by(|a, b| (a.pool, &a.tenant).cmp(&(b.pool, &b.tenant)));
         rows
+    }
+
+    /// Who had how much of the last minute.
+    fn recent(&self, now: Instant) -> Recent {
+        let mut recent = Recent::default();
+        for (at, _) in self.shares.names() {
+            recent.shares.insert(at, self.shares[at].minute.sum(now));
+        }
+        for lease in self.leases.values() {
+            *recent.shares.entry(lease.who.share).or_default() +=
+                now.saturating_duration_since(lease.counted);
+        }
+        for (&at, &had) in &recent.shares {
+            let share = &self.shares[at];
+            let pool = recent.pools.entry(share.pool).or_default();
+            pool.0 += had;
+            pool.1 += if counts(share, had) { u64::from(share.weight) } else { 0 };
+        }
+        recent
     }
 
     fn lease_rows(&self) -> Vec<LeaseView> {
@@ -107,21 +147,14 @@ impl<B, W> Book<B, W> {
         waiters.sort_unstable_by_key(|waiter| (waiter.claim.pool, waiter.order));
         let row = |waiter: &super::queue::Waiter<W>| {
             oldest.saw(waiter.claim.pool, waiter.who.share, waiter.since);
-            let reason = if waiter.line == super::queue::Line::Request {
-                "request_cap"
-            } else if self.pools[waiter.claim.pool.0 as usize].paused {
-                "paused"
-            } else if self.shares[waiter.who.share].room() == 0 {
-                "tenant_cap"
-            } else {
-                "pool_full"
-            };
+            let reason = self.reason(waiter);
             WaiterView {
                 session: waiter.claim.session,
                 pool: waiter.claim.pool,
                 tag: waiter.claim.tag.clone(),
                 since: waiter.since,
                 deadline: waiter.deadline,
+                class: self.classes.get(waiter.who.class).name.clone(),
                 reason,
             }
         };
@@ -137,6 +170,27 @@ impl<B, W> Book<B, W> {
             })
             .collect()
     }
+}
+
+/// Backend-seconds of the last minute: by tenant, and by pool with the weights of those who had some or
+/// wait for it.
+#[derive(Default)]
+struct Recent {
+    shares: HashMap<u32, Duration>,
+    pools: HashMap<PoolId, (Duration, u64)>,
+}
+
+impl Recent {
+    /// What this tenant had, what its pool had, and the weights there.
+    fn of(&self, share: u32, pool: PoolId) -> (Duration, Duration, u64) {
+        let (all, weights) = self.pools.get(&pool).copied().unwrap_or_default();
+        (self.shares.get(&share).copied().unwrap_or_default(), all, weights)
+    }
+}
+
+/// Whether a tenant is one of those who share.
+fn counts(share: &Share, had: Duration) -> bool {
+    had > Duration::ZERO || share.waiting > 0
 }
 
 /// Since when the oldest waiter waits.

@@ -54,6 +54,7 @@ impl<B, W> Book<B, W> {
         }
         self.serve(pool, now, actions);
         self.feed(now, actions);
+        self.look_again(now, actions);
     }
 
     /// An [`Action::Evict`] has been carried out. Whether it closed a backend or found none (it had
@@ -69,6 +70,7 @@ impl<B, W> Book<B, W> {
         }
         self.serve(pool, now, actions);
         self.feed(now, actions);
+        self.look_again(now, actions);
     }
 
     /// An idle backend died or was retired, and is closed. If the book counts none idle, the one
@@ -77,6 +79,7 @@ impl<B, W> Book<B, W> {
         self.shift(pool, Some(Place::Idle), None, now);
         self.serve(pool, now, actions);
         self.feed(now, actions);
+        self.look_again(now, actions);
     }
 
     /// Moves a slot, in the pool's census and in that of all pools. False if there is none to move.
@@ -114,8 +117,9 @@ impl<B, W> Book<B, W> {
             actions.push(Action::Close { pool: id, backend });
             return None;
         }
+        let takers = self.has_takers(id);
         let pool = &self.pools[id.0 as usize];
-        let (total, takers) = (pool.census.total(), pool.has_takers());
+        let total = pool.census.total();
         let (size, most) = (pool.rules.size, if takers { pool.limit() } else { pool.rules.size });
         if total >= most || self.census.total() >= self.limits.max_backends {
             self.retire(id, id, backend, now, actions);
@@ -125,10 +129,9 @@ impl<B, W> Book<B, W> {
             self.retire(id, heir, backend, now, actions);
             return None;
         }
-        // Without demand nobody is in line.
-        if takers && let Some(waiter) = self.next_in_line(id) {
+        if takers && let Some((waiter, entrance)) = self.next_in_line(id) {
             self.shift(id, None, Some(Place::Leased), now);
-            self.grant(waiter, Some(backend), now, actions);
+            self.grant(waiter, Some(backend), entrance, now, actions);
             return None;
         }
         if total >= size {
@@ -136,6 +139,7 @@ impl<B, W> Book<B, W> {
             return None;
         }
         self.shift(id, None, Some(Place::Idle), now);
+        self.note_stalled(id);
         Some(backend)
     }
 
@@ -177,7 +181,7 @@ impl<B, W> Book<B, W> {
         if self.census.total() + 1 < self.limits.max_backends {
             return None;
         }
-        let busy = self.pools[id.0 as usize].has_takers();
+        let busy = self.has_takers(id);
         self.hungry.iter().copied().find(|&other| {
             let pool = &self.pools[other.0 as usize];
             let has_nothing = pool.census.total() + pool.awaited == 0;
@@ -185,6 +189,7 @@ impl<B, W> Book<B, W> {
                 && pool.wants_room()
                 && (has_nothing || !busy)
                 && pool.dials.not_before.is_none_or(|at| at <= now)
+                && self.has_takers(other)
         })
     }
 
@@ -192,15 +197,49 @@ impl<B, W> Book<B, W> {
     pub(super) fn serve(&mut self, id: PoolId, now: Instant, actions: &mut Vec<Action<B, W>>) {
         self.hand_out(id, now, actions);
         while self.open_one(id, now, actions) {}
+        self.note_stalled(id);
     }
 
-    fn hand_out(&mut self, id: PoolId, now: Instant, actions: &mut Vec<Action<B, W>>) {
+    pub(super) fn hand_out(&mut self, id: PoolId, now: Instant, actions: &mut Vec<Action<B, W>>) {
         while !self.pools[id.0 as usize].paused
             && self.pools[id.0 as usize].census.at(Place::Idle) > 0
-            && let Some(waiter) = self.next_in_line(id)
+            && let Some((waiter, entrance)) = self.next_in_line(id)
         {
             self.shift(id, Some(Place::Idle), Some(Place::Leased), now);
-            self.grant(waiter, None, now, actions);
+            self.grant(waiter, None, entrance, now, actions);
+        }
+        self.note_stalled(id);
+    }
+
+    /// Somebody waits beside a backend that is idle or could be opened, and may not have it. What ends
+    /// that may happen anywhere: a lease of the same request, room under `server.max_backends`.
+    fn note_stalled(&mut self, id: PoolId) {
+        let pool = &mut self.pools[id.0 as usize];
+        let barred = pool.census.at(Place::Idle) > 0 || (pool.wants_for_waiters() && !pool.hungry);
+        if pool.demand > 0 && barred && !pool.paused && !pool.stalled {
+            pool.stalled = true;
+            self.stalled.push(id);
+        }
+    }
+
+    /// Looks again at those who are barred so: after every change.
+    #[inline]
+    pub(super) fn look_again(&mut self, now: Instant, actions: &mut Vec<Action<B, W>>) {
+        if !self.stalled.is_empty() {
+            self.look_again_at_all(now, actions);
+        }
+    }
+
+    fn look_again_at_all(&mut self, now: Instant, actions: &mut Vec<Action<B, W>>) {
+        loop {
+            let before = actions.len();
+            for id in std::mem::take(&mut self.stalled) {
+                self.pools[id.0 as usize].stalled = false;
+                self.serve(id, now, actions);
+            }
+            if actions.len() == before {
+                return;
+            }
         }
     }
 
@@ -239,7 +278,7 @@ impl<B, W> Book<B, W> {
     /// or cannot have one yet (then it is hungry).
     fn open_one(&mut self, id: PoolId, now: Instant, actions: &mut Vec<Action<B, W>>) -> bool {
         let pool = &self.pools[id.0 as usize];
-        let for_waiters = pool.wants_for_waiters();
+        let for_waiters = pool.wants_for_waiters() && self.has_takers(id);
         if self.closing || !(for_waiters || pool.wants_for_itself()) {
             return false;
         }
@@ -253,7 +292,8 @@ impl<B, W> Book<B, W> {
             return false;
         }
         if self.census.total() >= self.limits.max_backends {
-            if pool.wants_room()
+            if for_waiters
+                && pool.wants_room()
                 && let Some(victim) = self.longest_unused(Some(id))
             {
                 self.leave(victim, Some(Place::Idle), id, now, actions);

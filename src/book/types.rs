@@ -32,6 +32,11 @@ pub struct Claim {
     /// Whether this checkout is for Bursar's own needs at login (parameters to learn): counts for
     /// capacity, not as a lease of the request (B1, B2).
     pub login: bool,
+    /// Equal for first statements that differ in values only, to guess how long the lease will be; 0 =
+    /// not known.
+    pub fingerprint: u64,
+    /// The start of the first statement's text in lower case, where a class may be recognised by it.
+    pub statement: Option<Arc<str>>,
 }
 
 /// The answer to a checkout.

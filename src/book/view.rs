@@ -28,6 +28,8 @@ pub struct View {
     pub leak_totals: Vec<(&'static str, &'static str, &'static str, u64)>,
     /// Pins: (reason, leases now held by it), from the last tick.
     pub pins: Vec<(&'static str, u64)>,
+    /// Claims so far with a class that is not configured.
+    pub unknown_classes: u64,
     /// Highest number of leases at once over all pools since start.
     pub leases_peak: u64,
 }
@@ -71,6 +73,8 @@ pub struct PoolView {
     pub timeouts: u64,
     /// Untagged leases so far.
     pub untagged: u64,
+    /// Waiters so far that were put off because requests might have come to wait for one another.
+    pub deferred: u64,
     /// Wait histogram of leases granted: a count per bucket (not cumulative), bounds
     /// [`super::WAIT_BOUNDS`], and one more for what lies beyond; its sum is `waited`.
     pub wait: Vec<u64>,
@@ -87,6 +91,10 @@ pub struct TenantView {
     pub tenant: Arc<str>,
     /// Pool.
     pub pool: PoolId,
+    /// Weight (B6).
+    pub weight: u32,
+    /// Minimum (B5) in leases.
+    pub min: u32,
     /// Cap (B4) in leases.
     pub cap: u32,
     /// Leases held.
@@ -107,6 +115,15 @@ pub struct TenantView {
     pub rejections: u64,
     /// Client sessions now.
     pub sessions: u32,
+    /// How far its virtual time is behind that of its class, in milliseconds of a weight of one: what it
+    /// has had too little. Below zero: it has had more, and others are before it.
+    pub vtime_lag_ms: i64,
+    /// Backend-seconds of about the last minute, those of leases still held included.
+    pub lease_1m: Duration,
+    /// That as a part of what all tenants of the pool had; zero if nobody had anything.
+    pub share_1m: f64,
+    /// The part it is due by its weight, among those who held or waited in that minute.
+    pub share_due_1m: f64,
 }
 
 /// One request.
@@ -168,6 +185,8 @@ pub struct WaiterView {
     pub since: Instant,
     /// Until.
     pub deadline: Instant,
-    /// `pool_full`, `tenant_cap`, `request_cap`, `paused`
+    /// Its scheduling class.
+    pub class: Arc<str>,
+    /// `pool_full`, `tenant_cap`, `request_cap`, `class_cap`, `reserve`, `express`, `unsafe`, `paused`
     pub reason: &'static str,
 }

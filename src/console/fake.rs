@@ -49,6 +49,7 @@ impl Fake {
         metrics.dialled(Connect::Ok, ms(3));
         metrics.logins.inc(Login::Ok);
         let view = View {
+            unknown_classes: 1,
             pools: vec![pool(0, "web", 2), pool(1, "report", 1)],
             tenants: vec![tenant("acme", 1), tenant("quiet", 0)],
             requests: vec![request("req-1", now), request("req-2", now)],
@@ -59,6 +60,7 @@ impl Fake {
                 tag: tag("acme", Some("req-1")),
                 since: now - ms(1_500),
                 deadline: now + ms(1_500),
+                class: "normal".into(),
                 reason: "pool_full",
             }],
             leaks: vec![
@@ -106,6 +108,7 @@ fn pool(id: u32, user: &str, share: u64) -> PoolView {
         waited: Duration::from_secs(share),
         timeouts: share,
         untagged: 7,
+        deferred: share,
         hold: wait.clone(),
         wait,
         leases_peak: 3,
@@ -116,6 +119,8 @@ fn tenant(name: &str, waiting: u32) -> TenantView {
     TenantView {
         tenant: name.into(),
         pool: PoolId(0),
+        weight: 4,
+        min: 1,
         cap: 2,
         leased: 1,
         waiting,
@@ -126,6 +131,10 @@ fn tenant(name: &str, waiting: u32) -> TenantView {
         waited: Duration::from_secs(2),
         rejections: 2 * u64::from(waiting),
         sessions: 1,
+        vtime_lag_ms: -12,
+        lease_1m: Duration::from_millis(1_500),
+        share_1m: 0.5,
+        share_due_1m: 0.8,
     }
 }
 

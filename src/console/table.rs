@@ -85,6 +85,11 @@ pub(super) const fn text(name: &'static str) -> Column {
     Column { name: Cow::Borrowed(name), kind: Type::Text }
 }
 
+/// A column of fractions.
+pub(super) const fn fraction(name: &'static str) -> Column {
+    Column { name: Cow::Borrowed(name), kind: Type::Float }
+}
+
 /// A column of truth values.
 pub(super) const fn truth(name: &'static str) -> Column {
     Column { name: Cow::Borrowed(name), kind: Type::Bool }

@@ -290,6 +290,7 @@ async fn a_driver_reads_every_view_in_binary_and_in_text() {
                         row.get::<_, Option<bool>>(at).map(|v| if v { "t" } else { "f" }.to_owned())
                     }
                     Type::TEXT => row.get::<_, Option<String>>(at),
+                    Type::FLOAT8 => row.get::<_, Option<f64>>(at).map(|value| value.to_string()),
                     ref other => panic!("{}.{}: {other}", view.name, column.name()),
                 };
                 // Memory is read anew each time.

@@ -208,6 +208,7 @@ fn pools(view: &View, names: &Names) -> Vec<MetricFamily> {
         each(&metrics::LEASES_PEAK, &|pool| pool.leases_peak as f64),
         each(&metrics::LEASE_TIMEOUTS, &|pool| pool.timeouts as f64),
         each(&metrics::UNTAGGED, &|pool| pool.untagged as f64),
+        each(&metrics::UNSAFE_DEFERRED, &|pool| pool.deferred as f64),
         family(&metrics::REJECTIONS, rejections),
         each(&metrics::QUEUE_LENGTH, &|pool| pool.waiting as f64),
         each(&metrics::QUEUE_OLDEST, &|pool| seconds(pool.oldest_wait)),
@@ -282,6 +283,7 @@ fn over_all(source: &dyn Source, view: &View) -> Vec<MetricFamily> {
     let leaks = leaks.map(|(class, action, outcome, count)| sample!(*class, *action, *outcome => *count));
     vec![
         family(&metrics::ALL_LEASES_PEAK, [sample!(=> view.leases_peak)]),
+        family(&metrics::UNKNOWN_CLASSES, [sample!(=> view.unknown_classes)]),
         family(&metrics::BUDGET, budgets),
         family(&metrics::LEAKS, leaks),
         family(&metrics::LEAKS_OPEN, open.into_iter().map(|(class, count)| sample!(class => count))),

@@ -133,6 +133,8 @@ mod tests {
         TenantView {
             tenant: tenant.into(),
             pool: PoolId(0),
+            weight: 1,
+            min: 0,
             cap: 2,
             leased: 1,
             waiting: 2,
@@ -143,6 +145,10 @@ mod tests {
             waited: Duration::ZERO,
             rejections: 0,
             sessions: 1,
+            vtime_lag_ms: 0,
+            lease_1m: Duration::ZERO,
+            share_1m: 0.0,
+            share_due_1m: 0.0,
         }
     }
 

@@ -431,7 +431,14 @@ impl<S> Session<S> {
         let now = self.now;
         self.renew_config();
         let tag = self.resolve(now);
-        let claim = Claim { session: self.cell.id, pool: self.pool.id, tag, login: false };
+        let claim = Claim {
+            session: self.cell.id,
+            pool: self.pool.id,
+            tag,
+            login: false,
+            fingerprint: 0,
+            statement: None,
+        };
         match self.pools.checkout(&self.pool, &claim, now) {
             Start::Ready(mut lease, warnings) => {
                 if self.lacks_role(&mut lease) || self.tx.leads_failed() {

@@ -144,7 +144,14 @@ impl Desk {
 
     fn claim(&mut self, tag: Tag) -> Claim {
         self.sessions += 1;
-        Claim { session: SessionId(self.sessions), pool: self.pool, tag: Arc::new(tag), login: false }
+        Claim {
+            session: SessionId(self.sessions),
+            pool: self.pool,
+            tag: Arc::new(tag),
+            login: false,
+            fingerprint: 0,
+            statement: None,
+        }
     }
 
     fn ask(&mut self, tag: Tag) -> Checkout {

@@ -5,7 +5,7 @@ use super::{View, row, stamp};
 use crate::book::view::View as Book;
 use crate::book::{Doing, LeaseId, Outcome, PoolId};
 use crate::console::source::Source;
-use crate::console::table::{Row, Value, int, text, truth};
+use crate::console::table::{Row, Value, fraction, int, text, truth};
 use crate::pool::view::LeaseDetail;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,13 +27,19 @@ fn last_fp(detail: Option<&LeaseDetail>) -> Option<String> {
 
 pub(super) static TENANTS: View = View {
     name: "tenants",
-    what: "one row a tenant and pool: cap, leases, queue, times",
+    what: "one row a tenant and pool: weight, minimum, cap, leases, queue, what it had against its due",
     columns: &[
         text("tenant"),
+        int("weight"),
+        int("min"),
         int("cap"),
         int("in_use"),
         int("queue"),
         int("oldest_wait_ms"),
+        int("vtime_lag_ms"),
+        fraction("lease_s_1m"),
+        fraction("share_1m"),
+        fraction("share_due_1m"),
         int("leases_total"),
         int("wait_ms"),
         int("hold_ms"),
@@ -54,10 +60,16 @@ pub(super) static TENANTS: View = View {
             });
             row![
                 &tenant.tenant,
+                tenant.weight,
+                tenant.min,
                 tenant.cap,
                 tenant.leased,
                 tenant.waiting,
                 Value::millis(tenant.oldest_wait),
+                Value::Int(tenant.vtime_lag_ms),
+                rounded(tenant.lease_1m.as_secs_f64()),
+                rounded(tenant.share_1m),
+                rounded(tenant.share_due_1m),
                 tenant.leases_total,
                 Value::millis(tenant.waited),
                 Value::millis(tenant.held),
@@ -72,6 +84,11 @@ pub(super) static TENANTS: View = View {
         book.tenants.iter().map(row).collect()
     },
 };
+
+/// Three places after the point.
+fn rounded(value: f64) -> Value {
+    Value::Float((value * 1000.0).round() / 1000.0)
+}
 
 pub(super) static LEASES: View = View {
     name: "leases",
@@ -186,7 +203,7 @@ pub(super) static QUEUE: View = View {
                 *position,
                 tag.request.as_ref(),
                 &tag.tenant,
-                tag.class.as_ref(),
+                &waiter.class,
                 Value::millis(now.saturating_duration_since(waiter.since)),
                 Value::millis(waiter.deadline.saturating_duration_since(now)),
                 tag.request.as_ref().and_then(|id| holds.get(id).copied()),

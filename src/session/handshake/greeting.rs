@@ -33,7 +33,14 @@ pub(super) async fn greet(
     if !session_mode && let Some(greeting) = pool.greeting(settings) {
         return Ok((greeting, None));
     }
-    let claim = Claim { session: cell.id, pool: pool.id, tag: tag.clone(), login: !session_mode };
+    let claim = Claim {
+        session: cell.id,
+        pool: pool.id,
+        tag: tag.clone(),
+        login: !session_mode,
+        fingerprint: 0,
+        statement: None,
+    };
     let mut lease = checkout(pools, pool, &claim).await?;
     let backend = lease.backend();
     match private::fit(backend, &pools.buffers, settings).await {
