@@ -27,6 +27,7 @@
 //! Session state (names, settings, tags) is not kept here.
 
 mod expected;
+mod injected;
 mod made_up;
 pub mod marker;
 mod op;
@@ -323,27 +324,6 @@ impl Tracker {
 
     fn may_copy(&self) -> bool {
         self.ops.iter().any(|op| matches!(op.kind, OpKind::Query | OpKind::Execute) && !op.made_up)
-    }
-
-    /// Bursar sends a message of its own ahead of the client's: its replies are left out.
-    pub fn inject(&mut self, kind: OpKind, what: Injected) {
-        self.unflushed = kind.is_extended();
-        self.ops.push_back(Op { injected: Some(what), noted: what == Injected::InPlace, ..Op::new(kind) });
-    }
-
-    /// Bursar sends a Parse that is sure to fail, of a statement: the error is the client's.
-    pub fn probe(&mut self, statement: StatementId) {
-        self.inject(OpKind::Parse, Injected::InPlace);
-        if let Some(op) = self.ops.back_mut() {
-            op.statement = Some(statement);
-        }
-    }
-
-    /// Bursar sends a Describe of a statement, for itself.
-    pub fn ask_shape(&mut self) {
-        self.unflushed = true;
-        let op = Op::new(OpKind::DescribeStatement);
-        self.ops.push_back(Op { injected: Some(Injected::InPlace), ..op });
     }
 
     /// A server message has arrived. `body` is its first bytes, as many as [`wants`] asks for (or fewer where the message is shorter).

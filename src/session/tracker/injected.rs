@@ -1,0 +1,27 @@
+//! Messages that Bursar sends on its own account: the client sees nothing of them but what is noted.
+
+use super::{Injected, Op, OpKind, Tracker};
+use crate::statements::StatementId;
+
+impl Tracker {
+    /// Bursar sends a message of its own ahead of the client's: its replies are left out.
+    pub fn inject(&mut self, kind: OpKind, what: Injected) {
+        self.unflushed = kind.is_extended();
+        self.ops.push_back(Op { injected: Some(what), noted: what == Injected::InPlace, ..Op::new(kind) });
+    }
+
+    /// Bursar sends a Parse that is sure to fail, of a statement: the error is the client's.
+    pub fn probe(&mut self, statement: StatementId) {
+        self.inject(OpKind::Parse, Injected::InPlace);
+        if let Some(op) = self.ops.back_mut() {
+            op.statement = Some(statement);
+        }
+    }
+
+    /// Bursar sends a Describe of a statement, for itself.
+    pub fn ask_shape(&mut self) {
+        self.unflushed = true;
+        let op = Op::new(OpKind::DescribeStatement);
+        self.ops.push_back(Op { injected: Some(Injected::InPlace), ..op });
+    }
+}
