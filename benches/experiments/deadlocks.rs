@@ -32,11 +32,11 @@ const STILL: f64 = 250.0;
 struct Session(Vec<Session>);
 
 impl Session {
-    /// So deep at least and at most, with up to three sessions inside each.
+    /// So deep at least and at most, with up to two sessions inside each.
     fn random(random: &mut StdRng, least: u32, most: u32) -> Session {
         let inner = match (least, most) {
             (_, 1) => 0,
-            (2.., _) => random.random_range(1..=3),
+            (2.., _) => random.random_range(1..=2),
             _ => random.random_range(0..=2),
         };
         Session((0..inner).map(|_| Session::random(random, least.saturating_sub(1), most - 1)).collect())
@@ -68,21 +68,22 @@ impl Progress {
 
 /// E8.
 pub(crate) async fn random_trees(bench: &Bench, length: Duration) -> Result<Table, Failure> {
-    let claim = |limit: u32, mode: &str| {
+    let claim = |limit: u32, mode: &str, patience: &str| {
         Setup::of(POOL)
-            .with("pool", "max_wait = \"3s\"")
+            .with("pool", &format!("max_wait = \"{patience}\""))
             .with("budget.request", &format!("max_concurrent = {{ limit = {limit}, mode = \"{mode}\" }}"))
             .with("budget.request", "max_leases = { warn = \"off\", mode = \"observe\" }")
     };
     let theirs = trees(&bench.pgbouncer(&Setup::of(POOL))?, false, length).await?;
-    let right = trees(&bench.bursar(&claim(DEPTH, "enforce"))?, true, length).await?;
-    let wrong = trees(&bench.bursar(&claim(2, "observe"))?, true, length).await?;
-    let untagged = trees(&bench.bursar(&claim(DEPTH, "enforce"))?, false, length).await?;
+    let right = trees(&bench.bursar(&claim(DEPTH, "enforce", "60s"))?, true, length).await?;
+    let wrong = trees(&bench.bursar(&claim(2, "observe", "60s"))?, true, length).await?;
+    let untagged = trees(&bench.bursar(&claim(DEPTH, "enforce", "3s"))?, false, length).await?;
     let mut table = Table::default();
     let mut lines = |claims: &str, ours: &Progress, theirs: Option<&Progress>, still, victims, refused| {
+        table.group(claims.to_owned());
         let mut line = |metric: &str, unit, value: fn(&Progress) -> f64, target| {
             let theirs = theirs.map_or(Measured::No, |side| Measured::Is(value(side)));
-            table.line(&format!("{claims}: {metric}"), unit, Measured::Is(value(ours)), theirs, target);
+            table.line(metric, unit, Measured::Is(value(ours)), theirs, target);
         };
         line("longest without progress", "ms", |side| side.longest.as_secs_f64() * 1e3, still);
         line("requests done", "", |side| side.done.into(), Target::None);

@@ -59,13 +59,13 @@ struct Options {
 
 /// An experiment's name in `ROWS=`, what it is about, and the seconds of each of its measurements.
 const EXPERIMENTS: [(&str, &str, u32); 7] = [
-    ("e1", "noisy neighbour: 200 greedy clients, one tenant of long transactions, 50 quiet tenants", 14),
-    ("e1b", "long transactions everywhere: 20 tenants of them, 50 quiet tenants", 20),
+    ("e1", "noisy neighbour: 200 greedy clients, one tenant of long transactions, 50 quiet tenants", 12),
+    ("e1b", "long transactions everywhere: 20 tenants of them, 50 quiet tenants", 16),
     ("e2", "provision_user: calls that open 26 sessions, nested three deep", 6),
     ("e6", "parallel tools and a billing writer beside a tenant that overloads the pool", 14),
-    ("e8", "requests that nest sessions at random: progress and aborts", 15),
+    ("e8", "requests that nest sessions at random: progress and aborts", 12),
     ("e8b", "a session that waits for a row its own request has locked", 5),
-    ("e15", "random messages against the model of the transaction that a client sees", 30),
+    ("e15", "random messages against the model of the transaction that a client sees", 10),
 ];
 
 /// What every experiment works with.

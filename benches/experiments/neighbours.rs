@@ -32,8 +32,6 @@ const QUIET_SESSIONS: usize = 16;
 const GREEDY_WORK: &str = "select pg_sleep(0.05)";
 /// A long transaction, in seconds.
 const LONG: std::ops::Range<f64> = 2.0..10.0;
-/// Before anything counts.
-const WARM_UP: Duration = Duration::from_secs(3);
 
 /// Who shares the pool with the quiet ones.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +40,8 @@ struct Mix {
     greedy: u32,
     /// Tenants of long transactions, and clients of each.
     long: (u32, u32),
+    /// Before anything counts: the crowd has gathered, the long transactions have become known as such.
+    warm_up: Duration,
 }
 
 /// One side.
@@ -58,7 +58,7 @@ struct Outcome {
 
 /// E1.
 pub(crate) async fn noisy(bench: &Bench, length: Duration) -> Result<Table, Failure> {
-    let mix = Mix { greedy: 200, long: (1, 10) };
+    let mix = Mix { greedy: 200, long: (1, 10), warm_up: Duration::from_secs(5) };
     let setup = patient();
     let theirs = run(bench, &bench.pgbouncer(&setup)?, mix, length).await?;
     let ours = run(bench, &bench.bursar(&setup)?, mix, length).await?;
@@ -71,15 +71,17 @@ pub(crate) async fn noisy(bench: &Bench, length: Duration) -> Result<Table, Fail
     table.line("backends in use, of all", "", used, their_used, Target::AtLeast(0.95));
     let [greedy, their_greedy] = [&ours, &theirs].map(|side| Measured::Is(side.greedy));
     table.line("transactions of the greedy", "1/s", greedy, their_greedy, Target::None);
+    table.alone(&alone(bench, length).await?);
     Ok(table)
 }
 
 /// E1b: beside PgBouncer, Bursar without the slots it keeps for short work.
 pub(crate) async fn long_everywhere(bench: &Bench, length: Duration) -> Result<Table, Failure> {
-    let mix = Mix { greedy: 0, long: (20, 3) };
+    let mix = Mix { greedy: 0, long: (20, 3), warm_up: Duration::from_secs(12) };
     let setup = patient();
     let theirs = run(bench, &bench.pgbouncer(&setup)?, mix, length).await?;
-    let without = run(bench, &bench.bursar(&setup.clone().with("pool", "express = 0"))?, mix, length).await?;
+    let without =
+        run(bench, &bench.bursar(&setup.clone().with("pool", "express = \"off\""))?, mix, length).await?;
     let ours = run(bench, &bench.bursar(&setup)?, mix, length).await?;
     let mut table = Table::default();
     table.waits(&ours, &theirs, f64::INFINITY);
@@ -96,7 +98,14 @@ pub(crate) async fn long_everywhere(bench: &Bench, length: Duration) -> Result<T
         Measured::No,
         Target::AtMost(0.06),
     );
+    table.alone(&alone(bench, length).await?);
     Ok(table)
+}
+
+/// The quiet with the pool to themselves: what of their wait is the machine's.
+async fn alone(bench: &Bench, length: Duration) -> Result<Outcome, Failure> {
+    let mix = Mix { greedy: 0, long: (0, 0), warm_up: Duration::from_secs(1) };
+    run(bench, &bench.bursar(&patient())?, mix, length / 3).await
 }
 
 /// Nobody is sent away: this is about waiting.
@@ -105,6 +114,11 @@ fn patient() -> Setup {
 }
 
 impl Table {
+    fn alone(&mut self, side: &Outcome) {
+        let p99 = Measured::Is(side.waits.per_mille(990));
+        self.line("quiet tenants' wait with nobody else there, p99", "ms", p99, Measured::No, Target::None);
+    }
+
     fn waits(&mut self, ours: &Outcome, theirs: &Outcome, longest: f64) {
         for (name, rank) in [("quiet tenants' wait, median", 500), ("quiet tenants' wait, p99", 990)] {
             let target = if rank == 990 { Target::AtMost(50.0) } else { Target::None };
@@ -124,7 +138,7 @@ impl Table {
 
 async fn run(bench: &Bench, proxy: &Proxy, mix: Mix, length: Duration) -> Result<Outcome, Failure> {
     let port = proxy.port();
-    let window = Window::after(WARM_UP, length);
+    let window = Window::after(mix.warm_up, length);
     let done = Arc::new(AtomicU32::new(0));
     let mut crowd = Crowd::default();
     for n in 0..mix.greedy {

@@ -32,6 +32,8 @@ pub(crate) enum Target {
 /// One line of a table.
 #[derive(Debug)]
 struct Line {
+    /// What several lines have in common, a heading over them; empty for none.
+    group: String,
     metric: String,
     unit: &'static str,
     bursar: Measured,
@@ -42,10 +44,16 @@ struct Line {
 /// The lines of one experiment.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
+    group: String,
     lines: Vec<Line>,
 }
 
 impl Table {
+    /// A heading over the lines that follow.
+    pub(crate) fn group(&mut self, heading: String) {
+        self.group = heading;
+    }
+
     /// One line more: the metric and its unit, both sides, what Bursar should come to.
     pub(crate) fn line(
         &mut self,
@@ -55,15 +63,22 @@ impl Table {
         pgbouncer: Measured,
         target: Target,
     ) {
-        self.lines.push(Line { metric: metric.to_owned(), unit, bursar, pgbouncer, target });
+        let (group, metric) = (self.group.clone(), metric.to_owned());
+        self.lines.push(Line { group, metric, unit, bursar, pgbouncer, target });
     }
 
     fn print(&self) {
         println!("{:<52} {:>10} {:>10} {:>12}  holds", "", "Bursar", "PgBouncer", "target");
+        let mut group = "";
         for line in &self.lines {
+            if line.group != group {
+                group = &line.group;
+                println!("{group}");
+            }
+            let indent = if group.is_empty() { "" } else { "  " };
             let metric = match line.unit {
-                "" => line.metric.clone(),
-                unit => format!("{}, {unit}", line.metric),
+                "" => format!("{indent}{}", line.metric),
+                unit => format!("{indent}{}, {unit}", line.metric),
             };
             let [bursar, pgbouncer] = [line.bursar, line.pgbouncer].map(Measured::cell);
             let holds = line.holds().map_or("", |holds| if holds { "yes" } else { "no" });
@@ -73,6 +88,11 @@ impl Table {
 }
 
 impl Line {
+    fn full_name(&self, experiment: &str) -> String {
+        let parts = [experiment, &self.group, &self.metric];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
+    }
+
     /// `None` where there is nothing to hold.
     fn holds(&self) -> Option<bool> {
         let value = match (self.target, self.bursar) {
@@ -94,7 +114,7 @@ impl Line {
             Measured::No => Value::Null,
         };
         json!({
-            "metric": self.metric, "unit": self.unit, "bursar": value(self.bursar),
+            "group": self.group, "metric": self.metric, "unit": self.unit, "bursar": value(self.bursar),
             "pgbouncer": value(self.pgbouncer), "target": self.target.cell(), "holds": self.holds(),
         })
     }
@@ -182,7 +202,7 @@ impl Report {
         let lines = self.tables.iter().filter_map(|(name, measured)| Some((name, measured.as_ref().ok()?)));
         let held: Vec<(String, bool)> = lines
             .flat_map(|(name, table)| table.lines.iter().map(move |line| (name, line)))
-            .filter_map(|(name, line)| Some((format!("{name}: {}", line.metric), line.holds()?)))
+            .filter_map(|(name, line)| Some((line.full_name(name), line.holds()?)))
             .collect();
         let missed = held.iter().filter(|(_, holds)| !holds).map(|(name, _)| format!("\n  missed: {name}"));
         let holding = held.iter().filter(|(_, holds)| *holds).count();
