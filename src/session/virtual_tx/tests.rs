@@ -350,8 +350,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
+/// How many sequences the model test makes; `BURSAR_TEST_SEQUENCES` asks for more.
+fn sequences() -> u32 {
+    std::env::var("BURSAR_TEST_SEQUENCES").ok().and_then(|count| count.parse().ok()).unwrap_or(2000)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(sequences()))]
     #[test]
     fn who_was_told_commit_has_it_and_every_abort_is_told(steps in steps(), keeps in any::<bool>()) {
         let mut bench = Bench {
