@@ -83,6 +83,7 @@ families! {
     UNSAFE_DEFERRED Counter "bursar_unsafe_grants_deferred_total" ["pool"] "Waiters put off although a backend was free, because requests might have come to wait for one another.";
     UNKNOWN_CLASSES Counter "bursar_unknown_classes_total" [] "Checkouts tagged with a class that is not configured: served as normal.";
     REJECTIONS Counter "bursar_rejections_total" ["pool", "sqlstate"] "Checkouts refused.";
+    RETRY_STORMS Counter "bursar_retry_storms_total" [] "Refusals that were at least the third of their request, or session, within ten seconds.";
     QUEUE_LENGTH Gauge "bursar_queue_length" ["pool"] "Checkouts waiting now.";
     QUEUE_OLDEST Gauge "bursar_queue_oldest_seconds" ["pool"] "Longest wait of those waiting now.";
     POOL_SIZE Gauge "bursar_pool_size" ["pool"] "Configured backends, without overflow.";

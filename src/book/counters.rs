@@ -19,11 +19,12 @@ pub(super) enum Dim {
     B12,
     B13,
     B15,
+    B16,
     B17,
     B18,
 }
 
-const DIMS: [(Dim, &str); 13] = [
+const DIMS: [(Dim, &str); 14] = [
     (Dim::B1, "B1"),
     (Dim::B2, "B2"),
     (Dim::B3, "B3"),
@@ -35,6 +36,7 @@ const DIMS: [(Dim, &str); 13] = [
     (Dim::B12, "B12"),
     (Dim::B13, "B13"),
     (Dim::B15, "B15"),
+    (Dim::B16, "B16"),
     (Dim::B17, "B17"),
     (Dim::B18, "B18"),
 ];

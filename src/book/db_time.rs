@@ -88,7 +88,8 @@ impl<B, W> Book<B, W> {
         let acts = timed.mode == Mode::Enforce && self.is_armed(timed, now);
         let limit = timed.abort.filter(|limit| acts && used >= *limit)?;
         self.tally.count(Dim::B3, Told::Reject);
-        let refusal = Refusal::DbTimeUsedUp { used, limit, standing: self.standing(claim.pool, who, now) };
+        let standing = self.standing(claim.pool, who, claim.session, now);
+        let refusal = Refusal::DbTimeUsedUp { used, limit, standing };
         self.count_refusal(claim.pool, who, &refusal);
         Some(refusal)
     }

@@ -78,7 +78,8 @@ impl<B, W> Book<B, W> {
             self.look_again(now, actions);
             return Checkout::Idle(lease);
         }
-        if let Some(refusal) = self.queue_full(claim, who, now) {
+        let refusal = self.cannot_make_it(claim, who, now);
+        if let Some(refusal) = refusal.or_else(|| self.queue_full(claim, who, now, actions)) {
             return Checkout::Refused(refusal);
         }
         let id = self.enqueue(claim, who, Entry::Back, now, waiter);
@@ -109,6 +110,7 @@ impl<B, W> Book<B, W> {
             self.look_again(now, actions);
             return Checkout::Idle(lease);
         }
+        self.count_retry(now);
         let (who, asked) = match self.leases.remove(&lease) {
             Some(old) => {
                 self.shift(old.pool, Some(Place::Leased), None, now);
@@ -381,6 +383,7 @@ impl<B, W> Book<B, W> {
         let pool = &mut self.pools[old.pool.0 as usize];
         pool.last_used = now;
         pool.sofar.held += held;
+        pool.hold.add(held);
         pool.sofar.hold.add(held);
         pool.sofar.usage.add(usage);
         pool.pinned -= u32::from(old.pinned);

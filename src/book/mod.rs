@@ -45,10 +45,12 @@ mod pool;
 mod predict;
 mod queue;
 mod requests;
+mod retries;
 mod roll;
 mod share;
 mod show;
 mod slots;
+mod storms;
 mod types;
 pub mod view;
 
@@ -117,6 +119,8 @@ pub struct Book<B, W> {
     ends: (i64, i64),
 
     tally: counters::Tally,
+    storms: storms::Storms,
+    retries: retries::Retries,
     cases: leaks::Cases,
     pins: Vec<(&'static str, u64)>,
     ticks: u64,
@@ -161,6 +165,8 @@ impl<B, W> Book<B, W> {
             deadlines: BTreeSet::new(),
             ends: (-1, 0),
             tally: counters::Tally::default(),
+            storms: storms::Storms::default(),
+            retries: retries::Retries::default(),
             cases: leaks::Cases::default(),
             pins: Vec::new(),
             ticks: 0,

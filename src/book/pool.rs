@@ -3,7 +3,8 @@
 use super::counters::Histogram;
 use super::{LeaseId, PoolId, Usage, WaiterId};
 use crate::config::PoolRules;
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -91,6 +92,10 @@ pub(super) struct Pool {
     pub(super) parts: super::class::Parts,
     /// Backends that came to be a tenant's by its turn.
     pub(super) turns: u64,
+    /// Every waiter that may be shed: the lowest class first, in it the newest (budgets.md §6.2).
+    pub(super) shed: BTreeSet<(u32, Reverse<i64>, WaiterId)>,
+    /// How long leases are held, lately.
+    pub(super) hold: Mean,
     /// Waiters of all lines that their tenants' caps allow.
     pub(super) demand: usize,
     /// Slots that work known to be long never gets.
@@ -115,6 +120,36 @@ pub(super) struct Pool {
     pub(super) pinned: u32,
     pub(super) seen: Seen,
     pub(super) sofar: SoFar,
+}
+
+/// See [`Mean`].
+const LATELY: u64 = 16;
+
+/// Leases that are to be back before their mean says anything.
+pub(super) const TELLING: u64 = 64;
+
+/// A moving average of the last leases, some sixteen of them ([`LATELY`]).
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Mean {
+    nanos: u64,
+    samples: u64,
+}
+
+impl Mean {
+    /// One more. A single very long one counts as sixteen times the mean: it says little of the next.
+    pub(super) fn add(&mut self, value: Duration) {
+        let nanos = super::counters::nanos(value);
+        self.samples += 1;
+        let weight = self.samples.min(LATELY);
+        let most = self.nanos.saturating_mul(LATELY).max(1_000_000);
+        let nanos = if self.samples > LATELY { nanos.min(most) } else { nanos };
+        self.nanos = self.nanos - self.nanos / weight + nanos / weight;
+    }
+
+    /// The mean, once there are `least` to go by.
+    pub(super) fn get(&self, least: u64) -> Option<Duration> {
+        (self.samples >= least.max(1)).then(|| Duration::from_nanos(self.nanos.max(1)))
+    }
 }
 
 /// Totals of a pool since it was made.
@@ -149,6 +184,8 @@ impl Pool {
             finish: BTreeMap::new(),
             parts: super::class::Parts::default(),
             turns: 0,
+            shed: BTreeSet::new(),
+            hold: Mean::default(),
             demand: 0,
             express: 0,
             long_in_use: 0,
@@ -183,6 +220,24 @@ impl Pool {
     /// Slots it may take up while clients wait.
     pub(super) fn limit(&self) -> usize {
         self.rules.size + self.rules.overflow
+    }
+
+    /// How long it takes to serve so many waiters; `None` while too few leases are back to tell.
+    pub(super) fn to_serve(&self, waiters: usize, least: u64) -> Option<Duration> {
+        let waiters = u32::try_from(waiters).unwrap_or(u32::MAX);
+        let size = u32::try_from(self.rules.size.max(1)).unwrap_or(u32::MAX);
+        Some(self.hold.get(least)?.saturating_mul(waiters) / size)
+    }
+
+    /// B15: ten times as many waiters as can be served within `max_wait`, at least one a backend, and
+    /// never more than `queue`.
+    pub(super) fn queue_limit(&self) -> usize {
+        let most = self.rules.queue;
+        let Some(hold) = self.hold.get(TELLING) else { return most };
+        let each = self.rules.max_wait.as_secs_f64() / hold.as_secs_f64();
+        // `as` saturates.
+        let served = (10.0 * self.rules.size as f64 * each) as usize;
+        served.max(self.rules.size).min(most)
     }
 
     /// Whether its size allows one more backend than is being opened for the waiters it may have.

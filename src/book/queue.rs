@@ -17,8 +17,9 @@ use super::counters::{Dim, Told};
 use super::fair::{Bar, Kind};
 use super::limits::later;
 use super::predict::Guess;
-use super::{Action, Book, Claim, PoolId, Refusal, Standing, WaiterId};
+use super::{Action, Book, Claim, PoolId, Refusal, SessionId, Standing, WaiterId, storms};
 use crate::config::Mode;
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub(super) struct Waiter<W> {
     pub(super) deadline: Instant,
     /// Its place among others of its line, whichever that is.
     pub(super) order: i64,
+    /// Its class's, when it came.
+    rank: u32,
     pub(super) line: Line,
     /// Its lane among its tenant's.
     pub(super) kind: Kind,
@@ -80,17 +83,26 @@ pub(super) enum Entry {
 
 impl<B, W> Book<B, W> {
     /// Room in the queue? B15 always refuses, B8 by its mode.
-    pub(super) fn queue_full(&mut self, claim: &Claim, who: Who, now: Instant) -> Option<Refusal> {
+    pub(super) fn queue_full(
+        &mut self,
+        claim: &Claim,
+        who: Who,
+        now: Instant,
+        actions: &mut Vec<Action<B, W>>,
+    ) -> Option<Refusal> {
+        let limit = self.pools[claim.pool.0 as usize].queue_limit();
+        self.shed_for(claim.pool, who, limit, now, actions);
         let (pool, share) = (&self.pools[claim.pool.0 as usize], &self.shares[who.share]);
-        let (waiting, limit) = (pool.waiting, pool.rules.queue);
+        let waiting = pool.waiting;
         let (own, own_limit, mode) = (share.waiting, share.queue, share.mode);
 
         let refusal = if waiting >= limit {
             self.tally.count(Dim::B15, Told::Reject);
-            Refusal::QueueFull { limit, standing: self.standing(claim.pool, who, now) }
+            Refusal::QueueFull { limit, standing: self.standing(claim.pool, who, claim.session, now) }
         } else if own >= own_limit && mode == Mode::Enforce {
             self.tally.count(Dim::B8, Told::Reject);
-            Refusal::TenantQueueFull { limit: own_limit, standing: self.standing(claim.pool, who, now) }
+            let standing = self.standing(claim.pool, who, claim.session, now);
+            Refusal::TenantQueueFull { limit: own_limit, standing }
         } else {
             let told = match own >= own_limit {
                 true => Told::beyond(mode),
@@ -100,6 +112,41 @@ impl<B, W> Book<B, W> {
             self.tally.count(Dim::B15, Told::within(waiting as u64 + 1, limit as u64));
             return None;
         };
+        self.count_refusal(claim.pool, who, &refusal);
+        Some(refusal)
+    }
+
+    /// B15: makes room in a full queue by refusing the newest waiter of the lowest class, if that is lower
+    /// than the newcomer's (budgets.md §6.2).
+    fn shed_for(
+        &mut self,
+        pool: PoolId,
+        who: Who,
+        limit: usize,
+        now: Instant,
+        actions: &mut Vec<Action<B, W>>,
+    ) {
+        let pool = &self.pools[pool.0 as usize];
+        let rank = self.classes.get(who.class).rule.rank();
+        let lowest = pool.shed.first().filter(|(lowest, ..)| pool.waiting >= limit && *lowest < rank);
+        if let Some(&(.., waiter)) = lowest {
+            self.tally.count(Dim::B15, Told::Reject);
+            self.refuse(waiter, now, actions, |standing| Refusal::QueueFull { limit, standing });
+        }
+    }
+
+    /// A client that has set itself a deadline which those of its tenant who wait before it make
+    /// impossible, even if the whole pool were theirs, is told so at once.
+    pub(super) fn cannot_make_it(&mut self, claim: &Claim, who: Who, now: Instant) -> Option<Refusal> {
+        let deadline = Duration::from_millis(claim.tag.deadline_ms?.into());
+        let before = self.shares[who.share].waiting as usize;
+        let wait = self.pools[claim.pool.0 as usize].to_serve(before, super::pool::TELLING)?;
+        if wait <= deadline {
+            return None;
+        }
+        self.tally.count(Dim::B9, Told::Reject);
+        let standing = self.standing(claim.pool, who, claim.session, now);
+        let refusal = Refusal::WaitedTooLong { waited: Duration::ZERO, dial_error: None, standing };
         self.count_refusal(claim.pool, who, &refusal);
         Some(refusal)
     }
@@ -136,6 +183,10 @@ impl<B, W> Book<B, W> {
 
         let again = entry != Entry::Back;
         let held_back = !again && self.held_back(who.request);
+        let rank = self.classes.get(who.class).rule.rank();
+        if !again {
+            self.pools[claim.pool.0 as usize].shed.insert((rank, Reverse(order), id));
+        }
         let waiter = Waiter {
             handle: handle(id),
             claim: claim.clone(),
@@ -143,6 +194,7 @@ impl<B, W> Book<B, W> {
             since,
             deadline,
             order,
+            rank,
             line: Line::None,
             kind: Kind::of(who.guess.long, false),
             again,
@@ -239,7 +291,9 @@ impl<B, W> Book<B, W> {
         self.unline(id, !granted);
         let waiter = self.waiters.remove(&id)?;
         self.deadlines.remove(&(waiter.deadline, id));
-        self.pools[waiter.claim.pool.0 as usize].waiting -= 1;
+        let pool = &mut self.pools[waiter.claim.pool.0 as usize];
+        pool.waiting -= 1;
+        pool.shed.remove(&(waiter.rank, Reverse(waiter.order), id));
         let who = waiter.who;
         self.shares[who.share].waiting -= 1;
         self.shares.settle(who.share);
@@ -268,8 +322,8 @@ impl<B, W> Book<B, W> {
         why: impl FnOnce(Box<Standing>) -> Refusal,
     ) {
         let Some(waiter) = self.waiters.get(&id) else { return };
-        let (pool, who) = (waiter.claim.pool, waiter.who);
-        let refusal = why(self.standing(pool, who, now));
+        let (pool, who, session) = (waiter.claim.pool, waiter.who, waiter.claim.session);
+        let refusal = why(self.standing(pool, who, session, now));
         self.count_refusal(pool, who, &refusal);
         let Some(waiter) = self.detach(id, false) else { return };
         actions.push(Action::Refuse { waiter: waiter.handle, refusal });
@@ -301,8 +355,11 @@ impl<B, W> Book<B, W> {
         }
     }
 
-    /// The numbers of a refusal, before it changes them.
-    pub(super) fn standing(&self, pool: PoolId, who: Who, now: Instant) -> Box<Standing> {
+    /// The numbers of a refusal, before it changes them; and its part in a retry storm.
+    pub(super) fn standing(&mut self, pool: PoolId, who: Who, by: SessionId, now: Instant) -> Box<Standing> {
+        let named = who.request.map(|at| self.requests.name(at).clone());
+        let named = named.map_or(storms::Who::Session(by), storms::Who::Request);
+        let storm = self.storms.refused(named, now);
         let (pool, share) = (&self.pools[pool.0 as usize], &self.shares[who.share]);
         let request = who.request.map(|at| &self.requests[at]);
         Box::new(Standing {
@@ -320,6 +377,7 @@ impl<B, W> Book<B, W> {
             pool_size: pool.rules.size as u32,
             pool_idle_in_tx: pool.seen.idle_in_tx,
             longest: self.longest_holder(pool, now),
+            retry: retry_after(pool) * if storm { 2 } else { 1 },
         })
     }
 
@@ -347,4 +405,12 @@ impl<B, W> Book<B, W> {
             None => "pool_full",
         }
     }
+}
+
+/// When the queue as it is now will have been served (budgets.md §6.2), in whole milliseconds.
+fn retry_after(pool: &super::pool::Pool) -> Duration {
+    const LEAST: Duration = Duration::from_millis(50);
+    const UNKNOWN: Duration = Duration::from_millis(250);
+    let wait = pool.to_serve(pool.waiting, 1).map_or(UNKNOWN, |wait| wait.max(LEAST));
+    Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
 }

@@ -217,7 +217,7 @@ impl<B, W> Book<B, W> {
         let ours = budget.leases_reject.filter(|_| budget.leases_mode == Mode::Enforce);
         let limit = own.into_iter().chain(ours).min().filter(|&limit| ordinal > limit)?;
         self.tally.count(Dim::B2, Told::Reject);
-        let standing = self.standing(claim.pool, who, now);
+        let standing = self.standing(claim.pool, who, claim.session, now);
         let refusal = Refusal::TooManyLeases { ordinal, limit, own: own == Some(limit), standing };
         self.count_refusal(claim.pool, who, &refusal);
         Some(refusal)

@@ -29,6 +29,7 @@ impl<B, W> Book<B, W> {
             leak_totals: self.cases.totals(),
             pins: self.pins.clone(),
             unknown_classes: self.classes.unknown,
+            retry_storms: self.storms.total(),
             leases_peak: self.leases_peak,
         }
     }

@@ -9,6 +9,7 @@
 //! has not been used for longest; and a pool that has waiters and no backend at all is given the
 //! room of the next one that comes back, or it would starve beside a busy neighbour.
 
+use super::counters::{Dim, Told};
 use super::limits::later;
 use super::pool::Place;
 use super::{Action, Book, PoolId};
@@ -291,6 +292,12 @@ impl<B, W> Book<B, W> {
             self.starve(id);
             return false;
         }
+        let again = pool.dials.failures > 0;
+        if again && !self.may_retry(now) {
+            self.starve(id);
+            return false;
+        }
+        let pool = &self.pools[id.0 as usize];
         if self.census.total() >= self.limits.max_backends {
             if for_waiters
                 && pool.wants_room()
@@ -306,9 +313,30 @@ impl<B, W> Book<B, W> {
             self.starve(id);
             return false;
         }
+        if again {
+            self.count_retry(now);
+        }
         self.shift(id, None, Some(Place::Dialling), now);
         actions.push(Action::Dial { pool: id, after: pause });
         true
+    }
+
+    /// B16: whether Bursar may try again by itself; if not, it looks again in a second.
+    fn may_retry(&mut self, now: Instant) -> bool {
+        let (tries, most) = self.retries.spent(now, self.next_lease);
+        if tries < most {
+            return true;
+        }
+        self.tally.count(Dim::B16, Told::Reject);
+        self.wake(later(now, super::retries::LATER));
+        false
+    }
+
+    /// B16: Bursar tries again by itself.
+    pub(super) fn count_retry(&mut self, now: Instant) {
+        let (tries, most) = self.retries.spent(now, self.next_lease);
+        self.tally.count(Dim::B16, Told::within(tries + 1, most));
+        self.retries.count(now, self.next_lease);
     }
 
     fn longest_unused(&self, beside: Option<PoolId>) -> Option<PoolId> {

@@ -228,6 +228,8 @@ pub struct Standing {
     pub pool_idle_in_tx: u32,
     /// The longest holder, as of the last tick.
     pub longest: Option<Holder>,
+    /// When trying again may help.
+    pub retry: Duration,
 }
 
 /// Who has held a backend longest.

@@ -30,6 +30,8 @@ pub struct View {
     pub pins: Vec<(&'static str, u64)>,
     /// Claims so far with a class that is not configured.
     pub unknown_classes: u64,
+    /// Refusals that were at least the third of their request, or session, within ten seconds.
+    pub retry_storms: u64,
     /// Highest number of leases at once over all pools since start.
     pub leases_peak: u64,
 }

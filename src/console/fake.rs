@@ -50,6 +50,7 @@ impl Fake {
         metrics.logins.inc(Login::Ok);
         let view = View {
             unknown_classes: 1,
+            retry_storms: 0,
             pools: vec![pool(0, "web", 2), pool(1, "report", 1)],
             tenants: vec![tenant("acme", 1), tenant("quiet", 0)],
             requests: vec![request("req-1", now), request("req-2", now)],

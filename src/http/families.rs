@@ -285,6 +285,7 @@ fn over_all(source: &dyn Source, view: &View) -> Vec<MetricFamily> {
         family(&metrics::ALL_LEASES_PEAK, [sample!(=> view.leases_peak)]),
         family(&metrics::UNKNOWN_CLASSES, [sample!(=> view.unknown_classes)]),
         family(&metrics::BUDGET, budgets),
+        family(&metrics::RETRY_STORMS, [sample!(=> view.retry_storms)]),
         family(&metrics::LEAKS, leaks),
         family(&metrics::LEAKS_OPEN, open.into_iter().map(|(class, count)| sample!(class => count))),
         family(&metrics::PINS, view.pins.iter().map(|(reason, count)| sample!(*reason => *count))),

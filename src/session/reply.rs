@@ -140,7 +140,8 @@ pub fn refusal(refusal: &Refusal) -> Report {
             let hint = match dial_error {
                 Some(error) => {
                     let _ = write!(detail, " No backend could be opened: {error}");
-                    "Retry after 250 ms. The server cannot be reached or refuses connections.".into()
+                    let after = standing.retry.as_millis();
+                    format!("Retry after {after} ms. The server cannot be reached or refuses connections.")
                 }
                 None => retry(standing),
             };
@@ -500,7 +501,7 @@ fn numbers(standing: &Standing) -> String {
 }
 
 fn retry(standing: &Standing) -> String {
-    let mut text = String::from("Retry after 250 ms.");
+    let mut text = format!("Retry after {} ms.", standing.retry.as_millis());
     if let Some(Holder { route, tenant, held, idle }) = &standing.longest {
         let _ = match route {
             Some(route) => write!(text, " Longest holder: route \"{route}\", "),

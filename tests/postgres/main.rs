@@ -26,6 +26,7 @@ mod lazy_begin;
 mod leak_matrix;
 mod leaks;
 mod load;
+mod overload;
 mod overstay;
 mod policies;
 mod prepared;

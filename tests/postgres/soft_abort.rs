@@ -5,8 +5,7 @@ use crate::support::watch::{leases, rows};
 use crate::support::{Config, Db, Proxy, Wire, msg, trace, until};
 
 /// Idle transactions are ended at once, also while nobody waits.
-const IDLE: &str =
-    "max_idle = { warn = \"20ms\", abort = \"40ms\", abort_alone = \"40ms\", mode = \"enforce\", force = true }";
+const IDLE: &str = "max_idle = { warn = \"20ms\", abort = \"40ms\", abort_alone = \"40ms\", mode = \"enforce\", force = true }";
 
 /// Old ones are.
 const OLD: &str = "max_age = { warn = \"100ms\", abort = \"200ms\", mode = \"enforce\", force = true }";

@@ -5,6 +5,7 @@ mod budgets;
 mod capacity;
 mod leaks;
 mod order;
+mod overload;
 mod requests;
 mod statements;
 

@@ -120,6 +120,12 @@ fn limits(config: &Config) -> Vec<(&'static str, &'static str, String, &'static 
             mode(budget.stall.mode),
         ),
         ("B15", "waiters of a pool", over_pools(config, |pool| pool.queue.to_string()), ALWAYS),
+        (
+            "B16",
+            "what Bursar tries again by itself",
+            "20% of the leases and 10/s, over 10 s".to_owned(),
+            ALWAYS,
+        ),
         ("B17", "leases kept beyond their transaction", pins, mode(tenant.mode)),
         ("B18", "client sessions", sessions, mode(tenant.mode)),
     ]

@@ -24,6 +24,7 @@ fn standing() -> Box<Standing> {
             held: Duration::from_secs(12),
             idle: Some(Duration::from_millis(11_200)),
         }),
+        retry: Duration::from_millis(250),
     })
 }
 

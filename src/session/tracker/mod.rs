@@ -34,7 +34,6 @@ mod op;
 #[cfg(test)]
 mod tests;
 
-use crate::statements::StatementId;
 use crate::wire::backend::{TxStatus, error_field};
 use crate::wire::frontend::Kind;
 use bytes::BytesMut;
