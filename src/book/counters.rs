@@ -6,7 +6,7 @@ use crate::config::Mode;
 use std::time::Duration;
 
 /// The budget dimensions of budgets.md §2.3 that exist so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Dim {
     B1,
     B2,
@@ -48,7 +48,20 @@ impl Dim {
     }
 }
 
+/// How many there are.
+pub(super) const DIMENSIONS: usize = DIMS.len();
+
 impl Dim {
+    /// Each of them.
+    pub(super) fn all() -> impl Iterator<Item = Dim> {
+        DIMS.into_iter().map(|(dim, _)| dim)
+    }
+
+    /// As in metrics and views.
+    pub(super) fn name(self) -> &'static str {
+        DIMS[self as usize].1
+    }
+
     /// The table of its limits in the configuration, if it is a budget of time.
     pub(super) fn key(self) -> &'static str {
         match self {

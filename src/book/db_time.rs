@@ -23,6 +23,7 @@ impl<B, W> Book<B, W> {
             let request = &self.requests[at];
             let timed = self.limits.budgets(request.budgets).db_time;
             let used = request.used();
+            self.peaks.saw_time(Dim::B3, used);
             let first = timed.warn.into_iter().chain(timed.abort).min();
             let Some(first) = first.filter(|first| used >= *first / 5 * 4) else { continue };
             self.wake(now + first.saturating_sub(used).max(super::overstay::TICK_LEAST));
@@ -90,7 +91,7 @@ impl<B, W> Book<B, W> {
         self.tally.count(Dim::B3, Told::Reject);
         let standing = self.standing(claim.pool, who, claim.session, now);
         let refusal = Refusal::DbTimeUsedUp { used, limit, standing };
-        self.count_refusal(claim.pool, who, &refusal);
+        self.count_refusal(claim, who, &refusal);
         Some(refusal)
     }
 }

@@ -60,6 +60,7 @@ impl<B, W> Book<B, W> {
         if self.closing {
             return Checkout::Refused(self.refuse_closing(claim.pool));
         }
+        self.clock = Some(now);
         let who = self.who(claim, now);
         if let Some(refusal) = self.too_many_leases(claim, who, now).or_else(|| self.used_up(claim, who, now))
         {
@@ -277,7 +278,7 @@ impl<B, W> Book<B, W> {
         sofar.waited += waited;
         sofar.wait.add(waited);
         sofar.untagged += u64::from(untagged(claim.login, &claim.tag));
-        let max_wait = pool.rules.max_wait;
+        let max_wait = self.limits.budgets(who.budgets).max_wait.unwrap_or(pool.rules.max_wait);
         pool.parts.take(who.class);
         pool.long_in_use += u32::from(who.guess.long);
 
@@ -290,10 +291,15 @@ impl<B, W> Book<B, W> {
             self.requests[request].granted(waited);
         }
         if asked.first {
+            let told = warnings.len();
+            self.peaks.saw(Dim::B9, nanos(waited) / 1_000_000);
             self.tally.count(Dim::B9, Told::within(nanos(waited), nanos(max_wait)));
             self.judge_tenant(who, warnings);
             if let Some(request) = who.request {
                 self.judge_request(request, warnings);
+            }
+            for warning in &warnings[told..] {
+                self.warned_event(warning, Some(claim.pool), &claim.tag);
             }
         }
         let charged = self.charge(claim.pool, who, asked.entrance);
@@ -338,6 +344,7 @@ impl<B, W> Book<B, W> {
             false => Told::within(holds.into(), limit.into()),
         };
         self.tally.count(Dim::B4, told);
+        self.peaks.saw(Dim::B4, holds.into());
         if told == Told::Warn && who.request.is_none_or(|request| self.requests[request].tell_once(Dim::B4)) {
             warnings.push(Warning::TenantOverCap { holds, limit });
         }

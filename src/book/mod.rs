@@ -40,6 +40,7 @@ mod leases;
 mod limits;
 mod overrun;
 mod overstay;
+mod peaks;
 mod pins;
 mod pool;
 mod predict;
@@ -53,6 +54,7 @@ mod slots;
 mod storms;
 mod types;
 pub mod view;
+mod violations;
 
 #[cfg(test)]
 mod model;
@@ -62,6 +64,7 @@ mod tests;
 pub use leaks::CLOSED_KEPT;
 pub use types::*;
 pub use view::View;
+pub use violations::Violation;
 
 use crate::config::{Config, Mode, PoolRules, Timed};
 use counters::{Dim, Told};
@@ -120,6 +123,10 @@ pub struct Book<B, W> {
 
     tally: counters::Tally,
     storms: storms::Storms,
+    events: violations::Events,
+    peaks: peaks::Peaks,
+    /// When somebody last asked for a lease, or time was last looked at.
+    clock: Option<Instant>,
     retries: retries::Retries,
     cases: leaks::Cases,
     pins: Vec<(&'static str, u64)>,
@@ -166,6 +173,9 @@ impl<B, W> Book<B, W> {
             ends: (-1, 0),
             tally: counters::Tally::default(),
             storms: storms::Storms::default(),
+            events: violations::Events::default(),
+            peaks: peaks::Peaks::default(),
+            clock: None,
             retries: retries::Retries::default(),
             cases: leaks::Cases::default(),
             pins: Vec::new(),
@@ -275,7 +285,9 @@ impl<B, W> Book<B, W> {
         let sessions = self.sessions.get(tenant).copied().unwrap_or(0);
         if sessions >= limit && mode == Mode::Enforce {
             self.tally.count(Dim::B18, Told::Reject);
-            return Err(Refusal::TooManySessions { tenant: tenant.clone(), sessions, limit });
+            let refusal = Refusal::TooManySessions { tenant: tenant.clone(), sessions, limit };
+            self.refused_event(&refusal, None, &of_tenant(tenant));
+            return Err(refusal);
         }
         let told = match sessions >= limit {
             true => Told::beyond(mode),
@@ -284,7 +296,12 @@ impl<B, W> Book<B, W> {
         self.tally.count(Dim::B18, told);
         *self.sessions.entry(tenant.clone()).or_default() += 1;
         let sessions = sessions + 1;
-        Ok((told == Told::Warn).then_some(Warning::ManySessions { sessions, limit }))
+        self.peaks.saw(Dim::B18, sessions.into());
+        let warning = (told == Told::Warn).then_some(Warning::ManySessions { sessions, limit });
+        if let Some(warning) = &warning {
+            self.warned_event(warning, None, &of_tenant(tenant));
+        }
+        Ok(warning)
     }
 
     /// A client session is ready to ask for leases of this pool.
@@ -357,7 +374,7 @@ impl<B, W> Book<B, W> {
         waiters.sort_unstable();
         for id in waiters {
             let Some(waiter) = self.detach(id, false) else { continue };
-            self.count_refusal(waiter.claim.pool, waiter.who, &Refusal::Closing);
+            self.count_refusal(&waiter.claim, waiter.who, &Refusal::Closing);
             actions.push(Action::Refuse { waiter: waiter.handle, refusal: Refusal::Closing });
         }
     }
@@ -373,4 +390,9 @@ impl<B, W> Book<B, W> {
     pub fn is_quiet(&self) -> bool {
         self.leases.is_empty() && self.waiters.is_empty() && self.census.at(pool::Place::Dialling) == 0
     }
+}
+
+/// The tags of somebody of whom only the tenant is known.
+fn of_tenant(tenant: &Arc<str>) -> Arc<crate::tag::Tag> {
+    Arc::new(crate::tag::Tag { tenant: tenant.clone(), ..Default::default() })
 }

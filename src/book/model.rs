@@ -151,7 +151,7 @@ impl World {
                 Action::End { lease, .. } | Action::Cancel { lease, .. } | Action::Warn { lease, .. } => {
                     assert!(self.held.contains_key(&lease));
                 }
-                Action::Leak(_) => {}
+                Action::Leak(_) | Action::Violation(_) => {}
             }
         }
     }

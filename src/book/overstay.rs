@@ -64,8 +64,12 @@ impl<B, W> Book<B, W> {
     ) -> Option<Instant> {
         self.ticks += 1;
         self.due = None;
+        self.clock = Some(now);
+        self.peaks.turn(now);
+        let from = actions.len();
         // First, so that whoever is refused reads figures of this moment.
         self.watch_leases(now, probe, actions);
+        self.tell_violations(from, now, actions);
         self.expire(now, actions);
         self.refuse_nested(now, actions);
         self.feed(now, actions);
@@ -204,6 +208,7 @@ impl<B, W> Book<B, W> {
     }
 
     fn watch_one(&mut self, sight: &Sight, actions: &mut Vec<Action<B, W>>) {
+        self.note_times(sight);
         let Some(lease) = self.leases.get(&sight.id) else { return };
         let mut watch = lease.watch.as_deref().copied().unwrap_or_default();
         if watch.tx != sight.activity.tx_start {

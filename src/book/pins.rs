@@ -16,7 +16,7 @@ impl<B, W> Book<B, W> {
     pub fn pinned(&mut self, id: LeaseId) -> Option<Warning> {
         let lease = self.leases.get_mut(&id).filter(|lease| !lease.pinned)?;
         lease.pinned = true;
-        let (at, pool) = (lease.who.share, lease.pool);
+        let (at, pool, tag) = (lease.who.share, lease.pool, lease.tag.clone());
         self.shares[at].pinned += 1;
         self.pools[pool.0 as usize].pinned += 1;
         let (tenant_pins, pool_pins) = (self.pins_of(at), self.pins_in(pool));
@@ -30,7 +30,10 @@ impl<B, W> Book<B, W> {
             Told::Ok
         };
         self.tally.count(Dim::B17, told);
-        (told == Told::Warn).then_some(Warning::TooManyPins { tenant_pins, pool_pins })
+        self.peaks.saw(Dim::B17, tenant_pins.0.into());
+        let warning = (told == Told::Warn).then_some(Warning::TooManyPins { tenant_pins, pool_pins })?;
+        self.warned_event(&warning, Some(pool), &tag);
+        Some(warning)
     }
 
     /// Whether a lease of this tenant may be kept beyond its transaction; only where that is enforced.
@@ -52,6 +55,7 @@ impl<B, W> Book<B, W> {
             self.shares[at].rejections += 1;
         }
         let refusal = Refusal::TooManyPins { tenant: tenant.into(), tenant_pins, pool_pins };
+        self.refused_event(&refusal, Some(pool), &super::of_tenant(&tenant.into()));
         let sofar = &mut self.pools[pool.0 as usize].sofar;
         *sofar.rejections.entry(refusal.sqlstate()).or_default() += 1;
         Err(refusal)

@@ -109,10 +109,12 @@ impl<B, W> Book<B, W> {
                 false => Told::within(u64::from(own) + 1, own_limit.into()),
             };
             self.tally.count(Dim::B8, told);
+            self.peaks.saw(Dim::B8, u64::from(own) + 1);
+            self.peaks.saw(Dim::B15, waiting as u64 + 1);
             self.tally.count(Dim::B15, Told::within(waiting as u64 + 1, limit as u64));
             return None;
         };
-        self.count_refusal(claim.pool, who, &refusal);
+        self.count_refusal(claim, who, &refusal);
         Some(refusal)
     }
 
@@ -147,7 +149,7 @@ impl<B, W> Book<B, W> {
         self.tally.count(Dim::B9, Told::Reject);
         let standing = self.standing(claim.pool, who, claim.session, now);
         let refusal = Refusal::WaitedTooLong { waited: Duration::ZERO, dial_error: None, standing };
-        self.count_refusal(claim.pool, who, &refusal);
+        self.count_refusal(claim, who, &refusal);
         Some(refusal)
     }
 
@@ -322,9 +324,9 @@ impl<B, W> Book<B, W> {
         why: impl FnOnce(Box<Standing>) -> Refusal,
     ) {
         let Some(waiter) = self.waiters.get(&id) else { return };
-        let (pool, who, session) = (waiter.claim.pool, waiter.who, waiter.claim.session);
-        let refusal = why(self.standing(pool, who, session, now));
-        self.count_refusal(pool, who, &refusal);
+        let (claim, who) = (waiter.claim.clone(), waiter.who);
+        let refusal = why(self.standing(claim.pool, who, claim.session, now));
+        self.count_refusal(&claim, who, &refusal);
         let Some(waiter) = self.detach(id, false) else { return };
         actions.push(Action::Refuse { waiter: waiter.handle, refusal });
         let promoted = self.promote(who.request);
@@ -346,8 +348,9 @@ impl<B, W> Book<B, W> {
         Some(now.saturating_duration_since(self.waiters.get(&id)?.since))
     }
 
-    pub(super) fn count_refusal(&mut self, pool: PoolId, who: Who, refusal: &Refusal) {
-        let sofar = &mut self.pools[pool.0 as usize].sofar;
+    pub(super) fn count_refusal(&mut self, claim: &Claim, who: Who, refusal: &Refusal) {
+        self.refused_event(refusal, Some(claim.pool), &claim.tag);
+        let sofar = &mut self.pools[claim.pool.0 as usize].sofar;
         *sofar.rejections.entry(refusal.sqlstate()).or_default() += 1;
         self.shares[who.share].rejections += 1;
         if let Some(request) = who.request {

@@ -219,7 +219,7 @@ impl<B, W> Book<B, W> {
         self.tally.count(Dim::B2, Told::Reject);
         let standing = self.standing(claim.pool, who, claim.session, now);
         let refusal = Refusal::TooManyLeases { ordinal, limit, own: own == Some(limit), standing };
-        self.count_refusal(claim.pool, who, &refusal);
+        self.count_refusal(claim, who, &refusal);
         Some(refusal)
     }
 
@@ -253,6 +253,8 @@ impl<B, W> Book<B, W> {
             Told::within(holds.into(), limit.into())
         };
         self.tally.count(Dim::B1, told);
+        self.peaks.saw(Dim::B1, holds.into());
+        self.peaks.saw(Dim::B2, request.leases_total.into());
         if told == Told::Warn && request.tell_once(Dim::B1) {
             warnings.push(Warning::NestsTooDeep { holds, limit });
         }

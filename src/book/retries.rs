@@ -36,6 +36,14 @@ impl Retries {
         (tries, RESERVE * SECONDS as u64 + leases.saturating_sub(first) / LEASES)
     }
 
+    /// Tries within the last ten seconds, for those who only look.
+    pub(super) fn recent(&self, now: Instant) -> u64 {
+        let Some(start) = self.start else { return 0 };
+        let number = now.saturating_duration_since(start).as_secs() + SECONDS as u64 + 1;
+        let recent = self.seconds.iter().filter(|second| second.number + (SECONDS as u64) > number);
+        recent.map(|second| second.tries).sum()
+    }
+
     /// One more try.
     pub(super) fn count(&mut self, now: Instant, leases: u64) {
         let number = self.turn(now, leases);

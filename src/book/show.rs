@@ -25,6 +25,7 @@ impl<B, W> Book<B, W> {
             waiters,
             leaks: self.cases.rows(),
             budgets: self.tally.rows(),
+            budget_usage: self.usage_rows(now),
             rejections: self.rejection_rows(),
             leak_totals: self.cases.totals(),
             pins: self.pins.clone(),

@@ -337,6 +337,7 @@ impl<B, W> Book<B, W> {
         let (tries, most) = self.retries.spent(now, self.next_lease);
         self.tally.count(Dim::B16, Told::within(tries + 1, most));
         self.retries.count(now, self.next_lease);
+        self.peaks.saw(Dim::B16, tries + 1);
     }
 
     fn longest_unused(&self, beside: Option<PoolId>) -> Option<PoolId> {

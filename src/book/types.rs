@@ -1,5 +1,6 @@
 //! The nouns of the book.
 
+use super::violations::Violation;
 use crate::tag::{Own, Tag};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -132,6 +133,8 @@ pub enum Action<B, W> {
         /// What to tell.
         warning: Warning,
     },
+    /// A budget that was exceeded, to log.
+    Violation(Box<Violation>),
     /// A leak event to log (opened, returned, or reclaimed).
     Leak(Box<LeakEvent>),
 }

@@ -22,6 +22,9 @@ pub struct View {
     pub leaks: Vec<LeakEvent>,
     /// Budget outcomes: (dimension such as `"B1"`, outcome `ok|near|would|warn|queue|reject|cancel|abort`, count).
     pub budgets: Vec<(&'static str, &'static str, u64)>,
+    /// How far budgets are used: (dimension, the most by anybody now, the same within the last hour), in
+    /// milliseconds or counts.
+    pub budget_usage: Vec<(&'static str, u64, u64)>,
     /// Refusals: (pool, SQLSTATE, count).
     pub rejections: Vec<(PoolId, &'static str, u64)>,
     /// Leak totals: (class, action, outcome, count).

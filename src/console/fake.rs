@@ -51,6 +51,7 @@ impl Fake {
         let view = View {
             unknown_classes: 1,
             retry_storms: 0,
+            budget_usage: vec![("B1", 2, 3), ("B9", 15, 120)],
             pools: vec![pool(0, "web", 2), pool(1, "report", 1)],
             tenants: vec![tenant("acme", 1), tenant("quiet", 0)],
             requests: vec![request("req-1", now), request("req-2", now)],

@@ -3,7 +3,7 @@
 
 use super::Pools;
 use super::view::LeakDetail;
-use crate::book::{CLOSED_KEPT, LeakEvent, Outcome};
+use crate::book::{CLOSED_KEPT, LeakEvent, Outcome, Violation};
 use crate::clock;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -91,6 +91,27 @@ pub(super) fn leak(pools: &Arc<Pools>, event: &LeakEvent) {
         waiters = event.waiters,
         oldest_wait_ms = event.oldest_wait.as_millis() as u64,
         "a session holds its backend too long"
+    );
+}
+
+/// Logs one budget that was exceeded.
+pub(super) fn violation(pools: &Arc<Pools>, violation: &Violation) {
+    let pool = violation.pool.and_then(|pool| pools.by_id(pool));
+    let tag = &violation.tag;
+    tracing::warn!(
+        event = "budget_violation",
+        dimension = violation.dimension,
+        key = violation.key,
+        outcome = violation.outcome,
+        pool = pool.map_or_else(String::new, |pool| format!("{}/{}", pool.database, pool.user)),
+        tenant = &*tag.tenant,
+        request = tag.request.as_deref().unwrap_or(""),
+        route = tag.route.as_deref().unwrap_or(""),
+        user_id = tag.user_id.as_deref().unwrap_or(""),
+        spent = violation.spent,
+        limit = violation.limit,
+        suppressed = violation.suppressed,
+        "a budget was exceeded"
     );
 }
 

@@ -70,7 +70,7 @@ impl<S> Session<S> {
     /// Whether the client's next message waits for a cancel request to arrive.
     #[inline]
     pub(super) fn is_held_for_cut(&self) -> bool {
-        self.linked.cut.as_ref().is_some_and(|cut| !cut.delivered)
+        self.linked.cut.as_ref().is_some_and(|cut| !cut.delivered) && self.lease.is_some()
     }
 
     /// Whether the next message, of which so much has been seen, is the error of a statement that was

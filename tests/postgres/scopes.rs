@@ -64,7 +64,7 @@ fn the_most_specific_scope_wins() {
 fn a_tenant_may_wait_longer_and_run_shorter() {
     let db = Db::new();
     let config = Config::one_backend()
-        .with("pool", "max_wait = \"500ms\"")
+        .with("pool", "max_wait = \"2s\"")
         .with("tenant.\"*\"", "max = \"100%\"")
         .with("tenant.patient.budget.request", "max_wait = \"60s\"")
         .with("tenant.brisk.budget.statement", "max_time = { abort = \"100ms\", mode = \"enforce\" }");
@@ -142,5 +142,48 @@ fn enforcing_begins_with_warning() {
     assert_eq!(idle.query("select 1").code(), "25P03");
     assert_eq!(idle.query("rollback").trace(), "C(ROLLBACK) Z(I)");
     idle.bye();
+    proxy.stop();
+}
+
+/// SHOW BUDGETS: limits by scope, how far they are used, and one event a violation.
+#[test]
+fn budgets_are_shown_with_their_scopes_and_logged_when_exceeded() {
+    let db = Db::new();
+    let config = Config::of_size(3)
+        .with("log", "format = \"json\"")
+        .with("budget.request", "max_leases = { warn = \"off\", reject = 2, mode = \"enforce\" }")
+        .with("tenant.acme.budget.request", "max_leases = { reject = 3 }")
+        .with("tenant.acme", "queue = 7");
+    let proxy = Proxy::start(&db, config);
+    let mut console = proxy.console();
+    let mut rows = |sql: &str| crate::support::watch::rows(&mut console, sql);
+    let limits =
+        "select dimension, scope, \"limit\", mode, unit from bursar.budgets where scope <> 'default'";
+    assert_eq!(
+        rows(limits),
+        [
+            ["B2", "tenant acme", "warn off, act 3", "enforce", "leases"],
+            ["B8", "tenant acme", "7", "warn", "waiters"],
+        ]
+    );
+    let mut clients: Vec<Wire> = (0..2).map(|_| proxy.connect_for("quiet", "r1")).collect();
+    for client in &mut clients {
+        client.batch("begin");
+    }
+    assert_eq!(proxy.connect_for("quiet", "r1").query("select 1").code(), "54000");
+    let used = "select current, peak_1h from bursar.budgets where dimension = 'B1' and scope = 'default'";
+    assert_eq!(rows(used), [["2", "2"]]);
+    clients.clear();
+    crate::support::until("they have ended", || rows(used) == [["0", "2"]]);
+    let event = "\"event\":\"budget_violation\",\"dimension\":\"B2\"";
+    crate::support::until("it is logged", || proxy.log().contains(event));
+    let log = proxy.log();
+    let line = log.lines().find(|line| line.contains(event)).expect("the event");
+    for field in
+        ["\"outcome\":\"reject\"", "\"tenant\":\"quiet\"", "\"request\":\"r1\"", "\"spent\":3", "\"limit\":2"]
+    {
+        assert!(line.contains(field), "{field}: {line}");
+    }
+    assert_eq!(log.matches(event).count(), 1);
     proxy.stop();
 }

@@ -211,3 +211,69 @@ fn pins_are_bounded_by_tenant_and_by_pool() {
     assert_eq!(desk.book.pinned(lease), None);
     assert_eq!(desk.count("B17", "would"), 1);
 }
+
+fn violations(desk: &mut Desk) -> Vec<(&'static str, &'static str, u64, u64)> {
+    let events = std::mem::take(&mut desk.actions).into_iter().filter_map(|action| match action {
+        Action::Violation(event) => Some((event.dimension, event.outcome, event.spent, event.limit)),
+        _ => None,
+    });
+    events.collect()
+}
+
+#[test]
+fn what_is_told_or_refused_or_ended_is_an_event_too() {
+    let mut setup = setup();
+    setup.budget.max_concurrent = 1;
+    setup.budget.max_concurrent_mode = Mode::Warn;
+    setup.budget.idle = Timed { warn: Some(S), abort: Some(10 * S), mode: Mode::Enforce, force: false };
+    setup.budget.idle_abort_alone = Some(10 * S);
+    setup.budget.idle_warn_only_if_waiters = false;
+    setup.budget.leases_mode = Mode::Observe;
+    setup.budget.leases_reject = Some(1);
+    let mut desk = Desk::new(setup, 2);
+    let start = desk.now;
+    desk.lease_for(of("a", Some("r")));
+    desk.lease_for(of("a", Some("r")));
+    desk.refused(Tag { max_leases: Some(2), ..of("a", Some("r")) });
+    desk.tick(working(start, None));
+    let observed = "what is only observed is none";
+    assert_eq!(violations(&mut desk), [("B1", "warn", 2, 1), ("B2", "reject", 3, 2)], "{observed}");
+    desk.pass(S);
+    desk.tick(idle_in_tx(start));
+    assert_eq!(violations(&mut desk), [("B11", "warn", 1000, 1000); 2]);
+    desk.book.arm(start + 100 * S);
+    desk.pass(10 * S);
+    desk.tick(idle_in_tx(start));
+    let spared = desk.take();
+    let [Action::Warn { warning: Warning::Spared { key, .. }, .. }, ..] = spared[..] else {
+        panic!("{spared:?}")
+    };
+    assert_eq!(key, "budget.transaction.max_idle");
+    assert_eq!(desk.count("B11", "would"), 2);
+    desk.pass(100 * S);
+    desk.tick(idle_in_tx(start));
+    assert_eq!(violations(&mut desk), [("B11", "abort", 111_000, 10_000); 2]);
+}
+
+#[test]
+fn usage_is_the_most_of_anybody_now_and_within_an_hour() {
+    let mut desk = Desk::new(setup(), 3);
+    let leases = [0; 3].map(|_| desk.lease_for(of("a", Some("r"))));
+    let waiter = desk.queued("b");
+    desk.tick(idle_in_tx(desk.now - 2 * S));
+    let usage = |desk: &Desk, dimension| {
+        let rows = desk.book.view(desk.now).budget_usage;
+        rows.into_iter().find(|row| row.0 == dimension).map(|(_, now, peak)| (now, peak)).expect("a row")
+    };
+    assert_eq!((usage(&desk, "B1"), usage(&desk, "B4")), ((3, 3), (3, 3)));
+    assert_eq!((usage(&desk, "B11"), usage(&desk, "B8")), ((2000, 2000), (1, 1)));
+    desk.book.cancel(desk.now, waiter, &mut desk.actions);
+    for (at, lease) in leases.into_iter().enumerate() {
+        desk.checkin(lease, Some(at as u32));
+    }
+    desk.tick(None);
+    assert_eq!((usage(&desk, "B1"), usage(&desk, "B11")), ((0, 3), (0, 2000)));
+    assert_eq!(usage(&desk, "B2"), (0, 3));
+    desk.pass(3600 * S);
+    assert_eq!((usage(&desk, "B1"), usage(&desk, "B11")), ((0, 0), (0, 0)));
+}

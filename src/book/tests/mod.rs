@@ -139,8 +139,10 @@ impl Desk {
         desk
     }
 
+    /// What is to be done; what is only to be logged is left out.
     fn take(&mut self) -> Vec<Action<u32, WaiterId>> {
-        std::mem::take(&mut self.actions)
+        let actions = std::mem::take(&mut self.actions);
+        actions.into_iter().filter(|action| !matches!(action, Action::Violation(_))).collect()
     }
 
     fn claim(&mut self, tag: Tag) -> Claim {

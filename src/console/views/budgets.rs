@@ -1,19 +1,21 @@
 //! SHOW BUDGETS: limits and modes from the configuration, outcomes from the book.
 
 use super::{View, row};
-use crate::config::{Config, Mode, PoolRules, Share};
-use crate::console::table::{int, text};
+use crate::config::{Budgets, Config, Mode, PoolRules, Share, TenantRule, Timed};
+use crate::console::table::{Row, Value, int, text};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub(super) static BUDGETS: View = View {
     name: "budgets",
-    what: "one row a budget: limit, mode, outcomes so far",
+    what: "one row a budget and scope: limit, mode, how far it is used, outcomes so far",
     columns: &[
         text("dimension"),
         text("scope"),
         text("limit"),
         text("mode"),
+        int("current"),
+        int("peak_1h"),
         int("near"),
         int("would"),
         int("enforced"),
@@ -23,112 +25,129 @@ pub(super) static BUDGETS: View = View {
         int("reject"),
         int("cancel"),
         int("abort"),
+        text("unit"),
+        text("what"),
     ],
     rows: |source| {
-        let counts = source.view().budgets;
-        let row = |(dimension, scope, limit, mode): (&'static str, &'static str, String, &'static str)| {
+        let view = source.view();
+        let config = source.config();
+        let mut rows = Vec::new();
+        for limit in limits(&config, &config.budget, &config.tenant_default) {
             let count = |outcome| {
-                let matching = counts.iter().filter(|(d, o, _)| *d == dimension && *o == outcome);
+                let matching = view.budgets.iter().filter(|(d, o, _)| *d == limit.dimension && *o == outcome);
                 matching.map(|(_, _, count)| count).sum::<u64>()
             };
-            row![
-                dimension,
-                scope,
-                limit,
-                mode,
+            let used = view.budget_usage.iter().find(|(dimension, ..)| *dimension == limit.dimension);
+            let (current, peak) = used.map_or((0, 0), |(_, current, peak)| (*current, *peak));
+            let enforced = ["queue", "reject", "cancel", "abort"].map(count).iter().sum::<u64>();
+            rows.push(row![
+                limit.dimension,
+                "default",
+                limit.limit,
+                limit.mode,
+                current,
+                peak,
                 count("near"),
                 count("would"),
-                count("queue") + count("reject") + count("cancel") + count("abort"),
+                enforced,
                 count("ok"),
                 count("warn"),
                 count("queue"),
                 count("reject"),
                 count("cancel"),
                 count("abort"),
-            ]
-        };
-        limits(&source.config()).into_iter().map(row).collect()
+                limit.unit,
+                limit.what,
+            ]);
+        }
+        rows.extend(scoped(&config));
+        rows
     },
 };
 
-/// Dimension, what it counts, its limits in words, and its mode (budgets.md §2.3).
-fn limits(config: &Config) -> Vec<(&'static str, &'static str, String, &'static str)> {
-    const ALWAYS: &str = "enforce";
-    let budget = &config.budget;
-    let tenant = &config.tenant_default;
-    let share = match tenant.max {
-        Share::Count(count) => count.to_string(),
-        Share::Percent(percent) => format!("{percent}% of the pool"),
+/// Rows of what scopes and tenants have otherwise. What is used and what came of it is counted by
+/// dimension, not by scope.
+fn scoped(config: &Config) -> Vec<Row> {
+    let defaults = limits(config, &config.budget, &config.tenant_default);
+    let mut rows = Vec::new();
+    let mut add = |scope: &str, own: Vec<Limit>| {
+        for (own, default) in own.into_iter().zip(&defaults) {
+            if (&own.limit, own.mode) == (&default.limit, default.mode) {
+                continue;
+            }
+            let mut row: Row = row![own.dimension, scope.to_owned(), own.limit, own.mode];
+            row.extend((4..BUDGETS.columns.len() - 2).map(|_| Value::Null));
+            row.extend(row![own.unit, own.what]);
+            rows.push(row);
+        }
     };
-    let pins = format!(
-        "{} per tenant, {} in all",
-        tenant.max_pins,
-        over_pools(config, |pool| match pool.max_pins {
-            Share::Count(count) => count.to_string(),
-            Share::Percent(percent) => format!("{percent}% of the pool"),
-        })
-    );
+    for (scope, places) in config.scopes.all() {
+        let budgets = config.scopes.lay(&config.budget, places);
+        add(&scope, limits(config, &budgets, &config.tenant_default));
+    }
+    for (name, tenant) in &config.tenants {
+        add(&format!("tenant {name}"), limits(config, &config.budget, tenant));
+    }
+    rows
+}
+
+/// One budget as it is configured (budgets.md §2.3).
+struct Limit {
+    dimension: &'static str,
+    what: &'static str,
+    unit: &'static str,
+    limit: String,
+    mode: &'static str,
+}
+
+const ALWAYS: &str = "enforce";
+
+fn limits(config: &Config, budget: &Budgets, tenant: &TenantRule) -> Vec<Limit> {
+    let row = |dimension, what, unit, limit, mode| Limit { dimension, what, unit, limit, mode };
+    let of_time = |dimension, what, timed: &Timed| row(dimension, what, "ms", times(timed), mode(timed.mode));
+    let pool_pins = over_pools(config, |pool| share(pool.max_pins));
+    let pins = format!("{} per tenant, {pool_pins} in all", tenant.max_pins);
     let sessions = format!("{} per tenant, {} in all", tenant.max_sessions, config.listen.max_clients);
     let idle = format!(
         "{}{}, {} if nobody waits",
-        warn_abort(budget.idle.warn.map(seconds), budget.idle.abort.map(seconds)),
+        times(&budget.idle),
         if budget.idle_warn_only_if_waiters { " (warns only if others wait)" } else { "" },
         budget.idle_abort_alone.map_or_else(|| "off".to_owned(), seconds),
     );
+    let leases =
+        warn_abort(budget.leases_warn.map(|n| n.to_string()), budget.leases_reject.map(|n| n.to_string()));
+    let wait = budget.max_wait.map_or_else(|| over_pools(config, |pool| seconds(pool.max_wait)), seconds);
+    let queue = over_pools(config, |pool| pool.queue.to_string());
+    let concurrent = budget.max_concurrent.to_string();
+    let retries = "20% of the leases and 10/s, over 10 s".to_owned();
+    let tenant_mode = mode(tenant.mode);
     vec![
-        (
-            "B1",
-            "leases of a request at once",
-            budget.max_concurrent.to_string(),
-            mode(budget.max_concurrent_mode),
-        ),
-        (
-            "B2",
-            "leases of a request in all",
-            warn_abort(
-                budget.leases_warn.map(|n| n.to_string()),
-                budget.leases_reject.map(|n| n.to_string()),
-            ),
-            mode(budget.leases_mode),
-        ),
-        (
-            "B3",
-            "database time of a request",
-            warn_abort(budget.db_time.warn.map(seconds), budget.db_time.abort.map(seconds)),
-            mode(budget.db_time.mode),
-        ),
-        ("B4", "leases of a tenant at once", share, mode(tenant.mode)),
-        ("B8", "waiters of a tenant", tenant.queue.to_string(), mode(tenant.mode)),
-        ("B9", "wait for a lease", over_pools(config, |pool| seconds(pool.max_wait)), ALWAYS),
-        (
-            "B10",
-            "age of a transaction",
-            warn_abort(budget.age.warn.map(seconds), budget.age.abort.map(seconds)),
-            mode(budget.age.mode),
-        ),
-        ("B11", "idle in transaction", idle, mode(budget.idle.mode)),
-        (
-            "B12",
-            "time of a statement",
-            warn_abort(budget.statement.warn.map(seconds), budget.statement.abort.map(seconds)),
-            mode(budget.statement.mode),
-        ),
-        (
-            "B13",
-            "a result that the client does not take",
-            warn_abort(budget.stall.warn.map(seconds), budget.stall.abort.map(seconds)),
-            mode(budget.stall.mode),
-        ),
-        ("B15", "waiters of a pool", over_pools(config, |pool| pool.queue.to_string()), ALWAYS),
-        (
-            "B16",
-            "what Bursar tries again by itself",
-            "20% of the leases and 10/s, over 10 s".to_owned(),
-            ALWAYS,
-        ),
-        ("B17", "leases kept beyond their transaction", pins, mode(tenant.mode)),
-        ("B18", "client sessions", sessions, mode(tenant.mode)),
+        row("B1", "leases of a request at once", "leases", concurrent, mode(budget.max_concurrent_mode)),
+        row("B2", "leases of a request in all", "leases", leases, mode(budget.leases_mode)),
+        of_time("B3", "database time of a request", &budget.db_time),
+        row("B4", "leases of a tenant at once", "leases", share(tenant.max), tenant_mode),
+        row("B8", "waiters of a tenant", "waiters", tenant.queue.to_string(), tenant_mode),
+        row("B9", "wait for a lease", "ms", wait, ALWAYS),
+        of_time("B10", "age of a transaction", &budget.age),
+        row("B11", "idle in transaction", "ms", idle, mode(budget.idle.mode)),
+        of_time("B12", "time of a statement", &budget.statement),
+        of_time("B13", "a result that the client does not take", &budget.stall),
+        row("B15", "waiters of a pool", "waiters", queue, ALWAYS),
+        row("B16", "what Bursar tries again by itself", "tries", retries, ALWAYS),
+        row("B17", "leases kept beyond their transaction", "leases", pins, tenant_mode),
+        row("B18", "client sessions", "sessions", sessions, tenant_mode),
     ]
+}
+
+fn share(share: Share) -> String {
+    match share {
+        Share::Count(count) => count.to_string(),
+        Share::Percent(percent) => format!("{percent}% of the pool"),
+    }
+}
+
+fn times(timed: &Timed) -> String {
+    warn_abort(timed.warn.map(seconds), timed.abort.map(seconds))
 }
 
 fn mode(mode: Mode) -> &'static str {
@@ -176,9 +195,10 @@ mod tests {
 
     #[test]
     fn budgets_show_limit_mode_and_outcomes() {
-        let names = ["dimension", "limit", "near", "would", "enforced", "reject"];
-        assert_eq!(cells(0, &names), ["B1", "3", "0", "4", "2", "2"]);
-        assert_eq!(cells(1, &names)[..2], ["B2", "warn 10, act off"]);
+        let names =
+            ["dimension", "scope", "limit", "current", "peak_1h", "would", "enforced", "reject", "unit"];
+        assert_eq!(cells(0, &names), ["B1", "default", "3", "2", "3", "4", "2", "2", "leases"]);
+        assert_eq!(cells(1, &names)[..3], ["B2", "default", "warn 10, act off"]);
         assert_eq!(cells(6, &["dimension", "limit"]), ["B10", "warn 5s, act 60s"]);
     }
 }
