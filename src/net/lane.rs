@@ -119,8 +119,8 @@ pub struct Lane {
     closed: bool,
     /// The socket last read from had nothing, and wakes this task when it has.
     registered: bool,
-    /// The last read took as much as there was room for.
-    filled: bool,
+    /// The last read was a long one, or took as much as there was room for.
+    streams: bool,
 }
 
 impl Lane {
@@ -137,7 +137,7 @@ impl Lane {
             size: Size::Small,
             closed: false,
             registered: false,
-            filled: false,
+            streams: false,
         }
     }
 
@@ -269,9 +269,9 @@ impl Lane {
         if self.closed {
             return Poll::Ready(Ok(0));
         }
-        // Before a buffer is borrowed for nothing. Behind a read that took all there was room for, the
-        // runtime says whether it is another task's turn.
-        let goes_on = std::mem::take(&mut self.filled);
+        // Before a buffer is borrowed for nothing. In a long stream, of which another thread may tell
+        // the reactor as fast as this one reads, the runtime says whether it is another task's turn.
+        let goes_on = std::mem::take(&mut self.streams);
         if goes_on || !from.is_readable() {
             if self.registered {
                 return Poll::Pending;
@@ -298,7 +298,7 @@ impl Lane {
             }
         };
         buf.end += n;
-        self.filled = n == room;
+        self.streams = n == room || n >= LONG_READ;
         self.closed = n == 0 && room > 0;
         self.adapt(n, room);
         if n == 0 {
