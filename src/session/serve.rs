@@ -131,7 +131,7 @@ impl<S: Socket> Session<S> {
         let (waiting, tag) = match slow {
             Slow::Queued(waiting, tag) => (waiting, tag),
             Slow::Refused(refusal) => return self.refuse(&refusal),
-            Slow::Unfit(unfit) => return Box::pin(self.adopt_with_role(unfit)).await,
+            Slow::Unfit(unfit) => return Box::pin(self.adopt_unfit(unfit)).await,
         };
         self.cell.set_waiting(true, &tag, self.now);
         self.up.lane.shrink();
@@ -139,8 +139,8 @@ impl<S: Socket> Session<S> {
         self.now = clock::now();
         match granted {
             Some(Granted::Lease(mut lease, warnings)) => {
-                if self.lacks_role(&mut lease) {
-                    return Box::pin(self.adopt_with_role(Box::new((lease, warnings, tag)))).await;
+                if self.is_unfit(&mut lease) {
+                    return Box::pin(self.adopt_unfit(Box::new((lease, warnings, tag)))).await;
                 }
                 self.adopt(lease, &warnings, &tag, self.now);
                 Ok(())
@@ -157,12 +157,13 @@ impl<S: Socket> Session<S> {
     }
 
     /// What a session may do as a role it has taken on must not run without it, which it might if both
-    /// went out in one write and the role is gone: waits for the answer.
-    async fn adopt_with_role(&mut self, unfit: Box<(Lease, Vec<Warning>, Arc<Tag>)>) -> Result<(), End> {
+    /// went out in one write and the role is gone: waits for the answer. So it does for what brings the
+    /// backend into a failed transaction.
+    async fn adopt_unfit(&mut self, unfit: Box<(Lease, Vec<Warning>, Arc<Tag>)>) -> Result<(), End> {
         let (mut lease, warnings, tag) = *unfit;
         let fit = private::fit(lease.backend(), &self.pools.buffers, &self.settings);
         if let Err(trouble) = fit.await {
-            tracing::warn!(%trouble, session = self.cell.id.0, "a session cannot have its role again");
+            tracing::warn!(%trouble, session = self.cell.id.0, "a session cannot have its role or settings again");
             return Err(End::fault(&Fault::BackendLost));
         }
         if self.tx.leads_failed() {
@@ -441,7 +442,7 @@ impl<S> Session<S> {
         };
         match self.pools.checkout(&self.pool, &claim, now) {
             Start::Ready(mut lease, warnings) => {
-                if self.lacks_role(&mut lease) || self.tx.leads_failed() {
+                if self.is_unfit(&mut lease) {
                     return Err(Slow::Unfit(Box::new((lease, warnings, claim.tag))));
                 }
                 self.adopt(lease, &warnings, &claim.tag, now);
@@ -452,9 +453,10 @@ impl<S> Session<S> {
         }
     }
 
-    /// Whether the session has taken on a role that the backend does not have.
-    fn lacks_role(&self, lease: &mut Lease) -> bool {
-        lease.backend().settings != self.settings && text::has_role(&self.settings)
+    /// Whether the backend has to be asked for something first: the session has taken on a role that it
+    /// does not have, or is in a failed transaction.
+    fn is_unfit(&self, lease: &mut Lease) -> bool {
+        self.tx.leads_failed() || lease.backend().settings != self.settings && text::has_role(&self.settings)
     }
 
     /// A new configuration counts from the next transaction on.

@@ -310,8 +310,8 @@ fn finish(db: &Db<'_>, proxy: &Proxy, mut first: Wire, kind: &Kind, end: End, ce
                 first.batch("begin");
             }
             let mut console = proxy.console();
-            let idle = "select lease from bursar.leases where state = 'idle_in_tx'";
-            until(cell, || console.query(idle).rows().is_empty());
+            let idle = "select id from bursar.leases where state = 'idle_in_tx'";
+            until(cell, || console.batch(idle).rows().is_empty());
             assert_eq!(first.query("select 1").trace(), "E(25P03) Z(E)", "{cell}");
         }
         End::ServerTerminates => db.terminate_backends(),

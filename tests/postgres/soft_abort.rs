@@ -152,6 +152,26 @@ fn what_needs_more_is_answered_by_postgresql_in_a_failed_transaction() {
     proxy.stop();
 }
 
+/// So it is where a backend has to be waited for: nothing may run outside the transaction that the client
+/// believes it is in.
+#[test]
+fn what_waits_for_a_backend_finds_a_failed_transaction_too() {
+    let (db, proxy) = start(idle());
+    let mut wire = proxy.connect();
+    wire.ask(&[msg::parse("insert", "insert into t values (9)"), msg::sync()].concat());
+    abort(&db, &mut wire);
+    assert_eq!(wire.query("select 1").code(), "25P03");
+    let mut other = proxy.connect();
+    other.send(&msg::query("select pg_sleep(0.3)"));
+    until("it runs", || db.backends("wait_event = 'PgSleep'") == 1);
+    let insert = [msg::bind("", "insert"), msg::execute("", 0), msg::sync()].concat();
+    assert_eq!(wire.ask(&insert).trace(), "E(25P02) Z(E)");
+    assert_eq!(other.recv_reply().trace(), "T D C(SELECT 1) Z(I)");
+    assert_eq!(wire.query("commit").trace(), "C(ROLLBACK) Z(I)");
+    assert_eq!(db.value("select count(*) from t"), "0");
+    proxy.stop();
+}
+
 #[test]
 fn tags_can_be_set_and_settings_are_as_before() {
     let (db, proxy) = start(idle());
