@@ -4,6 +4,7 @@
 //! A failure prints the shortest program found that still differs, and the seed that repeats it.
 //! [`chaos`] does without the comparison: there backends die and statements are cancelled at any time.
 
+mod acknowledged;
 mod chaos;
 mod generate;
 mod ops;
