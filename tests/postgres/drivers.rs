@@ -17,18 +17,19 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// A file that `scripts/test-env` makes.
-fn installed(path: &str) -> PathBuf {
+pub(super) fn installed(path: &str) -> PathBuf {
     let path = root().join(".work").join(path);
     assert!(path.exists(), "{} is missing: run scripts/test-env first", path.display());
     path
 }
 
-fn url(addr: SocketAddr, db: &Db<'_>) -> String {
+/// The connection string of the role `app`.
+pub(super) fn url(addr: SocketAddr, db: &Db<'_>) -> String {
     format!("postgresql://app@{addr}/{}", db.name())
 }
 
 /// What a command prints, in bounded time: a driver that waits for an answer waits for ever.
-fn output(command: &Command) -> Output {
+pub(super) fn output(command: &Command) -> Output {
     let mut bounded = Command::new("timeout");
     bounded.args(["--kill-after=1", "60"]).arg(command.get_program()).args(command.get_args());
     bounded.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));

@@ -1,0 +1,88 @@
+//! The examples of `examples/`, each by its own check: with Bursar's budgets it passes, on a pool without them
+//! it fails in the way its README shows.
+
+use super::drivers::{installed, output, url};
+use crate::support::{Config, Db, Proxy};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
+}
+
+/// The configuration that the example comes with, line by line.
+fn config_of(name: &str) -> Config {
+    let text = std::fs::read_to_string(example(name).join("bursar.toml")).expect("the example's bursar.toml");
+    let mut table = "";
+    let mut config = Config::default();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        match line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            Some(name) => table = name,
+            None => config = config.with(table, line),
+        }
+    }
+    config.with("drain", "deadline = \"5s\"")
+}
+
+/// Runs the example's check with this environment: whether it passes, and what it prints.
+fn check(name: &str, url: &str, environment: &[(&str, &str)]) -> (bool, String) {
+    let mut command = Command::new(installed("python/bin/python"));
+    command.arg(example(name).join("check.py")).env("DATABASE_URL", url).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.envs(environment.iter().copied());
+    let output = output(&command);
+    let error = String::from_utf8_lossy(&output.stderr);
+    println!("{name} {environment:?}: {}\n{error}", output.status);
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Through Bursar, configured like this.
+fn through(name: &str, config: Config) -> (bool, String) {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, config);
+    let result = check(name, &url(proxy.addr(), &db), &[]);
+    proxy.stop();
+    result
+}
+
+/// Against PostgreSQL itself, with as many connections in a pool of the application's own.
+fn with_a_pool(name: &str, environment: &[(&str, &str)]) -> (bool, String) {
+    let db = Db::new();
+    check(name, &url(db.cluster().addr(), &db), environment)
+}
+
+#[test]
+fn provisioning_succeeds_within_its_budgets() {
+    let printed = "50 of 50 calls succeeded\nevery user is complete\n26 sessions a call, at most 3 at once\n";
+    assert_eq!(through("provisioning", config_of("provisioning")), (true, printed.to_owned()));
+}
+
+#[test]
+fn provisioning_fails_with_a_pool_of_the_same_size() {
+    let (passed, printed) = with_a_pool("provisioning", &[("POOL_SIZE", "10"), ("POOL_TIMEOUT", "3")]);
+    assert!(!passed, "{printed}");
+    assert!(printed.contains("QueuePool limit of size 10 overflow 0 reached"), "{printed}");
+}
+
+/// A pooler that does not know which sessions belong together.
+#[test]
+fn provisioning_fails_where_nobody_knows_its_requests() {
+    let config = config_of("provisioning").with("tag", "request = []").with("pool", "max_wait = \"2s\"");
+    let (passed, printed) = through("provisioning", config);
+    assert!(!passed, "{printed}");
+    assert!(printed.contains("bursar: no backend became available in time"), "{printed}");
+}
+
+#[test]
+fn an_agents_bills_are_written_within_its_budgets() {
+    let printed =
+        "20 of 20 questions answered\n20 of 20 questions billed\none bill and two tool runs a question\n";
+    assert_eq!(through("agent-tools", config_of("agent-tools")), (true, printed.to_owned()));
+}
+
+#[test]
+fn an_agents_bills_are_lost_with_a_pool_of_the_same_size() {
+    let (passed, printed) = with_a_pool("agent-tools", &[("POOL_SIZE", "5")]);
+    assert!(!passed, "{printed}");
+    assert!(printed.starts_with("20 of 20 questions answered\n"), "{printed}");
+    assert!(!printed.contains("20 of 20 questions billed"), "{printed}");
+}
