@@ -76,7 +76,7 @@ impl<B, W> Book<B, W> {
             self.requests.iter().filter(|(_, r)| super::roll::Busy::busy(*r)).map(|(_, r)| of(r)).max()
         };
         let shares =
-            |of: fn(&super::queue::Share) -> u32| self.shares.iter().map(|(_, s)| of(s).into()).max();
+            |of: fn(&super::share::Share) -> u32| self.shares.iter().map(|(_, s)| of(s).into()).max();
         let pools = |of: fn(&Pool) -> usize| self.pools.iter().map(|pool| of(pool) as u64).max();
         let most = match dim {
             Dim::B1 => requests(|request| request.leases.into()),
