@@ -112,7 +112,7 @@ pub struct Lane {
     buf: Option<Buf>,
     /// Bytes of `buf` before this have been walked: they are pieces, sent, or skipped.
     walked: usize,
-    pieces: SmallVec<[Piece; 4]>,
+    pieces: SmallVec<[Piece; 2]>,
     made: BytesMut,
     staged: usize,
     size: Size,

@@ -114,7 +114,8 @@ struct Link {
     cancel: Arc<CancelHandle>,
     trail: Box<Trail>,
     tx_start: Option<Instant>,
-    own: Own,
+    /// Rarely any: a cell is kept small.
+    own: Option<Box<Own>>,
     pin: &'static str,
     active: Duration,
     statements: u64,
@@ -122,6 +123,10 @@ struct Link {
     injected: bool,
     /// Cancel requests on their way to the backend.
     cancels: u32,
+}
+
+fn boxed(own: Own) -> Option<Box<Own>> {
+    (own != Own::default()).then(|| Box::new(own))
 }
 
 /// What a lease came to, told when it is unlinked.
@@ -233,7 +238,7 @@ impl Cell {
             cancel: backend.cancel.clone(),
             trail,
             tx_start: None,
-            own: tag.own(),
+            own: boxed(tag.own()),
             pin: "",
             active: Duration::ZERO,
             statements: 0,
@@ -313,7 +318,7 @@ impl Cell {
     /// What the client has set itself has changed while it holds a lease.
     pub fn bound(&self, own: Own) {
         if let Some(link) = &mut self.live.lock().link {
-            link.own = own;
+            link.own = boxed(own);
         }
     }
 
@@ -374,7 +379,7 @@ impl Cell {
             statement,
             first: link.statements <= 1,
             active: link.active,
-            own: link.own,
+            own: link.own.as_deref().copied().unwrap_or_default(),
             ..Activity::doing(state, live.since)
         }
     }

@@ -131,7 +131,7 @@ impl<S: Socket> Session<S> {
         self.linked.ending_block = true;
         let done = self.say(b"ROLLBACK", Injected::Segment).await;
         self.linked.ending_block = false;
-        if done && self.tracker.status() == TxStatus::Idle && self.linked.injected_error.is_none() {
+        if done && self.tracker.status() == TxStatus::Idle && !self.linked.injected_error {
             return Ok(());
         }
         let torn = self.down.rest > 0;

@@ -12,7 +12,7 @@ use crate::wire::sql::scan::{
     Traces, changes_objects, clears_everything, deallocate_all, may_end_traces, says_nothing, tag_traces,
 };
 use crate::wire::walk::{HEADER, Header, cstr};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 /// Zeros that complete a CopyData frame the client had half sent when its COPY failed; beyond this
 /// much the backend is closed instead (wire.md A5).
@@ -257,7 +257,7 @@ impl<S> Session<S> {
                 let refused = matches!(error_field(body, b'C'), Some(b"25P02" | b"57014"));
                 let deallocated = front.is_some_and(|op| op.deallocates_all) && !refused;
                 if give == Give::InjectedError {
-                    self.linked.injected_error = Some(Bytes::copy_from_slice(body));
+                    self.linked.injected_error = true;
                 }
                 if deallocated {
                     self.forget_statements();

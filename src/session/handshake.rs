@@ -211,7 +211,7 @@ impl Prepared {
             locals: locals::Locals::default(),
             lease: None,
             linked: Linked::default(),
-            warned: (None, Vec::new()),
+            warned: None,
             unflushed: BytesMut::new(),
             draining: false,
             stalled: false,

@@ -71,7 +71,7 @@ use crate::statements::session::Statements;
 use crate::tag::Tags;
 use crate::wire::error::Report;
 use crate::wire::sql::scan::Traces;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use locals::Locals;
 use settings::Changes;
 use std::sync::Arc;
@@ -123,8 +123,8 @@ pub struct Session<S> {
     locals: Locals,
     lease: Option<Lease>,
     linked: Linked,
-    /// What the client has been warned of, for this request.
-    warned: (Option<Arc<str>>, Vec<std::mem::Discriminant<Warning>>),
+    /// What the client has been warned of.
+    warned: Option<Box<Warned>>,
     /// Replies of the extended protocol that were made here wait for a Flush or Sync, as PostgreSQL's
     /// would.
     unflushed: BytesMut,
@@ -135,6 +135,9 @@ pub struct Session<S> {
     /// Made-up replies on their way from the tracker to the lane.
     scratch: BytesMut,
 }
+
+/// For which request, and of what.
+type Warned = (Option<Arc<str>>, Vec<std::mem::Discriminant<Warning>>);
 
 /// A lane, and the message that streams through it without being looked at.
 struct Stretch {
@@ -199,8 +202,8 @@ struct Linked {
     text_noted: bool,
     /// The server said FATAL: it is closing.
     dying: bool,
-    /// The body of an error in a segment that Bursar injected.
-    injected_error: Option<Bytes>,
+    /// There was an error in a segment that Bursar injected.
+    injected_error: bool,
     /// A ReadyForQuery kept back while a failed COPY is resolved (its status byte).
     withheld: Option<u8>,
     /// The backend works on something of Bursar's own, and the cell knows.

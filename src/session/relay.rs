@@ -139,7 +139,7 @@ impl<S: Socket> Session<S> {
             return Poll::Pending;
         }
         // Or it may end, as soon as Bursar has looked.
-        let ends = || self.may_unpin() || self.linked.injected_error.is_some() || self.linked.unbegun;
+        let ends = || self.may_unpin() || self.linked.injected_error || self.linked.unbegun;
         let releases = self.releases() || self.tracker.may_release() && ends();
         self.linked.at_ready = false;
         if releases { Poll::Ready(Event::Release) } else { Poll::Pending }

@@ -271,7 +271,7 @@ impl<S: Socket> Session<S> {
     }
 
     pub(super) async fn end_lease(&mut self) -> Result<(), End> {
-        if self.linked.injected_error.is_some() {
+        if self.linked.injected_error {
             self.abandon(false);
             return Err(End::fault(&Fault::BackendLost));
         }
@@ -305,7 +305,7 @@ impl<S: Socket> Session<S> {
         let simple = !self.draining
             && !linked.dying
             && !linked.unbegun
-            && linked.injected_error.is_none()
+            && !linked.injected_error
             && !linked.traces.any(Traces::SETTING)
             && !self.may_unpin();
         if !simple || self.give_back_at_once(false).is_some() {
@@ -505,12 +505,13 @@ impl<S> Session<S> {
         if request.is_none() || self.down.rest > 0 {
             return;
         }
-        if self.warned.0 != request {
-            self.warned = (request, Vec::new());
-        }
         let kind = std::mem::discriminant(warning);
-        if !self.warned.1.contains(&kind) {
-            self.warned.1.push(kind);
+        let warned = self.warned.get_or_insert_default();
+        if warned.0 != request {
+            **warned = (request, Vec::new());
+        }
+        if !warned.1.contains(&kind) {
+            warned.1.push(kind);
             self.down.lane.make(|out| reply::warning(warning).encode(out));
         }
     }

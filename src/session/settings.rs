@@ -237,7 +237,7 @@ impl<S> Session<S> {
         let done = ran && !undone && self.tracker.status() == TxStatus::Idle;
         // A statement that was prepared before may set again what its text has named.
         let prepared = self.statements.pins() || self.linked.traces.any(Traces::PREPARE);
-        if !done || prepared || !segment.is_all_reset() || self.linked.injected_error.is_some() {
+        if !done || prepared || !segment.is_all_reset() || self.linked.injected_error {
             return;
         }
         let mut settings = self.startup.clone();

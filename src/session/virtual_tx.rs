@@ -116,7 +116,7 @@ enum State {
     /// The client has been answered this BEGIN, of which no backend knows.
     Begun(Box<[u8]>),
     /// Rolled back by Bursar. `held`: the session keeps its backend, which is in a failed transaction.
-    Aborted { why: Option<Box<Report>>, held: bool, kept: Kept },
+    Aborted { why: Option<Box<Report>>, held: bool, kept: Box<Kept> },
 }
 
 /// Portals that may be bound to what is kept; one more goes the ordinary way.
@@ -177,7 +177,7 @@ impl VirtualTx {
         self.state = if held && why.is_none() {
             State::Backend
         } else {
-            State::Aborted { why, held, kept: Kept::default() }
+            State::Aborted { why, held, kept: Box::default() }
         };
     }
 
