@@ -177,6 +177,42 @@ fn django() {
     );
 }
 
+/// `threshold` is prepareThreshold: at which use of a statement the driver gives it a name.
+fn jdbc(threshold: &'static str) -> impl Fn(&str, &str) -> Command {
+    move |url, copy| {
+        let mut command = Command::new("java");
+        let path = format!("/usr/share/java/postgresql.jar:{}", installed("java").display());
+        // The user is set beside the URL, which the driver reads otherwise than others.
+        let url = format!("jdbc:{}", url.replace("app@", ""));
+        command.args(["-XX:TieredStopAtLevel=1", "-cp", &path, "Jdbc", &url, copy, threshold]);
+        command
+    }
+}
+
+const JDBC: &[&str] = &[
+    "query",
+    "prepared",
+    "transactions",
+    "batch and cursor",
+    "copy",
+    "errors",
+    "array",
+    "metadata",
+    "settings",
+    "cancel",
+];
+
+#[test]
+fn jdbc_as_it_comes() {
+    run_everywhere(jdbc(""), JDBC);
+}
+
+/// Every statement prepared under a name, from its first time on.
+#[test]
+fn jdbc_that_prepares() {
+    run_in_company(jdbc("1"), JDBC);
+}
+
 #[test]
 fn node_postgres() {
     let command = |url: &str, copy: &str| {
