@@ -19,6 +19,7 @@ mod differential;
 mod drain;
 mod drivers;
 mod drivers_rust;
+mod drivers_sqlx;
 mod examples;
 mod fairness;
 mod hostile;
