@@ -13,6 +13,7 @@ mod budgets;
 mod cancel;
 mod cli;
 mod clients_gone;
+mod compatibility;
 mod console_commands;
 mod console_views;
 mod differential;
