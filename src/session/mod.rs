@@ -37,6 +37,7 @@
 mod abort;
 mod answers;
 pub mod cancel;
+mod claim;
 mod down;
 pub mod handshake;
 pub mod locals;
@@ -107,6 +108,10 @@ pub struct Session<S> {
     /// What of which settings prepared statements depend on.
     planner: (Set, Planner),
     policy: policy::Masks,
+    /// Classes are recognised by first statements.
+    reads_statements: bool,
+    /// The fingerprint of the last lease's first statement.
+    first: claim::First,
 
     /// When something was last read from either side: one look at the clock a wake-up.
     now: Instant,

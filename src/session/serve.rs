@@ -432,14 +432,9 @@ impl<S> Session<S> {
         let now = self.now;
         self.renew_config();
         let tag = self.resolve(now);
-        let claim = Claim {
-            session: self.cell.id,
-            pool: self.pool.id,
-            tag,
-            login: false,
-            fingerprint: 0,
-            statement: None,
-        };
+        let (fingerprint, statement) = self.first_statement();
+        let claim =
+            Claim { session: self.cell.id, pool: self.pool.id, tag, login: false, fingerprint, statement };
         match self.pools.checkout(&self.pool, &claim, now) {
             Start::Ready(mut lease, warnings) => {
                 if self.is_unfit(&mut lease) {
@@ -468,6 +463,7 @@ impl<S> Session<S> {
             self.max_prepared = prepared_cap(&rules);
             self.lazy_begin = begins_lazily(&rules, self.mode);
             self.policy = Masks::of(&rules, self.mode, &self.config);
+            self.reads_statements = super::claim::reads_statements(&self.config);
             self.tags.invalidate();
         }
     }
