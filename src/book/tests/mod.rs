@@ -3,10 +3,12 @@
 
 mod budgets;
 mod capacity;
+mod fair;
 mod leaks;
 mod order;
 mod overload;
 mod requests;
+mod simulate;
 mod statements;
 
 use super::*;
