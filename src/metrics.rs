@@ -106,6 +106,7 @@ families! {
     BUDGET Counter "bursar_budget_total" ["dimension", "outcome"] "Budget decisions (B1 to B18) by outcome.";
     LEAKS Counter "bursar_leaks_total" ["class", "action", "outcome"] "Leak reports.";
     LEAKS_OPEN Gauge "bursar_leaks_open" ["class"] "Leak cases open now.";
+    DEADLOCKS Counter "bursar_deadlocks_total" ["kind", "resolution"] "Sessions that waited for each other, by what was done.";
     PINS Gauge "bursar_pins" ["reason"] "Leases kept beyond their transaction, by reason.";
     REQUESTS Gauge "bursar_requests" [] "Requests known now.";
     CLIENT_SESSIONS Gauge "bursar_client_sessions" ["state"] "Client sessions by state.";

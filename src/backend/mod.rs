@@ -9,11 +9,13 @@
 //! | [`login`] | the messages of that, over any byte stream, from a server that may be hostile |
 //! | [`scram`] | the client's side of SCRAM-SHA-256 |
 //! | [`cancel`] | CancelRequest on a connection of its own |
+//! | [`mod@ask`] | a question of Bursar's own on a connection of its own |
 //! | [`trail`] | the last statements of a lease |
 //! | [`store`] | idle backends and their life cycle, by deadpool |
 //!
 //! What is sent over a backend once it is ready, and who may have it, is decided above.
 
+pub mod ask;
 pub mod cancel;
 pub mod dial;
 pub mod error;

@@ -72,6 +72,7 @@ impl<B, W> Book<B, W> {
             && !pool.paused
             && !self.held_back(who.request)
             && self.bar(claim.pool, who).is_none()
+            && !self.is_behind(claim, who)
         {
             self.shift(claim.pool, Some(Place::Idle), Some(Place::Leased), now);
             let asked = Asked { at: now, first: true, entrance: Entrance::AtOnce };

@@ -28,16 +28,20 @@
 //! backend once: by `checkin`, `dialled`, `idle_closed`, `idle_vanished` or `evicted`, after it is
 //! closed if it is. Wake a timer at [`Book::due`].
 
+mod aftermath;
 mod banker;
 mod class;
 mod counters;
 mod db_time;
+mod deadlocks;
 mod fair;
 mod finish;
 mod judge;
+mod knot;
 mod leaks;
 mod leases;
 mod limits;
+mod locks;
 mod overrun;
 mod overstay;
 mod peaks;
@@ -53,6 +57,7 @@ mod show;
 mod slots;
 mod storms;
 mod types;
+mod untie;
 pub mod view;
 mod violations;
 
@@ -61,6 +66,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+pub use deadlocks::{DEADLOCKS_KEPT, Deadlock, DeadlockKind, Resolution, Suspect};
 pub use leaks::CLOSED_KEPT;
 pub use types::*;
 pub use view::View;
@@ -129,6 +135,9 @@ pub struct Book<B, W> {
     clock: Option<Instant>,
     retries: retries::Retries,
     cases: leaks::Cases,
+    deadlocks: deadlocks::Deadlocks,
+    watchman: untie::Watchman,
+    aftermath: aftermath::Aftermath,
     pins: Vec<(&'static str, u64)>,
     ticks: u64,
     due: Option<Instant>,
@@ -178,6 +187,9 @@ impl<B, W> Book<B, W> {
             clock: None,
             retries: retries::Retries::default(),
             cases: leaks::Cases::default(),
+            deadlocks: deadlocks::Deadlocks::default(),
+            watchman: untie::Watchman::default(),
+            aftermath: aftermath::Aftermath::default(),
             pins: Vec::new(),
             ticks: 0,
             due: None,

@@ -151,7 +151,7 @@ impl World {
                 Action::End { lease, .. } | Action::Cancel { lease, .. } | Action::Warn { lease, .. } => {
                     assert!(self.held.contains_key(&lease));
                 }
-                Action::Leak(_) | Action::Violation(_) => {}
+                Action::Leak(_) | Action::Violation(_) | Action::Deadlock(_) | Action::AskLocks(_) => {}
             }
         }
     }
@@ -195,7 +195,7 @@ impl World {
             assert!(self.held_by_request(request) + lined_up >= k, "held back without need");
         }
         let over = request.is_some_and(|request| self.held_by_request(request) >= k);
-        if capped || paused || over || row.reason == "request_cap" {
+        if capped || paused || over || row.reason == "request_cap" || row.reason == "deadlock" {
             return false;
         }
         let safe = self.is_safe(claim, rows);

@@ -72,6 +72,8 @@ impl<B, W> Book<B, W> {
         self.tell_violations(from, now, actions);
         self.expire(now, actions);
         self.refuse_nested(now, actions);
+        self.untie(now, actions);
+        self.suspect_locks(now, actions);
         self.feed(now, actions);
         self.look_again(now, actions);
         self.requests.forget(32, |request| request.forgotten(now));
@@ -120,6 +122,9 @@ impl<B, W> Book<B, W> {
     pub(super) fn set_pace(&mut self) {
         let leak = &self.limits.leak;
         let shortest = leak.idle.into_iter().chain(leak.hold).min().unwrap_or(TICK_MOST);
+        // A deadlock that begins right after a tick is to be noticed within its time and the slack.
+        let patience = self.pools.iter().filter_map(|pool| pool.rules.deadlock_after);
+        let shortest = patience.min().map_or(shortest, |after| after.min(shortest));
         self.pace = shortest.saturating_add(LEAK_SLACK).min(TICK_MOST);
     }
 
@@ -151,6 +156,7 @@ impl<B, W> Book<B, W> {
         actions: &mut Vec<Action<B, W>>,
     ) {
         self.pins.clear();
+        self.watchman.look_again();
         for pool in &mut self.pools {
             pool.seen = super::pool::Seen::default();
         }
@@ -166,6 +172,7 @@ impl<B, W> Book<B, W> {
             let sight = Sight { id, session, pool, activity, now, waiting };
             self.note(&sight);
             self.charge_held(id, now);
+            self.watchman.saw(id, &activity);
             if activity.state != Doing::Cleaning {
                 self.watch_one(&sight, actions);
             }

@@ -84,6 +84,8 @@ pub(super) struct Pool {
     pub(super) leaving_for: Vec<PoolId>,
     /// Backends leaving other pools to make room for this one.
     pub(super) awaited: usize,
+    /// Slots beyond its limit while it is deadlocked, and until when.
+    pub(super) extra: Option<(usize, Instant)>,
     /// Waiters that lost the backend they were promised: before all others.
     pub(super) first: BTreeMap<i64, WaiterId>,
     /// Waiters of requests that hold something, the oldest request first: before all tenants.
@@ -180,6 +182,7 @@ impl Pool {
             census: Census::default(),
             leaving_for: Vec::new(),
             awaited: 0,
+            extra: None,
             first: BTreeMap::new(),
             finish: BTreeMap::new(),
             parts: super::class::Parts::default(),
@@ -219,7 +222,7 @@ impl Pool {
 
     /// Slots it may take up while clients wait.
     pub(super) fn limit(&self) -> usize {
-        self.rules.size + self.rules.overflow
+        self.rules.size + self.rules.overflow + self.extra.map_or(0, |(slots, _)| slots)
     }
 
     /// How long it takes to serve so many waiters; `None` while too few leases are back to tell.

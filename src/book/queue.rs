@@ -70,6 +70,8 @@ pub(super) enum Line {
     Tenant,
     /// Among its request's waiters, held back by B1.
     Request,
+    /// Behind those of a deadlock whose victim it was ([`super::aftermath`]).
+    Behind,
 }
 
 /// How a waiter enters its line.
@@ -184,7 +186,8 @@ impl<B, W> Book<B, W> {
         self.wake(deadline);
 
         let again = entry != Entry::Back;
-        let held_back = !again && self.held_back(who.request);
+        let behind = !again && self.is_behind(claim, who);
+        let held_back = !again && !behind && self.held_back(who.request);
         let rank = self.classes.get(who.class).rule.rank();
         if !again {
             self.pools[claim.pool.0 as usize].shed.insert((rank, Reverse(order), id));
@@ -217,8 +220,13 @@ impl<B, W> Book<B, W> {
                 self.hold_back(request, id, order);
                 self.wake(now + super::limits::STUCK);
             }
+            None if behind => {
+                self.stand(id, Line::Behind);
+                self.stay_behind(id, order, now);
+            }
             None => {
                 self.line_up(id);
+                self.advance(id);
             }
         }
         id
@@ -283,6 +291,7 @@ impl<B, W> Book<B, W> {
                     self.refresh(who.share);
                 }
             }
+            Line::Behind => self.leave_behind(order),
             Line::Request | Line::None => {}
         }
     }
@@ -389,6 +398,9 @@ impl<B, W> Book<B, W> {
         let id = waiter.claim.pool;
         if waiter.line == Line::Request {
             return "request_cap";
+        }
+        if waiter.line == Line::Behind {
+            return "deadlock";
         }
         if self.pools[id.0 as usize].paused {
             return "paused";

@@ -44,7 +44,7 @@ pub(super) struct Request {
     waited: Duration,
     held: Duration,
     /// On leases that are back.
-    active: Duration,
+    pub(super) active: Duration,
     /// On those that are not, as tick `seen_at` saw them.
     pub(super) running: Duration,
     pub(super) seen_at: u64,

@@ -28,6 +28,8 @@ impl<B, W> Book<B, W> {
             budget_usage: self.usage_rows(now),
             rejections: self.rejection_rows(),
             leak_totals: self.cases.totals(),
+            deadlocks: self.deadlocks.rows(),
+            deadlock_totals: self.deadlocks.totals(),
             pins: self.pins.clone(),
             unknown_classes: self.classes.unknown,
             retry_storms: self.storms.total(),

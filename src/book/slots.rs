@@ -177,9 +177,13 @@ impl<B, W> Book<B, W> {
     }
 
     /// With every slot taken: a hungry pool that should have the room of a backend just back in
-    /// `id`, because it has none at all, or because nobody waits in `id`.
+    /// `id`, because it has none at all, because nobody waits in `id`, or because somebody waits there
+    /// who comes before all others.
     fn starving_beside(&self, id: PoolId, now: Instant) -> Option<PoolId> {
         if self.census.total() + 1 < self.limits.max_backends {
+            return None;
+        }
+        if !self.pools[id.0 as usize].first.is_empty() {
             return None;
         }
         let busy = self.has_takers(id);
@@ -188,7 +192,7 @@ impl<B, W> Book<B, W> {
             let has_nothing = pool.census.total() + pool.awaited == 0;
             other != id
                 && pool.wants_room()
-                && (has_nothing || !busy)
+                && (has_nothing || !busy || !pool.first.is_empty())
                 && pool.dials.not_before.is_none_or(|at| at <= now)
                 && self.has_takers(other)
         })

@@ -137,6 +137,11 @@ pub enum Action<B, W> {
     Violation(Box<Violation>),
     /// A leak event to log (opened, returned, or reclaimed).
     Leak(Box<LeakEvent>),
+    /// A deadlock to log, once.
+    Deadlock(Box<super::Deadlock>),
+    /// Ask the server whether these statements wait for locks of their own request; what it says
+    /// goes to [`super::Book::locked`].
+    AskLocks(Vec<super::Suspect>),
 }
 
 /// Why a lease must end.
@@ -168,6 +173,13 @@ pub enum Overstay {
         age: Duration,
         /// Waiters at that moment.
         waiting: usize,
+    },
+    /// Its request is the victim of a deadlock of the pool (budgets.md §3.4): 40P01.
+    Deadlock {
+        /// Backends held by those who wait for each other.
+        backends: u32,
+        /// Requests that hold them.
+        requests: u32,
     },
 }
 
@@ -317,6 +329,15 @@ pub enum Refusal {
         /// The budget.
         limit: u32,
     },
+    /// Its request is the victim of a deadlock of the pool (budgets.md §3.4): 40P01.
+    Deadlock {
+        /// Backends held by those who wait for each other.
+        backends: u32,
+        /// Requests that hold them.
+        requests: u32,
+        /// The numbers.
+        standing: Box<Standing>,
+    },
     /// The pool is being shut down: 57P01.
     Closing,
 }
@@ -334,6 +355,7 @@ impl Refusal {
                 "54000"
             }
             Refusal::DbTimeUsedUp { .. } => "57014",
+            Refusal::Deadlock { .. } => "40P01",
             Refusal::Closing => "57P01",
         }
     }

@@ -29,6 +29,10 @@ pub struct View {
     pub rejections: Vec<(PoolId, &'static str, u64)>,
     /// Leak totals: (class, action, outcome, count).
     pub leak_totals: Vec<(&'static str, &'static str, &'static str, u64)>,
+    /// Deadlocks open and over, newest last (ring of 1,000).
+    pub deadlocks: Vec<super::Deadlock>,
+    /// Deadlock totals: (kind, resolution, count).
+    pub deadlock_totals: Vec<(&'static str, &'static str, u64)>,
     /// Pins: (reason, leases now held by it), from the last tick.
     pub pins: Vec<(&'static str, u64)>,
     /// Claims so far with a class that is not configured.
@@ -192,6 +196,6 @@ pub struct WaiterView {
     pub deadline: Instant,
     /// Its scheduling class.
     pub class: Arc<str>,
-    /// `pool_full`, `tenant_cap`, `request_cap`, `class_cap`, `reserve`, `express`, `unsafe`, `paused`
+    /// `pool_full`, `tenant_cap`, `request_cap`, `class_cap`, `reserve`, `express`, `unsafe`, `deadlock`, `paused`
     pub reason: &'static str,
 }

@@ -137,7 +137,10 @@ impl<B, W> Book<B, W> {
             let (lease, figures, outcome) = match &actions[at] {
                 Action::Warn { lease, warning, .. } => (*lease, of_warning(warning), "warn"),
                 Action::Cancel { lease, why, .. } => (*lease, of_overrun(why), "cancel"),
-                Action::End { lease, why, .. } => (*lease, of_overstay(why), "abort"),
+                Action::End { lease, why, .. } => match of_overstay(why) {
+                    Some(figures) => (*lease, figures, "abort"),
+                    None => continue,
+                },
                 _ => continue,
             };
             let Some(lease) = self.leases.get(&lease) else { continue };
@@ -169,7 +172,8 @@ fn of_refusal(refusal: &Refusal) -> Option<Figures> {
         Refusal::TooManySessions { sessions, limit, .. } => {
             (Dim::B18, u64::from(*sessions) + 1, (*limit).into())
         }
-        Refusal::Closing => return None,
+        // No budget, and an event of its own.
+        Refusal::Deadlock { .. } | Refusal::Closing => return None,
     })
 }
 
@@ -203,12 +207,13 @@ fn of_overrun(why: &Overrun) -> Figures {
     }
 }
 
-fn of_overstay(why: &Overstay) -> Figures {
-    match why {
+fn of_overstay(why: &Overstay) -> Option<Figures> {
+    Some(match why {
         Overstay::Age { age, limit, .. } => (Dim::B10, millis(*age), millis(*limit)),
         Overstay::Idle { idle, limit, .. } => (Dim::B11, millis(*idle), millis(*limit)),
         Overstay::DbTime { used, limit } => (Dim::B3, millis(*used), millis(*limit)),
-    }
+        Overstay::Deadlock { .. } => return None,
+    })
 }
 
 #[cfg(test)]

@@ -68,6 +68,8 @@ impl Default for PoolRules {
             replication: ReplicationRule::Refuse,
             max_wait: seconds(3),
             queue: 10_000,
+            deadlock_after: Some(Duration::from_millis(200)),
+            deadlock_overflow: 0,
             idle_timeout: Some(seconds(600)),
             lifetime: Some(seconds(3_600)),
             connect_timeout: seconds(5),

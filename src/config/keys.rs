@@ -190,6 +190,8 @@ pub(super) fn pool_keys() -> Vec<Key<PoolRules>> {
         key!(PoolRules, "replication", REPLICATION, replication),
         key!(PoolRules, "max_wait", span(0, 1), max_wait),
         key!(PoolRules, "queue", count(0, MAX_SESSIONS), queue),
+        key!(PoolRules, "deadlock_after", OrOff(span(10, 1)), deadlock_after),
+        key!(PoolRules, "deadlock_overflow", count(0, MAX_BACKENDS), deadlock_overflow),
         key!(PoolRules, "idle_timeout", OrOff(span(TICK, 30)), idle_timeout),
         key!(PoolRules, "lifetime", OrOff(span(TICK, 30)), lifetime),
         key!(PoolRules, "connect_timeout", span(TICK, 1), connect_timeout),

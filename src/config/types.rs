@@ -266,6 +266,10 @@ pub struct PoolRules {
     pub max_wait: Duration,
     /// Waiters in this pool (B15); always enforced.
     pub queue: usize,
+    /// For how long nobody may have made progress before that is called a deadlock; `None` = never.
+    pub deadlock_after: Option<Duration>,
+    /// Extra backends for five seconds when the pool is deadlocked; a quarter of `size` at most.
+    pub deadlock_overflow: usize,
     /// An idle backend is closed after this; `None` = never.
     pub idle_timeout: Option<Duration>,
     /// A backend is retired after this, ±10 % jitter; `None` = never.

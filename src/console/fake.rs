@@ -3,7 +3,10 @@
 use super::source::{Command, Running, Source};
 use crate::backend::trail::fingerprint;
 use crate::book::view::{LeaseView, PoolView, RequestView, TenantView, WaiterView};
-use crate::book::{Activity, Doing, LeakClass, LeakEvent, LeaseId, Outcome, PoolId, SessionId, Usage, View};
+use crate::book::{
+    Activity, Deadlock, DeadlockKind, Doing, LeakClass, LeakEvent, LeaseId, Outcome, PoolId, Resolution,
+    SessionId, Usage, View,
+};
 use crate::config::Config;
 use crate::metrics::{Connect, Login, Metrics};
 use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, PreparedRow, StatementTrace};
@@ -72,6 +75,11 @@ impl Fake {
             budgets: vec![("B1", "would", 4), ("B1", "reject", 2), ("B9", "ok", 1_500)],
             rejections: vec![(PoolId(0), "54000", 2)],
             leak_totals: vec![("long_tx", "report", "returned", 1), ("idle_in_tx", "report", "open", 1)],
+            deadlocks: vec![
+                deadlock(1, Resolution::Victim, Some(ms(230)), now),
+                deadlock(2, Resolution::Suspected, None, now),
+            ],
+            deadlock_totals: vec![("pool", "victim", 1), ("pool", "suspected", 1)],
             pins: vec![("listen", 1)],
             leases_peak: 3,
         };
@@ -114,6 +122,24 @@ fn pool(id: u32, user: &str, share: u64) -> PoolView {
         hold: wait.clone(),
         wait,
         leases_peak: 3,
+    }
+}
+
+fn deadlock(id: u64, resolution: Resolution, lasted: Option<Duration>, now: Instant) -> Deadlock {
+    let evidence = "request req-1 holds 1 and waits for 1; request req-2 holds 1 and waits for 1";
+    Deadlock {
+        id,
+        kind: DeadlockKind::Pool,
+        resolution,
+        pool: PoolId(0),
+        since: now - ms(5_000),
+        detected: ms(210),
+        lasted,
+        victim: (resolution == Resolution::Victim).then(|| tag("acme", Some("req-2"))),
+        holders: 2,
+        parties: 2,
+        waiters: 2,
+        evidence: evidence.into(),
     }
 }
 

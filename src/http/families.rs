@@ -281,6 +281,8 @@ fn over_all(source: &dyn Source, view: &View) -> Vec<MetricFamily> {
         view.budgets.iter().map(|(dimension, outcome, count)| sample!(*dimension, *outcome => *count));
     let leaks = view.leak_totals.iter();
     let leaks = leaks.map(|(class, action, outcome, count)| sample!(*class, *action, *outcome => *count));
+    let deadlocks = view.deadlock_totals.iter();
+    let deadlocks = deadlocks.map(|(kind, resolution, count)| sample!(*kind, *resolution => *count));
     vec![
         family(&metrics::ALL_LEASES_PEAK, [sample!(=> view.leases_peak)]),
         family(&metrics::UNKNOWN_CLASSES, [sample!(=> view.unknown_classes)]),
@@ -288,6 +290,7 @@ fn over_all(source: &dyn Source, view: &View) -> Vec<MetricFamily> {
         family(&metrics::RETRY_STORMS, [sample!(=> view.retry_storms)]),
         family(&metrics::LEAKS, leaks),
         family(&metrics::LEAKS_OPEN, open.into_iter().map(|(class, count)| sample!(class => count))),
+        family(&metrics::DEADLOCKS, deadlocks),
         family(&metrics::PINS, view.pins.iter().map(|(reason, count)| sample!(*reason => *count))),
         family(&metrics::REQUESTS, [sample!(=> view.requests.len())]),
         family(&metrics::CLIENT_SESSIONS, sessions.into_iter().map(|(state, count)| sample!(state => count))),

@@ -44,9 +44,20 @@ const HEADER_BYTES: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The views under `/api/`. CONFIG and the rest are for administrators, who log in to the console.
-const API: [&str; 12] = [
-    "pools", "clients", "servers", "tenants", "requests", "leases", "queue", "leaks", "budgets", "pins",
-    "prepared", "stats",
+const API: [&str; 13] = [
+    "pools",
+    "clients",
+    "servers",
+    "tenants",
+    "requests",
+    "leases",
+    "queue",
+    "leaks",
+    "deadlocks",
+    "budgets",
+    "pins",
+    "prepared",
+    "stats",
 ];
 
 const BOARD: &str = include_str!("board.html");

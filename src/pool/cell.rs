@@ -123,6 +123,19 @@ struct Link {
     injected: bool,
     /// Cancel requests on their way to the backend.
     cancels: u32,
+    /// The statement that began then is cancelled for this.
+    own_lock: Option<(Instant, Box<OwnLock>)>,
+}
+
+/// A statement that waits for a lock of its own request, for the words of its error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnLock {
+    /// Its backend's process id, and its fingerprint.
+    pub waits: (i32, String),
+    /// The same of the lease that has the lock, and of its last statement.
+    pub holds: (i32, String),
+    /// For how long that has been idle in transaction.
+    pub idle: Duration,
 }
 
 fn boxed(own: Own) -> Option<Box<Own>> {
@@ -244,6 +257,7 @@ impl Cell {
             statements: 0,
             injected: false,
             cancels: 0,
+            own_lock: None,
         });
     }
 
@@ -462,6 +476,32 @@ impl Cell {
         link.cancels += 1;
         let (handle, lease) = (link.cancel.clone(), link.lease);
         Begun::Signal(CancelTicket { cell: self.clone(), handle, lease, statement })
+    }
+
+    /// The statement that this lease has been running since `since` is to be cancelled, because it
+    /// waits for a lock of its own request. `None` if it is over.
+    #[must_use]
+    pub fn begin_own_cancel(
+        self: &Arc<Self>,
+        lease: LeaseId,
+        since: Instant,
+        lock: OwnLock,
+    ) -> Option<CancelTicket> {
+        let mut live = self.live.lock();
+        let runs = self.statement_of(&live) == Some(since);
+        let link = live.link.as_mut().filter(|link| runs && link.lease == lease && !link.injected)?;
+        link.cancels += 1;
+        link.own_lock = Some((since, Box::new(lock)));
+        Some(CancelTicket { cell: self.clone(), handle: link.cancel.clone(), lease, statement: Some(since) })
+    }
+
+    /// Why the statement that has just been cancelled was, if it was for a lock of its own request.
+    #[must_use]
+    pub fn take_own_lock(&self) -> Option<Box<OwnLock>> {
+        let mut live = self.live.lock();
+        let running = live.since;
+        let (since, lock) = live.link.as_mut()?.own_lock.take()?;
+        (since == running).then_some(lock)
     }
 }
 

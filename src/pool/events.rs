@@ -1,9 +1,9 @@
-//! Leak events (budgets.md §5.3): the book's half, and what only doors know. Logged here, and what
+//! Events for the log. Deadlocks, as the book tells them; leaks (budgets.md §5.3): the book's half, and what only doors know. Logged here, and what
 //! doors know is kept for SHOW LEAKS, because the session may be gone before anybody looks.
 
 use super::Pools;
 use super::view::LeakDetail;
-use crate::book::{CLOSED_KEPT, LeakEvent, Outcome, Violation};
+use crate::book::{CLOSED_KEPT, Deadlock, LeakEvent, Outcome, Violation};
 use crate::clock;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -112,6 +112,29 @@ pub(super) fn violation(pools: &Arc<Pools>, violation: &Violation) {
         limit = violation.limit,
         suppressed = violation.suppressed,
         "a budget was exceeded"
+    );
+}
+
+/// Logs one deadlock.
+pub(super) fn deadlock(pools: &Arc<Pools>, case: &Deadlock) {
+    let victim = case.victim.as_deref();
+    tracing::warn!(
+        event = "deadlock",
+        case = case.id,
+        kind = case.kind.name(),
+        resolution = case.resolution.name(),
+        pool = pools
+            .by_id(case.pool)
+            .map_or_else(String::new, |pool| format!("{}/{}", pool.database, pool.user)),
+        detected_ms = case.detected.as_millis() as u64,
+        request = victim.and_then(|tag| tag.request.as_deref()).unwrap_or(""),
+        tenant = victim.map_or("", |tag| &*tag.tenant),
+        route = victim.and_then(|tag| tag.route.as_deref()).unwrap_or(""),
+        holders = case.holders,
+        parties = case.parties,
+        waiters = case.waiters,
+        evidence = case.evidence,
+        "sessions wait for each other"
     );
 }
 

@@ -21,6 +21,7 @@ pub async fn run(pools: Arc<Pools>) {
         if now.saturating_duration_since(housekeeping) >= HOUSEKEEPING {
             housekeeping = now;
             pools.close_expired();
+            pools.close_spares();
         }
         pools.tick();
         let sleep = pools.until_tick().clamp(Duration::from_millis(1), HOUSEKEEPING);

@@ -13,7 +13,8 @@
 //! | `actions` | carrying out what the book decided |
 //! | `levers` | what the console pulls and sees |
 //! | [`janitor`] | deadlines, leaks, idle backends: whatever happens while nobody asks |
-//! | [`events`] | leak events for the log |
+//! | `locks` | asking PostgreSQL who waits for a lock of its own request |
+//! | [`events`] | leak and deadlock events for the log |
 //! | [`view`] | rows for the faces |
 //!
 //! A mutex and not an actor, because a lease must be given back from `Drop`.
@@ -24,6 +25,7 @@ pub mod events;
 pub mod janitor;
 pub mod lease;
 mod levers;
+mod locks;
 mod one;
 pub mod view;
 pub mod wait;
@@ -76,6 +78,7 @@ pub struct Pools {
     names: RwLock<HashMap<Name, Arc<Pool>>>,
     cells: Mutex<HashMap<SessionId, Arc<Cell>>>,
     leaks: Mutex<events::Details>,
+    spares: Mutex<locks::Spares>,
     settings: Mutex<state::Table>,
     /// Process counters.
     pub metrics: Arc<Metrics>,
@@ -116,6 +119,7 @@ impl Pools {
             names: RwLock::default(),
             cells: Mutex::default(),
             leaks: Mutex::default(),
+            spares: Mutex::default(),
             settings: Mutex::default(),
             metrics,
             buffers: crate::net::buffers::Buffers::default(),
@@ -202,7 +206,11 @@ impl Pools {
     /// # Errors
     /// The tenant has as many sessions as it may.
     pub fn login(&self, cell: &Arc<Cell>, tenant: &Arc<str>) -> Result<Option<Warning>, Refusal> {
-        let warning = self.book.lock().login(tenant)?;
+        let instance = locks::instance(cell);
+        let mut book = self.book.lock();
+        let warning = book.login(tenant)?;
+        book.comes_from(cell.id, instance);
+        drop(book);
         self.cells.lock().insert(cell.id, cell.clone());
         Ok(warning)
     }
@@ -215,7 +223,9 @@ impl Pools {
     /// A session has ended.
     pub fn logout(&self, id: SessionId, tenant: &Arc<str>) {
         self.cells.lock().remove(&id);
-        self.book.lock().logout(tenant);
+        let mut book = self.book.lock();
+        book.logout(tenant);
+        book.has_left(id);
     }
 
     /// Asks for a lease. Never waits itself: see [`Start::Wait`].

@@ -97,6 +97,7 @@ impl<S> Session<S> {
                 Give::Suppress => head.kind == b'S' && self.linked.ending_block,
                 _ => false,
             };
+            let keep = keep && !(head.kind == b'E' && self.says_own_lock(seen));
             match (named, std::mem::take(&mut self.linked.failed)) {
                 _ if keep && head.kind == b'E' && self.is_cut(seen) => self.pass_cut(total),
                 _ if keep && head.kind == b'E' && self.says_verdict(seen) => self.down.take(total, false),
@@ -121,6 +122,18 @@ impl<S> Session<S> {
         if let Some(why) = self.linked.verdict.take() {
             self.down.lane.make(|out| why.encode(out));
         }
+        true
+    }
+
+    /// Where the server says that a statement was cancelled, and Bursar had it cancelled because it
+    /// waited for a lock of its own request: says so instead. Returns whether it did.
+    fn says_own_lock(&mut self, seen: usize) -> bool {
+        let body = &self.down.lane.unwalked()[HEADER..seen];
+        if error_field(body, b'C') != Some(b"57014") {
+            return false;
+        }
+        let Some(lock) = self.cell.take_own_lock() else { return false };
+        self.down.lane.make(|out| reply::own_lock(&lock).encode(out));
         true
     }
 

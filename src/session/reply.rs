@@ -10,6 +10,7 @@ mod login;
 pub use login::{bad_setting, bad_tag, login_result, startup, unknown_tag};
 
 use crate::book::{Holder, Overrun, Overstay, Refusal, Standing, Warning};
+use crate::pool::cell::OwnLock;
 use crate::statements::session::{MAX_NAME_BYTES, MAX_NAMES};
 use crate::statements::table::{MAX_BYTES, MAX_STATEMENTS};
 use crate::tag::Key;
@@ -115,6 +116,8 @@ pub enum Fault {
 
 const TOO_MANY_SESSIONS: &str = "bursar: request opened too many sessions";
 const NESTS_TOO_DEEP: &str = "bursar: request nests more sessions than its budget";
+const POOL_DEADLOCK: &str = "bursar: connection pool deadlock";
+const RETRY: &str = "Retry the transaction. Avoid opening a session while another one is in a transaction.";
 const TOO_MANY_CLIENTS: &str = "bursar: too many sessions of this tenant";
 const TOO_MANY_PINS: &str = "bursar: too many sessions keep a backend beyond their transaction";
 const SLOW_STATEMENT: &str = "bursar: statement canceled after running too long";
@@ -188,6 +191,9 @@ pub fn refusal(refusal: &Refusal) -> Report {
             format!("tenant {tenant} has {} (max_sessions={limit}).", count(*sessions as usize, "session")),
             FEWER_CLIENTS.into(),
         ),
+        Refusal::Deadlock { backends, requests, .. } => {
+            error(POOL_DEADLOCK, tied(*backends, *requests), RETRY.into())
+        }
         Refusal::Closing => fault(&Fault::Shutdown),
     }
 }
@@ -231,6 +237,9 @@ pub fn overstay(why: &Overstay) -> Report {
             ),
             NO_NETWORK,
         ),
+        Overstay::Deadlock { backends, requests } => {
+            error("40P01", POOL_DEADLOCK, tied(backends, requests), RETRY)
+        }
     }
 }
 
@@ -269,6 +278,26 @@ pub fn overrun(why: &Overrun) -> Report {
 pub fn closing(why: Report) -> Report {
     let hint = "A COMMIT that had been sent may have been done: look before you retry.";
     hinted(Report { severity: Severity::Fatal, code: "57P01", ..why }, hint)
+}
+
+/// A statement that waited for a lock of its own request, and was cancelled (budgets.md §3.4).
+#[must_use]
+pub fn own_lock(lock: &OwnLock) -> Report {
+    report(
+        Severity::Error,
+        "40P01",
+        "bursar: request waits for a lock of its own",
+        format!(
+            "statement {} (backend {}) waits for a lock of another session of this request, idle in transaction for {} after statement {} (backend {}).",
+            lock.waits.1,
+            lock.waits.0,
+            spent(lock.idle),
+            lock.holds.1,
+            lock.holds.0
+        ),
+        "Change the row in the session that has it, or finish that one before another changes the same row."
+            .into(),
+    )
 }
 
 /// A budget in mode warn: a notice, and nothing changes.
@@ -513,6 +542,18 @@ fn retry(standing: &Standing) -> String {
         };
     }
     text
+}
+
+/// Who waits for whom in a deadlock of the pool, for its victim.
+fn tied(backends: u32, requests: u32) -> String {
+    let verb = if backends == 1 { "is" } else { "are" };
+    let held = format!("{} {verb} held by", count(backends as usize, "backend"));
+    match requests {
+        1 => format!("{held} this request, which waits for another one."),
+        many => format!(
+            "{held} {many} requests that each wait for another backend. This request is the youngest."
+        ),
+    }
 }
 
 fn request(standing: &Standing) -> String {

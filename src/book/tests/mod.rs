@@ -10,6 +10,7 @@ mod overload;
 mod requests;
 mod simulate;
 mod statements;
+mod trees;
 
 use super::*;
 use crate::config::*;

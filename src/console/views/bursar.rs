@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Database and role of each pool.
-fn pool_names(book: &Book) -> HashMap<PoolId, (Arc<str>, Arc<str>)> {
+pub(super) fn pool_names(book: &Book) -> HashMap<PoolId, (Arc<str>, Arc<str>)> {
     book.pools.iter().map(|pool| (pool.id, (pool.database.clone(), pool.user.clone()))).collect()
 }
 

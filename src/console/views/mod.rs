@@ -5,6 +5,7 @@
 
 mod budgets;
 mod bursar;
+mod deadlocks;
 mod pgbouncer;
 mod prepared;
 mod requests;
@@ -60,6 +61,7 @@ pub static VIEWS: &[&View] = &[
     &bursar::LEASES,
     &bursar::QUEUE,
     &bursar::LEAKS,
+    &deadlocks::DEADLOCKS,
     &budgets::BUDGETS,
     &bursar::PINS,
     &prepared::PREPARED,

@@ -58,6 +58,33 @@ fn a_wait_in_vain_is_told_word_for_word() {
 }
 
 #[test]
+fn who_waits_for_whom_is_told_word_for_word() {
+    let hint = "Retry the transaction. Avoid opening a session while another one is in a transaction.";
+    let many = "17 backends are held by 16 requests that each wait for another backend. This request is the youngest.";
+    let report = refusal(&Refusal::Deadlock { backends: 17, requests: 16, standing: standing() });
+    assert_eq!(texts(&report), ("bursar: connection pool deadlock", many, hint));
+    assert_eq!((report.severity, report.code), (Severity::Error, "40P01"));
+    let report = overstay(&Overstay::Deadlock { backends: 1, requests: 1 });
+    let alone = "1 backend is held by this request, which waits for another one.";
+    let nothing = format!("Nothing was committed. {hint}");
+    assert_eq!(texts(&report), ("bursar: connection pool deadlock", alone, &*nothing));
+
+    let (waits, holds) = ((71, "8f1c22".into()), (70, "77ab01".into()));
+    let report = own_lock(&OwnLock { waits, holds, idle: Duration::from_millis(1_120) });
+    assert_eq!((report.severity, report.code), (Severity::Error, "40P01"));
+    assert_eq!(
+        texts(&report),
+        (
+            "bursar: request waits for a lock of its own",
+            "statement 8f1c22 (backend 71) waits for a lock of another session of this request, \
+             idle in transaction for 1.1 s after statement 77ab01 (backend 70).",
+            "Change the row in the session that has it, or finish that one before another changes \
+             the same row.",
+        )
+    );
+}
+
+#[test]
 fn the_tenth_session_is_told_word_for_word() {
     let report = refusal(&Refusal::TooManyLeases { ordinal: 10, limit: 9, own: true, standing: standing() });
     assert_eq!(
@@ -123,12 +150,14 @@ fn everything() -> Vec<Report> {
         Refusal::NestsTooDeep { standing: standing() },
         Refusal::TooManyPins { tenant: name(), tenant_pins: (2, 2), pool_pins: (3, 4) },
         Refusal::TooManySessions { tenant: name(), sessions: 1, limit: 1 },
+        Refusal::Deadlock { backends: 2, requests: 2, standing: standing() },
         Refusal::Closing,
     ];
     let overstays = [
         Overstay::Age { age: time, limit: time, waiting: 0 },
         Overstay::DbTime { used: time, limit: time },
         Overstay::Idle { idle: time, limit: time, age: time, waiting: 0 },
+        Overstay::Deadlock { backends: 2, requests: 2 },
     ];
     let overruns = [
         Overrun::Statement { ran: time, limit: time, own: false },
@@ -187,6 +216,8 @@ fn everything() -> Vec<Report> {
     let all = all.chain(overstays.iter().map(|why| closing(overstay(why))));
     let all = all.chain(warnings.iter().map(warning)).chain(faults.iter().map(fault));
     let all = all.chain([loosens(Key::MaxLeases, "9", "max_leases=8")]);
+    let own = own_lock(&OwnLock { waits: (1, "a".into()), holds: (2, "b".into()), idle: time });
+    let all = all.chain([own]);
     let startups = [
         StartupError::Layout,
         StartupError::NoUser,
@@ -220,7 +251,7 @@ fn the_table_for_readers_says_the_same() {
     let only_told: Vec<_> = told.difference(&done).collect();
     let only_done: Vec<_> = done.difference(&told).collect();
     assert!(only_told.is_empty() && only_done.is_empty(), "page: {only_told:?}, code: {only_done:?}");
-    assert_eq!(done.len(), 66, "every row is another one");
+    assert_eq!(done.len(), 69, "every row is another one");
 }
 
 #[test]

@@ -1,0 +1,105 @@
+//! One question of Bursar's own on a connection that nobody else uses: a simple query, and the rows
+//! that come back. For a few short rows; anything unexpected ends it.
+
+use super::dial::Backend;
+use crate::wire::backend::{message, row_values};
+use crate::wire::walk::{HEADER, Header};
+use bytes::{Buf, Bytes, BytesMut};
+use std::io;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Most bytes of an answer.
+const MAX_ANSWER: usize = 64 << 10;
+
+/// Why there is no answer; the connection is of no use any more.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// It broke, or closed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The server raised an error.
+    #[error("the server refused the question")]
+    Refused,
+    /// Too long, or not the protocol's.
+    #[error("an answer that makes no sense")]
+    Senseless,
+}
+
+/// A row's values, as text.
+pub type Row = Vec<Option<Bytes>>;
+
+/// Asks, and reads to the end of the answer. Bounded in time by the caller. Not cancel safe: dropped
+/// half way, the connection must be closed.
+///
+/// # Errors
+/// See [`AskError`].
+pub async fn ask(backend: &mut Backend, text: &str) -> Result<Vec<Row>, AskError> {
+    let mut out = BytesMut::new();
+    message(&mut out, b'Q', |out| {
+        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(b"\0");
+    });
+    backend.stream.write_all(&out).await?;
+    let (mut rows, mut buf, mut left) = (Vec::new(), BytesMut::new(), MAX_ANSWER);
+    loop {
+        while let Some(head) = Header::read(&buf) {
+            let total = head.total().filter(|&total| total <= MAX_ANSWER).ok_or(AskError::Senseless)?;
+            if buf.len() < total {
+                break;
+            }
+            match head.kind {
+                b'D' => rows.push(row_values(&buf[HEADER..total]).ok_or(AskError::Senseless)?),
+                b'E' => return Err(AskError::Refused),
+                b'Z' => return Ok(rows),
+                _ => {}
+            }
+            buf.advance(total);
+        }
+        let n = backend.stream.read_buf(&mut buf).await?;
+        left = left.checked_sub(n).ok_or(AskError::Senseless)?;
+        if n == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{dial, fake};
+    use super::*;
+    use crate::wire::backend::{TxStatus, command_complete, ready_for_query, text_columns, text_row};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn the_rows_of_an_answer_are_read_to_its_end_and_no_further_than_they_may() {
+        let mut fake = fake::Server::start().await;
+        let mut backend = dial(&fake.target(), Duration::from_secs(5)).await.unwrap();
+        let mut server = fake.end().await;
+        let mut answer = BytesMut::new();
+        text_columns(&mut answer, ["root", "pid"].into_iter());
+        text_row(&mut answer, [Some("1"), None].into_iter());
+        command_complete(&mut answer, "SELECT 1");
+        ready_for_query(&mut answer, TxStatus::Idle);
+        server.write_all(&answer).await.unwrap();
+        let rows = ask(&mut backend, "select 1").await.unwrap();
+        assert_eq!(rows, [vec![Some(Bytes::from("1")), None]]);
+        let mut asked = [0; 14];
+        server.read_exact(&mut asked).await.unwrap();
+        assert_eq!(&asked, b"Q\0\0\0\x0dselect 1\0");
+
+        server.write_all(&[b'N', 0, 1, 0, 0]).await.unwrap();
+        server.write_all(&[0; MAX_ANSWER]).await.unwrap();
+        assert!(matches!(ask(&mut backend, "select 1").await, Err(AskError::Senseless)));
+    }
+
+    #[tokio::test]
+    async fn an_error_and_an_end_are_told() {
+        let mut fake = fake::Server::start().await;
+        let mut backend = dial(&fake.target(), Duration::from_secs(5)).await.unwrap();
+        let mut server = fake.end().await;
+        server.write_all(b"E\0\0\0\x05\0").await.unwrap();
+        assert!(matches!(ask(&mut backend, "select").await, Err(AskError::Refused)));
+        drop(server);
+        assert!(matches!(ask(&mut backend, "select").await, Err(AskError::Io(_))));
+    }
+}
