@@ -16,6 +16,7 @@ mod clients_gone;
 mod compatibility;
 mod console_commands;
 mod console_views;
+mod deadlocks;
 mod differential;
 mod drain;
 mod drivers;
