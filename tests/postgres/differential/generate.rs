@@ -3,8 +3,8 @@
 //! A seed's remainder by four is its family, so that each grows without changing the programs of the
 //! others; kept seeds stay what they were.
 
-use super::ops::{Rng, spare_the_server};
-use super::{Mode, Pool, Program, plain, schema, settings, statements};
+use super::ops::{Rng, query, spare_the_server};
+use super::{KEPT, Mode, Pool, Program, plain, schema, settings, statements};
 use crate::support::Db;
 
 const SETUP: &[&str] = &[
@@ -48,12 +48,47 @@ pub(super) fn program(seed: u64, mode: Mode) -> Program {
         2 => settings::program(&mut rng, pool),
         _ => schema::program(&mut rng, pool),
     };
+    // Statement mode goes by the words.
+    let same = KEPT.contains(&seed) || mode == Mode::Statement;
+    let program = if same { program } else { otherwise_said(program, seed) };
     match mode {
         Mode::Transaction => program,
         // Before one backend there is no more than one client at a time.
         Mode::Session => Program { pool: Pool::Three, ..program },
         Mode::Statement => without_blocks(program),
     }
+}
+
+/// Other words for the same, in and out of what Bursar answers itself.
+const WORDS: [(&str, &[&str]); 3] = [
+    (
+        "Q(begin)",
+        &[
+            "BEGIN;",
+            "begin work",
+            "/* a */ begin transaction -- b",
+            "begin isolation level read committed",
+            "Begin Read Write, Not Deferrable ;",
+            "begin isolation level repeatable read",
+            "start  transaction read write",
+            "; begin",
+        ],
+    ),
+    ("Q(commit)", &["COMMIT;", "end", "commit work", "-- a\ncommit", "end transaction and no chain"]),
+    ("Q(rollback)", &["abort", "ROLLBACK ;", "rollback work", "abort transaction and no chain"]),
+];
+
+/// The same program, its transactions begun and ended in other words now and then.
+fn otherwise_said(mut program: Program, seed: u64) -> Program {
+    let mut rng = Rng(seed.rotate_left(32) ^ !0);
+    for op in program.steps.iter_mut().flat_map(|step| &mut step.ops) {
+        if let Some((_, words)) = WORDS.iter().find(|(text, _)| op.text == *text)
+            && rng.one_in(2)
+        {
+            *op = super::Op { pin: op.pin, ..query(rng.pick(words)) };
+        }
+    }
+    program
 }
 
 /// Without the messages that would leave a transaction block open.
