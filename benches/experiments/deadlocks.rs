@@ -76,7 +76,7 @@ pub(crate) async fn random_trees(bench: &Bench, length: Duration) -> Result<Tabl
     };
     let theirs = trees(&bench.pgbouncer(&Setup::of(POOL))?, false, length).await?;
     let right = trees(&bench.bursar(&claim(DEPTH, "enforce", "60s"))?, true, length).await?;
-    let wrong = trees(&bench.bursar(&claim(2, "observe", "60s"))?, true, length).await?;
+    let wrong = trees(&bench.bursar(&claim(2, "warn", "60s"))?, true, length).await?;
     let untagged = trees(&bench.bursar(&claim(DEPTH, "enforce", "3s"))?, false, length).await?;
     let mut table = Table::default();
     let mut lines = |claims: &str, ours: &Progress, theirs: Option<&Progress>, still, victims, refused| {
