@@ -34,7 +34,9 @@ impl Tracker {
         let front = *self.ops.front().filter(|op| self.is_calm() && op.injected.is_none() && !op.made_up)?;
         match (kind, front.kind) {
             (b'1', OpKind::Parse) | (b'2', OpKind::Bind) | (b'3', OpKind::Close) => {}
-            (b'T' | b'n', OpKind::DescribeStatement | OpKind::DescribePortal) => {}
+            (b'T' | b'n', OpKind::DescribePortal) => {}
+            // Of a shared statement the session has a look at it.
+            (b'T' | b'n', OpKind::DescribeStatement) if front.statement.is_none() => {}
             (b'C', OpKind::Execute) => {}
             _ => return None,
         }
