@@ -2,7 +2,7 @@
 //! first statement, and where a class may be recognised by it, the start of its text.
 
 use super::Session;
-use super::up::query_text;
+use super::message::query_text;
 use crate::backend::trail::fingerprint;
 use crate::config::{ClassMatch, Config, STATEMENT_PREFIX};
 use crate::statements::session::Look;
