@@ -43,6 +43,7 @@ impl<S> Session<S> {
                 |body| self.linked.changes.is_none() && self.linked.drops.is_none() && says_nothing(body);
             if total <= bytes.len()
                 && (!is_end || plain(&bytes[HEADER..total]))
+                && !tells_shape(head.kind, self.tracker.front().copied())
                 && let Some(noted) = self.tracker.as_expected(head.kind)
             {
                 if is_end {
