@@ -3,12 +3,38 @@
 //! What counts as a leak is the tick's business (`overstay`); how to log one is the pool's.
 
 use super::leases::Lease;
-use super::{Action, Book, LeakClass, LeakEvent, LeaseId, Outcome};
+use super::{Action, Book, LeakClass, LeakEvent, LeaseId};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Closed cases kept for SHOW LEAKS (budgets.md §5.3).
 pub const CLOSED_KEPT: usize = 1_000;
+
+/// How a leak case stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Outcome {
+    /// Still held.
+    Open,
+    /// Came back by itself.
+    Returned,
+    /// Taken back by Bursar.
+    Reclaimed,
+    /// Came back because its client went away.
+    ClientGone,
+}
+
+impl Outcome {
+    /// As in `SHOW LEAKS` and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Open => "open",
+            Outcome::Returned => "returned",
+            Outcome::Reclaimed => "reclaimed",
+            Outcome::ClientGone => "client_gone",
+        }
+    }
+}
 
 /// A lease's end of an open case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -67,7 +67,7 @@ mod model;
 mod tests;
 
 pub use deadlocks::{DEADLOCKS_KEPT, Deadlock, DeadlockKind, Resolution, Suspect};
-pub use leaks::CLOSED_KEPT;
+pub use leaks::{CLOSED_KEPT, Outcome};
 pub use types::*;
 pub use view::View;
 pub use violations::Violation;

@@ -551,32 +551,6 @@ impl LeakClass {
     }
 }
 
-/// How a leak case stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Outcome {
-    /// Still held.
-    Open,
-    /// Came back by itself.
-    Returned,
-    /// Taken back by Bursar.
-    Reclaimed,
-    /// Came back because its client went away.
-    ClientGone,
-}
-
-impl Outcome {
-    /// As in `SHOW LEAKS` and metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Outcome::Open => "open",
-            Outcome::Returned => "returned",
-            Outcome::Reclaimed => "reclaimed",
-            Outcome::ClientGone => "client_gone",
-        }
-    }
-}
-
 /// One leak case as it stands: the book's half of budgets.md §5.3's event. The pool adds what only
 /// doors know (client address, application, backend pid, statements) from the lease's cell.
 #[derive(Debug, Clone)]
@@ -592,7 +566,7 @@ pub struct LeakEvent {
     /// Class.
     pub class: LeakClass,
     /// How it stands.
-    pub outcome: Outcome,
+    pub outcome: super::Outcome,
     /// `report`; `soft_abort` once a budget ended its transaction; `rollback` for an abandoned client.
     pub action: &'static str,
     /// Threshold that was crossed; zero where none is.

@@ -133,8 +133,8 @@ impl<B, W> Book<B, W> {
 
     /// What a tick has decided about held leases, and events that wait: into its actions.
     pub(super) fn tell_violations(&mut self, from: usize, now: Instant, actions: &mut Vec<Action<B, W>>) {
-        for at in from..actions.len() {
-            let (lease, figures, outcome) = match &actions[at] {
+        for action in &actions[from..] {
+            let (lease, figures, outcome) = match action {
                 Action::Warn { lease, warning, .. } => (*lease, of_warning(warning), "warn"),
                 Action::Cancel { lease, why, .. } => (*lease, of_overrun(why), "cancel"),
                 Action::End { lease, why, .. } => match of_overstay(why) {
