@@ -104,7 +104,7 @@ pub(crate) async fn long_everywhere(bench: &Bench, length: Duration) -> Result<T
 
 /// The quiet with the pool to themselves: what of their wait is the machine's.
 async fn alone(bench: &Bench, length: Duration) -> Result<Outcome, Failure> {
-    let mix = Mix { greedy: 0, long: (0, 0), warm_up: Duration::from_secs(1) };
+    let mix = Mix { greedy: 0, long: (0, 0), warm_up: Duration::from_secs(4) };
     run(bench, &bench.bursar(&patient())?, mix, length / 3).await
 }
 
