@@ -178,7 +178,8 @@ impl<B, W> Book<B, W> {
 
     /// Where a claim is accounted, made if new.
     fn who(&mut self, claim: &Claim, now: Instant) -> Who {
-        let budgets = self.budgets_of(claim.pool, &claim.tag);
+        let class = self.classes.of_claim(claim);
+        let budgets = self.budgets_of(claim.pool, class, &claim.tag);
         let (limits, pools) = (&self.limits, &self.pools);
         let tenant = &claim.tag.tenant;
         let (share, _) = self.shares.find_or_insert(claim.pool.0, tenant, || {
@@ -194,7 +195,6 @@ impl<B, W> Book<B, W> {
             self.requests[at].budgets = budgets;
             at
         });
-        let class = self.classes.of_claim(claim);
         let pool = &mut self.pools[claim.pool.0 as usize];
         if pool.parts.see(class) {
             pool.parts.rules(&self.classes, pool.rules.size);
@@ -205,12 +205,12 @@ impl<B, W> Book<B, W> {
     }
 
     /// The number of the budgets that hold for work with these tags in a pool.
-    fn budgets_of(&mut self, pool: PoolId, tag: &Tag) -> u32 {
+    fn budgets_of(&mut self, pool: PoolId, class: super::class::ClassId, tag: &Tag) -> u32 {
         let pool = &self.pools[pool.0 as usize];
         self.limits.number(&Scope {
             database: &pool.database,
             user: &pool.user,
-            class: tag.class.as_deref(),
+            class: Some(&self.classes.get(class).name),
             route: tag.route.as_deref(),
             tenant: &tag.tenant,
         })
@@ -221,11 +221,14 @@ impl<B, W> Book<B, W> {
         for (at, _) in self.requests.names() {
             self.requests[at].budgets = 0;
         }
-        let leases = self.leases.iter().map(|(id, lease)| (Ok(*id), lease.pool, lease.tag.clone()));
-        let waiters = self.waiters.iter();
-        let waiters = waiters.map(|(id, waiter)| (Err(*id), waiter.claim.pool, waiter.claim.tag.clone()));
-        for (id, pool, tag) in leases.chain(waiters).collect::<Vec<_>>() {
-            let budgets = self.budgets_of(pool, &tag);
+        let leases =
+            self.leases.iter().map(|(id, held)| (Ok(*id), held.pool, held.who.class, held.tag.clone()));
+        let waiters = self
+            .waiters
+            .iter()
+            .map(|(id, waiter)| (Err(*id), waiter.claim.pool, waiter.who.class, waiter.claim.tag.clone()));
+        for (id, pool, class, tag) in leases.chain(waiters).collect::<Vec<_>>() {
+            let budgets = self.budgets_of(pool, class, &tag);
             let who = match id {
                 Ok(lease) => self.leases.get_mut(&lease).map(|lease| &mut lease.who),
                 Err(waiter) => self.waiters.get_mut(&waiter).map(|waiter| &mut waiter.who),

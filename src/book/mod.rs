@@ -234,8 +234,8 @@ impl<B, W> Book<B, W> {
     /// a smaller size goes at once, what is leased when it comes back.
     pub fn reconfigure(&mut self, config: &Config, now: Instant, actions: &mut Vec<Action<B, W>>) {
         self.limits = limits::Limits::of(config);
-        self.renumber();
         self.classes.take_over(config);
+        self.renumber();
         self.set_pace();
         for at in 0..self.pools.len() {
             let pool = &mut self.pools[at];

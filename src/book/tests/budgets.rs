@@ -277,3 +277,27 @@ fn usage_is_the_most_of_anybody_now_and_within_an_hour() {
     desk.pass(3600 * S);
     assert_eq!((usage(&desk, "B1"), usage(&desk, "B11")), ((0, 0), (0, 0)));
 }
+
+/// A scope of a class holds for what a rule puts into it, too. What is held keeps the class it came with.
+#[test]
+fn budgets_of_a_class_hold_for_all_its_work() {
+    let text = "[class.batch]\nmatch = [\"tag:tenant=nightly\"]\n\
+                [class.batch.budget.request]\nmax_leases = { warn = \"off\", reject = 2, mode = \"enforce\" }\n\
+                [class.batch.budget.statement]\nmax_time = { abort = \"1s\", mode = \"enforce\" }\n";
+    let mut desk = Desk::new(setup(), 9);
+    let start = desk.now;
+    desk.lease_for(of("nightly", Some("r")));
+    desk.lease_for(of("daily", Some("d")));
+    let config = crate::config::parse(text, "test", &std::collections::BTreeMap::new()).expect("no fault");
+    desk.book.reconfigure(&config, desk.now, &mut desk.actions);
+    desk.lease_for(of("nightly", Some("r")));
+    assert!(matches!(desk.refused(of("nightly", Some("r"))), Refusal::TooManyLeases { limit: 2, .. }));
+    for _ in 0..3 {
+        desk.lease_for(of("daily", Some("d")));
+    }
+    desk.pass(S);
+    desk.tick(working(start, Some(start)));
+    let actions = desk.take();
+    let cut = actions.iter().filter(|action| matches!(action, Action::Cancel { .. })).count();
+    assert_eq!(cut, 1, "of the class only: {actions:?}");
+}

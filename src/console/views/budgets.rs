@@ -1,7 +1,7 @@
 //! SHOW BUDGETS: limits and modes from the configuration, outcomes from the book.
 
 use super::{View, row};
-use crate::config::{Budgets, Config, Mode, PoolRules, Share, TenantRule, Timed};
+use crate::config::{Budgets, Config, Mode, PoolRules, Reserve, Share, TenantRule, Timed};
 use crate::console::table::{Row, Value, int, text};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -118,6 +118,8 @@ fn limits(config: &Config, budget: &Budgets, tenant: &TenantRule) -> Vec<Limit> 
         warn_abort(budget.leases_warn.map(|n| n.to_string()), budget.leases_reject.map(|n| n.to_string()));
     let wait = budget.max_wait.map_or_else(|| over_pools(config, |pool| seconds(pool.max_wait)), seconds);
     let queue = over_pools(config, |pool| pool.queue.to_string());
+    let overflow = over_pools(config, |pool| pool.overflow.to_string());
+    let (min, weight) = (tenant.min.to_string(), tenant.weight.to_string());
     let concurrent = budget.max_concurrent.to_string();
     let retries = "20% of the leases and 10/s, over 10 s".to_owned();
     let tenant_mode = mode(tenant.mode);
@@ -126,17 +128,37 @@ fn limits(config: &Config, budget: &Budgets, tenant: &TenantRule) -> Vec<Limit> 
         row("B2", "leases of a request in all", "leases", leases, mode(budget.leases_mode)),
         of_time("B3", "database time of a request", &budget.db_time),
         row("B4", "leases of a tenant at once", "leases", share(tenant.max), tenant_mode),
+        row("B5", "leases of a tenant before others get their shares", "leases", min, ALWAYS),
+        row("B6", "weight of a tenant's share of backend-seconds", "", weight, ALWAYS),
+        row("B7", "backends beyond the size, while clients wait", "backends", overflow, ALWAYS),
         row("B8", "waiters of a tenant", "waiters", tenant.queue.to_string(), tenant_mode),
         row("B9", "wait for a lease", "ms", wait, ALWAYS),
         of_time("B10", "age of a transaction", &budget.age),
         row("B11", "idle in transaction", "ms", idle, mode(budget.idle.mode)),
         of_time("B12", "time of a statement", &budget.statement),
         of_time("B13", "a result that the client does not take", &budget.stall),
+        row("B14", "leases kept for a class, and its most at once", "leases", classes(config), ALWAYS),
         row("B15", "waiters of a pool", "waiters", queue, ALWAYS),
         row("B16", "what Bursar tries again by itself", "tries", retries, ALWAYS),
         row("B17", "leases kept beyond their transaction", "leases", pins, tenant_mode),
         row("B18", "client sessions", "sessions", sessions, tenant_mode),
     ]
+}
+
+/// Of every class that has something of its own.
+fn classes(config: &Config) -> String {
+    let own = config.classes.iter().filter_map(|(name, rule)| {
+        let kept = match rule.reserve {
+            Reserve::Off => None,
+            Reserve::Auto => Some("5% of the pool".to_owned()),
+            Reserve::Of(kept) => Some(share(kept)),
+        };
+        let most = (rule.cap != Share::Percent(100.0)).then(|| share(rule.cap));
+        let kept = kept.map(|kept| format!("{kept} kept"));
+        let words: Vec<String> = kept.into_iter().chain(most.map(|most| format!("{most} at most"))).collect();
+        (!words.is_empty()).then(|| format!("{name}: {}", words.join(", ")))
+    });
+    own.collect::<Vec<_>>().join("; ")
 }
 
 fn share(share: Share) -> String {
@@ -199,6 +221,8 @@ mod tests {
             ["dimension", "scope", "limit", "current", "peak_1h", "would", "enforced", "reject", "unit"];
         assert_eq!(cells(0, &names), ["B1", "default", "3", "2", "3", "4", "2", "2", "leases"]);
         assert_eq!(cells(1, &names)[..3], ["B2", "default", "warn 10, act off"]);
-        assert_eq!(cells(6, &["dimension", "limit"]), ["B10", "warn 5s, act 60s"]);
+        assert_eq!(cells(9, &["dimension", "limit"]), ["B10", "warn 5s, act 60s"]);
+        let kept = "batch: 50% of the pool at most; critical: 5% of the pool kept, 50% of the pool at most";
+        assert_eq!(cells(13, &["dimension", "limit"]), ["B14", kept]);
     }
 }
