@@ -5,12 +5,13 @@
 //! text names a user, a database or a number and clients know it by heart. FATAL exactly when the
 //! connection closes. Nothing here decides whether something is a fault, or sends it.
 
+mod deadlock;
 mod login;
 
+pub use deadlock::own_lock;
 pub use login::{bad_setting, bad_tag, login_result, startup, unknown_tag};
 
 use crate::book::{Holder, Overrun, Overstay, Refusal, Standing, Warning};
-use crate::pool::cell::OwnLock;
 use crate::statements::session::{MAX_NAME_BYTES, MAX_NAMES};
 use crate::statements::table::{MAX_BYTES, MAX_STATEMENTS};
 use crate::tag::Key;
@@ -192,7 +193,7 @@ pub fn refusal(refusal: &Refusal) -> Report {
             FEWER_CLIENTS.into(),
         ),
         Refusal::Deadlock { backends, requests, .. } => {
-            error(POOL_DEADLOCK, tied(*backends, *requests), RETRY.into())
+            error(POOL_DEADLOCK, deadlock::tied(*backends, *requests), RETRY.into())
         }
         Refusal::Closing => fault(&Fault::Shutdown),
     }
@@ -238,7 +239,7 @@ pub fn overstay(why: &Overstay) -> Report {
             NO_NETWORK,
         ),
         Overstay::Deadlock { backends, requests } => {
-            error("40P01", POOL_DEADLOCK, tied(backends, requests), RETRY)
+            error("40P01", POOL_DEADLOCK, deadlock::tied(backends, requests), RETRY)
         }
     }
 }
@@ -278,26 +279,6 @@ pub fn overrun(why: &Overrun) -> Report {
 pub fn closing(why: Report) -> Report {
     let hint = "A COMMIT that had been sent may have been done: look before you retry.";
     hinted(Report { severity: Severity::Fatal, code: "57P01", ..why }, hint)
-}
-
-/// A statement that waited for a lock of its own request, and was cancelled (budgets.md §3.4).
-#[must_use]
-pub fn own_lock(lock: &OwnLock) -> Report {
-    report(
-        Severity::Error,
-        "40P01",
-        "bursar: request waits for a lock of its own",
-        format!(
-            "statement {} (backend {}) waits for a lock of another session of this request, idle in transaction for {} after statement {} (backend {}).",
-            lock.waits.1,
-            lock.waits.0,
-            spent(lock.idle),
-            lock.holds.1,
-            lock.holds.0
-        ),
-        "Change the row in the session that has it, or finish that one before another changes the same row."
-            .into(),
-    )
 }
 
 /// A budget in mode warn: a notice, and nothing changes.
@@ -542,18 +523,6 @@ fn retry(standing: &Standing) -> String {
         };
     }
     text
-}
-
-/// Who waits for whom in a deadlock of the pool, for its victim.
-fn tied(backends: u32, requests: u32) -> String {
-    let verb = if backends == 1 { "is" } else { "are" };
-    let held = format!("{} {verb} held by", count(backends as usize, "backend"));
-    match requests {
-        1 => format!("{held} this request, which waits for another one."),
-        many => format!(
-            "{held} {many} requests that each wait for another backend. This request is the youngest."
-        ),
-    }
 }
 
 fn request(standing: &Standing) -> String {

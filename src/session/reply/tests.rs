@@ -1,6 +1,7 @@
 //! The words of budgets.md §2.5, and the table for readers.
 
 use super::*;
+use crate::pool::cell::OwnLock;
 use crate::state::SettingsError;
 use crate::tag::{Key, TagError};
 use crate::wire::startup::StartupError;
