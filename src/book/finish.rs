@@ -39,10 +39,11 @@ pub(super) struct Hold {
 }
 
 impl<B, W> Book<B, W> {
-    /// Leases a request says it may hold at once.
+    /// Leases a request says it may hold at once. B1 is a promise only where it is enforced; elsewhere
+    /// it would keep backends from requests that never nest, and the detector has to do.
     pub(super) fn claim_of(&self, request: &Request) -> u32 {
         let budget = self.limits.budgets(request.budgets);
-        let ours = Some(budget.max_concurrent).filter(|_| budget.max_concurrent_mode != Mode::Observe);
+        let ours = Some(budget.max_concurrent).filter(|_| budget.max_concurrent_mode == Mode::Enforce);
         let claim = request.own.into_iter().chain(ours).min().unwrap_or(0);
         request.tag.max_leases.map_or(claim, |most| claim.min(most))
     }
