@@ -39,13 +39,19 @@ pub(super) struct Hold {
 }
 
 impl<B, W> Book<B, W> {
-    /// Leases a request says it may hold at once. B1 is a promise only where it is enforced; elsewhere
-    /// it would keep backends from requests that never nest, and the detector has to do.
-    pub(super) fn claim_of(&self, request: &Request) -> u32 {
+    /// Leases a request may hold at once, as far as B1 does more than watch.
+    fn most_of(&self, request: &Request) -> u32 {
         let budget = self.limits.budgets(request.budgets);
-        let ours = Some(budget.max_concurrent).filter(|_| budget.max_concurrent_mode == Mode::Enforce);
-        let claim = request.own.into_iter().chain(ours).min().unwrap_or(0);
-        request.tag.max_leases.map_or(claim, |most| claim.min(most))
+        let ours = Some(budget.max_concurrent).filter(|_| budget.max_concurrent_mode != Mode::Observe);
+        let most = request.own.into_iter().chain(ours).min().unwrap_or(0);
+        request.tag.max_leases.map_or(most, |total| most.min(total))
+    }
+
+    /// Leases a request promises not to exceed. B1 is a promise only where it is enforced: in mode warn it
+    /// would keep backends from requests that never nest, so there the detector has to do.
+    pub(super) fn claim_of(&self, request: &Request) -> u32 {
+        let enforced = self.limits.budgets(request.budgets).max_concurrent_mode == Mode::Enforce;
+        if enforced || request.own.is_some() { self.most_of(request) } else { 0 }
     }
 
     /// Whether a claim's request says that it may need more than one lease, so that the banker has a
@@ -160,7 +166,7 @@ impl<B, W> Book<B, W> {
             }
             return;
         }
-        let claims = request.leases > 0 && request.leases < self.claim_of(request);
+        let claims = request.leases > 0 && request.leases < self.most_of(request);
         let most = if claims { FIRST_MOST } else { 0 };
         while self.requests[at].first.len() > most
             && let Some((order, waiter)) = self.requests[at].first.pop_last()

@@ -323,7 +323,14 @@ impl World {
                 && total < self.setup.max_backends
                 && self.dials.len() < self.setup.parallel
                 && !self.failing;
-            assert!(!may_open || pool.dialling + pool.leaving > 0, "waits, and nobody dials");
+            assert!(
+                !may_open || pool.dialling + pool.leaving > 0,
+                "waits, and nobody dials: {waits:?} {:?}",
+                view.pools
+                    .iter()
+                    .map(|p| (p.leased, p.idle, p.dialling, p.leaving, p.waiting))
+                    .collect::<Vec<_>>()
+            );
             // With every slot taken, the room of an idle backend elsewhere is on its way.
             let idle_elsewhere = view.pools.iter().any(|other| other.idle > 0);
             if idle_elsewhere && total >= self.setup.max_backends && !self.failing {

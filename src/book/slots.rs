@@ -267,6 +267,8 @@ impl<B, W> Book<B, W> {
                 self.starve(id);
             } else if self.pools[id.0 as usize].hungry {
                 fruitless += 1;
+            } else {
+                self.note_stalled(id);
             }
         }
     }

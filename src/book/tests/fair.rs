@@ -172,7 +172,7 @@ fn who_holds_a_lease_goes_first_the_oldest_request_before_younger_ones() {
 fn the_last_slots_are_not_given_to_requests_that_could_wait_for_one_another() {
     let mut setup = setup();
     setup.budget.max_concurrent = 2;
-    setup.budget.max_concurrent_mode = Mode::Warn;
+    setup.budget.max_concurrent_mode = Mode::Enforce;
     let mut desk = Desk::new(setup, 2);
     let outer = desk.lease_for(of("a", Some("one")));
     let second = desk.queued_for(of("a", Some("two")));
