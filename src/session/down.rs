@@ -324,7 +324,7 @@ impl<S> Session<S> {
             _ => {}
         }
         self.settle_copy()?;
-        if self.linked.injected && !self.tracker.is_injected() {
+        if self.linked.injected && !self.tracker.is_own_work() {
             self.set_injected(false);
         }
         self.linked.at_ready = true;

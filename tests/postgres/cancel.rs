@@ -30,6 +30,24 @@ fn a_running_statement_is_cancelled() {
     proxy.stop();
 }
 
+/// Settings and statement are brought to the backend in the same write.
+#[test]
+fn a_statement_is_cancelled_that_came_behind_work_of_bursar() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let (mut client, mut other) = (proxy.connect(), proxy.connect());
+    client.batch("set work_mem = '1MB'");
+    other.batch("set work_mem = '2MB'");
+    client.send(
+        &[msg::parse("s1", SLEEP), msg::bind("", "s1"), msg::execute("", 0), msg::sync()].concat(),
+    );
+    until("the statement runs", || sleeping(&db) == 1);
+    client.cancel();
+    assert_eq!(client.recv_reply().trace(), "1 2 E(57014) Z(I)");
+    drop((client, other));
+    proxy.stop();
+}
+
 #[test]
 fn a_queued_session_is_cancelled_while_it_waits() {
     let db = Db::new();

@@ -215,7 +215,7 @@ fn a_tenant_may_have_so_many_pins_and_no_more() {
     let mut console = proxy.console();
     let shown = rows(
         &mut console,
-        "select \"limit\", mode, warn, reject from bursar.budgets where dimension = 'B17'",
+        "select \"limit\", mode, warn, reject from bursar.budgets where dimension = 'B17' and scope = 'default'",
     );
     assert_eq!(shown, [["1 per tenant, 3 in all", "warn", "1", "3"]]);
     // A place is free again when a lease comes back.

@@ -263,7 +263,7 @@ fn a_wait_ends_with_numbers() {
     assert!((200..700).contains(&waited), "{detail}");
     let expected = "request r1 holds 0 of 3 leases; tenant acme uses 1 of 1 backends, 1 waiting; pool 1/1, ";
     assert!(numbers.starts_with(expected), "{detail}");
-    let longest = "Retry after 250 ms. Longest holder: route \"/api/orders\", ";
+    let longest = "Retry after 50 ms. Longest holder: route \"/api/orders\", ";
     assert!(hint.starts_with(longest) && hint.ends_with(" s (SHOW LEASES)."), "{hint}");
     wire.batch("set bursar.deadline_ms = 50");
     let asked = Instant::now();

@@ -64,7 +64,7 @@ fn the_most_specific_scope_wins() {
 fn a_tenant_may_wait_longer_and_run_shorter() {
     let db = Db::new();
     let config = Config::one_backend()
-        .with("pool", "max_wait = \"2s\"")
+        .with("pool", "max_wait = \"500ms\"")
         .with("tenant.\"*\"", "max = \"100%\"")
         .with("tenant.patient.budget.request", "max_wait = \"60s\"")
         .with("tenant.brisk.budget.statement", "max_time = { abort = \"100ms\", mode = \"enforce\" }");

@@ -1,9 +1,18 @@
 //! Messages that Bursar sends on its own account: the client sees nothing of them but what is noted.
 
+use super::marker::Marker;
 use super::{Injected, Op, OpKind, Tracker};
 use crate::statements::StatementId;
 
 impl Tracker {
+    /// Whether a cancel now would hit Bursar's own work. What is part of the client's segment is the
+    /// client's: its error lands where PostgreSQL would raise it.
+    #[must_use]
+    pub fn is_own_work(&self) -> bool {
+        let injected = self.front().and_then(|op| op.injected);
+        self.marker != Marker::None || injected.is_some_and(|what| what != Injected::InPlace)
+    }
+
     /// Bursar sends a message of its own ahead of the client's: its replies are left out.
     pub fn inject(&mut self, kind: OpKind, what: Injected) {
         self.unflushed = kind.is_extended();

@@ -225,8 +225,7 @@ impl Tracker {
         self.is_copying_in() && self.ops.front().is_some_and(|op| op.kind == OpKind::Query)
     }
 
-    /// Whether the next reply belongs to something that Bursar injected: a cancel now would hit
-    /// Bursar's own work.
+    /// Whether the next reply belongs to something that Bursar injected.
     #[must_use]
     pub fn is_injected(&self) -> bool {
         self.marker != Marker::None || self.ops.front().is_some_and(|op| op.injected.is_some())
