@@ -38,9 +38,7 @@ fn a_statement_is_cancelled_that_came_behind_work_of_bursar() {
     let (mut client, mut other) = (proxy.connect(), proxy.connect());
     client.batch("set work_mem = '1MB'");
     other.batch("set work_mem = '2MB'");
-    client.send(
-        &[msg::parse("s1", SLEEP), msg::bind("", "s1"), msg::execute("", 0), msg::sync()].concat(),
-    );
+    client.send(&[msg::parse("s1", SLEEP), msg::bind("", "s1"), msg::execute("", 0), msg::sync()].concat());
     until("the statement runs", || sleeping(&db) == 1);
     client.cancel();
     assert_eq!(client.recv_reply().trace(), "1 2 E(57014) Z(I)");

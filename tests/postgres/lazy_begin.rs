@@ -205,3 +205,57 @@ fn the_tags_of_a_begin_are_those_of_its_transaction() {
     assert_eq!(wire.query("show bursar.route").value(), "", "also without a backend");
     proxy.stop();
 }
+
+/// However it is sent.
+#[test]
+fn a_reset_is_a_first_statement_like_any_other() {
+    let (_db, proxy) = start(Config::of_size(2).lazy());
+    let mut wire = proxy.connect();
+    let extended = |text: &str| [msg::unnamed(text), msg::sync()].concat();
+    for (text, trace, end) in [
+        ("reset standard_conforming_strings", "C(RESET) Z(T)", "C(COMMIT) Z(I)"),
+        ("set work_mem to default", "C(SET) Z(T)", "C(COMMIT) Z(I)"),
+        ("reset all", "C(RESET) Z(T)", "C(COMMIT) Z(I)"),
+        ("set no_such_setting to default", "E(42704) Z(E)", "C(ROLLBACK) Z(I)"),
+    ] {
+        for first in [msg::query("begin"), extended("begin")] {
+            for (second, parsed) in [(msg::query(text), ""), (extended(text), "1 2 n ")] {
+                for at_once in [false, true] {
+                    let begun = |trace: &str| trace.trim_start_matches("1 2 n ") == "C(BEGIN) Z(T)";
+                    if at_once {
+                        wire.send(&[first.clone(), second.clone()].concat());
+                    } else {
+                        wire.send(&first);
+                    }
+                    assert!(begun(&wire.recv_reply().trace()));
+                    if !at_once {
+                        wire.send(&second);
+                    }
+                    let reply = wire.recv_reply().trace();
+                    assert_eq!(reply, format!("{parsed}{trace}"), "{text}, at once: {at_once}");
+                    assert_eq!(wire.query("commit").trace(), end, "{text}");
+                }
+            }
+        }
+    }
+    proxy.stop();
+}
+
+/// The settings that the session has go out before the BEGIN, each in a segment of its own.
+#[test]
+fn settings_that_go_before_a_begin_do_not_end_it() {
+    let (_db, proxy) = start(Config::of_size(1).lazy());
+    let (mut other, mut wire) = (proxy.connect(), proxy.connect());
+    for (first, trace) in [
+        ("reset standard_conforming_strings", "C(RESET) Z(T)"),
+        ("set no_such_setting to default", "E(42704) Z(E)"),
+    ] {
+        other.batch("set standard_conforming_strings = off");
+        wire.batch("set schema 'two'");
+        other.batch("select 1");
+        assert_eq!(wire.query("begin").trace(), "C(BEGIN) Z(T)");
+        assert_eq!(wire.query(first).trace(), trace);
+        wire.batch("rollback");
+    }
+    proxy.stop();
+}
