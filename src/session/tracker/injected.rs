@@ -13,6 +13,12 @@ impl Tracker {
         self.marker != Marker::None || injected.is_some_and(|what| what != Injected::InPlace)
     }
 
+    /// Whether the front is Bursar's own work ahead of a BEGIN that the client has been answered already:
+    /// what the server says of its transaction there says nothing of the client's.
+    pub(super) fn is_before_begin(&self) -> bool {
+        self.is_own_work() && self.ops.iter().any(|op| op.injected == Some(Injected::Begin))
+    }
+
     /// Bursar sends a message of its own ahead of the client's: its replies are left out.
     pub fn inject(&mut self, kind: OpKind, what: Injected) {
         self.unflushed = kind.is_extended();

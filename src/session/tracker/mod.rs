@@ -495,7 +495,9 @@ impl Tracker {
     }
 
     fn ready(&mut self, body: &[u8]) -> Result<Give, Desync> {
-        self.status = status(body)?;
+        if !self.is_before_begin() {
+            self.status = status(body)?;
+        }
         let op = match self.ops.front() {
             // Every other op has a reply before its ReadyForQuery.
             Some(op) if self.slack > 0 && op.kind != OpKind::Sync && !self.failed_query => {

@@ -173,6 +173,31 @@ fn an_injected_segment_is_invisible() {
     assert!(tracker.may_release());
 }
 
+/// The client is in a transaction; that its settings' segment ends outside one is no reason to release.
+#[test]
+fn a_segment_before_a_begin_does_not_end_the_transaction() {
+    let mut tracker = Tracker::default();
+    let mut out = BytesMut::new();
+    tracker.set_status(TxStatus::InTransaction);
+    tracker.inject(OpKind::Query, Injected::Segment);
+    tracker.inject(OpKind::Query, Injected::Segment);
+    for kind in [OpKind::Parse, OpKind::Bind, OpKind::Execute, OpKind::Close] {
+        tracker.inject(kind, Injected::Begin);
+    }
+    for _ in 0..2 {
+        assert_eq!(tracker.server(b'C', b"SET\0", &mut out), Ok(Give::Suppress));
+        assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Suppress));
+    }
+    for kind in *b"12C3" {
+        assert_eq!(tracker.server(kind, b"BEGIN\0", &mut out), Ok(Give::Suppress));
+    }
+    assert!(!tracker.is_busy() && !tracker.may_release());
+    assert_eq!(tracker.client(Kind::Query, Note::default()), Take::Forward);
+    tracker.server(b'C', b"COMMIT\0", &mut out).unwrap();
+    tracker.server(b'Z', b"I", &mut out).unwrap();
+    assert!(tracker.may_release());
+}
+
 #[test]
 fn made_up_replies_keep_their_place() {
     let mut tracker = Tracker::default();
