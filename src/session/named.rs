@@ -139,6 +139,7 @@ impl<S> Session<S> {
         let statement = match self.find(&self.up.lane.unwalked()[name.start..name.end - 1]) {
             Found::Shared(statement) => statement,
             Found::Unshared => {
+                self.note_bind_of_noted(portal == 1);
                 self.note_portal(HEADER..HEADER + portal - 1, false);
                 return self.forward(Kind::Bind, total, Note::default());
             }

@@ -94,6 +94,13 @@ impl<S> Session<S> {
         }
     }
 
+    /// A portal is about to be bound to a statement whose text was noted with its Parse.
+    pub(super) fn note_bind_of_noted(&mut self, unnamed_portal: bool) {
+        if let Some(changes) = self.linked.changes.as_mut().filter(|_| unnamed_portal) {
+            changes.portal = None;
+        }
+    }
+
     /// The unnamed portal is about to be executed.
     pub(super) fn note_execute(&mut self) {
         if let Some(changes) = &mut self.linked.changes

@@ -349,6 +349,7 @@ impl<S> Session<S> {
         }
         let portal = HEADER..HEADER + portal.len();
         if !unnamed {
+            self.note_bind_of_noted(portal.is_empty());
             self.note_portal(portal, false);
             return self.forward(Kind::Bind, total, Note::default());
         }

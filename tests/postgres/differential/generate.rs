@@ -68,7 +68,7 @@ const WORDS: [(&str, &[&str]); 3] = [
             "begin work",
             "/* a */ begin transaction -- b",
             "begin isolation level read committed",
-            "Begin Read Write, Not Deferrable ;",
+            "Begin Read Write ;",
             "begin isolation level repeatable read",
             "start  transaction read write",
             "; begin",

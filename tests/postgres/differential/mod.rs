@@ -30,7 +30,7 @@ const KEPT: &[u64] = &[
     40232, 40808, 40936, 41604, 42272, 43832, 44544, 47152, 47264, 47824, 87508, 2, 93, 105, 195, 225, 305,
     882, 3105, 500070, 1000910, 2000149, 3009113,
 ];
-const KEPT_SESSION: &[u64] = &[];
+const KEPT_SESSION: &[u64] = &[7001234];
 const KEPT_STATEMENT: &[u64] = &[2001230];
 
 /// So small a cap of prepared statements on a backend, as a line of `[pool]`, that programs meet it.
