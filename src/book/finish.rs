@@ -5,8 +5,8 @@
 //! **Claims.** A request says by B1's `max_concurrent` how many leases it may hold at once (or by
 //! `bursar.max_concurrent` or `bursar.max_leases`, if that is less). Untagged work says nothing and is taken to need one. What
 //! nobody promised is never held against anybody: beyond its claim a request needs nothing more as
-//! far as the banker knows, is not put first either, and the detector is the net. In mode observe B1
-//! touches nothing, so there are no claims.
+//! far as the banker knows, is not put first either, and the detector is the net. B1 is a claim only
+//! where it is enforced; in mode warn it still says who goes first, in mode observe nothing.
 //!
 //! **What the pool has** (the banker's capacity): the backends leased, and [`Book::spare`]: idle, being
 //! opened, or still to be opened within size, overflow and `server.max_backends`, less what is
