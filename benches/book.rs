@@ -37,7 +37,7 @@ impl Rig {
         while let Some(action) = actions.pop() {
             if let Action::Dial { pool, .. } = action {
                 backend += 1;
-                book.dialled(now, pool, Ok((backend, false)), &mut actions);
+                book.dialled(now, pool, Ok(backend), &mut actions);
             }
         }
         assert_eq!(book.view(now).pools[0].idle, size);

@@ -137,8 +137,8 @@ async fn a_backend_that_postgresql_ended_is_not_handed_out() {
     let cluster = Cluster::shared();
     let target = Arc::new(target("127.0.0.1", cluster.port, "postgres", "by_trust", None));
     let store = Store::new(target, 4, Reuse::Lifo);
-    let victim = store.open(WITHIN).await.unwrap().object;
-    let mut other = store.open(WITHIN).await.unwrap().object;
+    let victim = store.open(WITHIN).await.unwrap();
+    let mut other = store.open(WITHIN).await.unwrap();
     let end = format!("select pg_terminate_backend({}, 20000)", victim.pid);
     assert_eq!(value(&mut other, &end).await, "t");
     victim.stream.readable().await.unwrap();

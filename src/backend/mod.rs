@@ -31,5 +31,5 @@ mod fake;
 pub use cancel::{CancelHandle, Cancelled};
 pub use dial::{Backend, dial};
 pub use error::{AuthFault, DialError, ProtocolFault};
-pub use store::{Manager, Object, Opened, Store};
+pub use store::{Manager, Object, Store};
 pub use target::{Endpoint, Target};

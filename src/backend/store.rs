@@ -18,6 +18,7 @@ use crate::config::{PoolRules, Reuse};
 use crate::net::stream::Quiet;
 use deadpool::managed::{self, Metrics, PoolError, QueueMode, RecycleError, RecycleResult, Timeouts};
 use parking_lot::{Mutex, MutexGuard};
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -102,19 +103,11 @@ impl Manager {
 #[derive(Debug)]
 pub struct Store {
     pool: managed::Pool<Manager>,
-    /// Idle since a moment ago, the last one back at the end; later ones than all in deadpool.
-    /// Empty where the one that waits longest is to be next.
-    warm: Mutex<Vec<Object>>,
+    /// Idle, the last one back at the end, and to be handed out before those in deadpool. Where the
+    /// last one back is next, these came back after deadpool's; where the first one is, before them, and
+    /// there are any only after a dial.
+    warm: Mutex<VecDeque<Object>>,
     reuse: Reuse,
-}
-
-/// A backend from [`Store::open`].
-#[derive(Debug)]
-pub struct Opened {
-    /// The backend.
-    pub object: Object,
-    /// It was idle in the store after all, and nothing was dialled.
-    pub reused: bool,
 }
 
 /// How many backends a store knows.
@@ -160,6 +153,10 @@ impl Store {
                 Err(_) => Store::cut(object),
             }
         }
+        self.take_cold()
+    }
+
+    fn take_cold(&self) -> Option<Object> {
         // Ready at the first poll: nothing is waited for, recycle is synchronous, and create
         // refuses at once without the right to dial.
         let taken = pin!(self.pool.timeout_get(&AT_ONCE));
@@ -170,33 +167,57 @@ impl Store {
     }
 
     fn take_warm(&self) -> Option<Object> {
-        self.warm.lock().pop()
+        let mut warm = self.warm.lock();
+        match self.reuse {
+            Reuse::Lifo => warm.pop_back(),
+            Reuse::RoundRobin => warm.pop_front(),
+        }
+    }
+
+    /// Takes what is idle out of deadpool, which opens nothing while it has any.
+    fn warm_up(&self) -> MutexGuard<'_, VecDeque<Object>> {
+        let mut warm = self.warm.lock();
+        while let Some(object) = self.take_cold() {
+            match self.reuse {
+                Reuse::Lifo => warm.push_front(object),
+                Reuse::RoundRobin => warm.push_back(object),
+            }
+        }
+        warm
     }
 
     /// Gives deadpool what is warm, for a look at all that is idle. While the guard lives, nothing
     /// gets warm.
-    fn cool(&self) -> MutexGuard<'_, Vec<Object>> {
+    fn cool(&self) -> MutexGuard<'_, VecDeque<Object>> {
         let mut warm = self.warm.lock();
+        if self.reuse == Reuse::RoundRobin && !warm.is_empty() {
+            // They are next, and deadpool has no way in at that end.
+            drop(warm);
+            warm = self.warm_up();
+        }
         // A dropped object goes back to deadpool: the longest idle first, as deadpool keeps them.
         warm.drain(..).for_each(drop);
         warm
     }
 
-    /// A backend, opened within `within` unless an idle one has turned up meanwhile. Dropped half
-    /// way, it gives the dial up and leaves nothing behind.
+    /// A new backend, opened within `within`; those that are idle stay so. Dropped half way, it gives
+    /// the dial up and leaves nothing behind.
     ///
     /// # Errors
     /// [`DialError`]; `NoRoom` if `max` are open.
-    pub async fn open(&self, within: Duration) -> Result<Opened, DialError> {
-        drop(self.cool());
-        let opened = MAY_DIAL.scope(within, self.pool.timeout_get(&AT_ONCE)).await;
-        match opened {
-            Ok(object) => {
-                let reused = Object::metrics(&object).recycle_count > 0;
-                Ok(Opened { object, reused })
+    pub async fn open(&self, within: Duration) -> Result<Object, DialError> {
+        loop {
+            drop(self.warm_up());
+            let object = match MAY_DIAL.scope(within, self.pool.timeout_get(&AT_ONCE)).await {
+                Ok(object) => object,
+                Err(PoolError::Backend(NotCreated::Dial(error))) => return Err(error),
+                Err(_) => return Err(DialError::NoRoom),
+            };
+            if Object::metrics(&object).recycle_count == 0 {
+                return Ok(object);
             }
-            Err(PoolError::Backend(NotCreated::Dial(error))) => Err(error),
-            Err(_) => Err(DialError::NoRoom),
+            // It came back between the two steps, and is in nobody's way where the others are.
+            self.warm.lock().push_back(object);
         }
     }
 
@@ -218,7 +239,7 @@ impl Store {
         }
         object.returned_at = now;
         if self.reuse == Reuse::Lifo {
-            self.warm.lock().push(object);
+            self.warm.lock().push_back(object);
         }
         true
     }

@@ -18,7 +18,7 @@ async fn filled(server: &fake::Server, reuse: Reuse, count: usize) -> Store {
     let store = store(server, reuse);
     let mut open = Vec::new();
     for _ in 0..count {
-        open.push(store.open(WITHIN).await.unwrap().object);
+        open.push(store.open(WITHIN).await.unwrap());
     }
     for object in open {
         assert!(store.give_back(object, clock::now(), &rules()));
@@ -33,14 +33,9 @@ async fn only_open_ever_dials() {
     let store = store(&server, Reuse::Lifo);
     assert!(store.take_idle().is_none());
     let opened = store.open(WITHIN).await.unwrap();
-    assert!(!opened.reused);
     assert!(store.take_idle().is_none(), "the only one is on loan");
     assert_eq!(store.status(), Status { open: 1, idle: 0 });
     drop(opened);
-
-    let again = store.open(WITHIN).await.unwrap();
-    assert!(again.reused, "an idle one is as good as a new one");
-    drop(again);
     assert_eq!(store.take_idle().unwrap().pid, 1);
     assert_eq!((server.logins(), store.take_lost()), (1, 0));
 }
@@ -53,7 +48,7 @@ async fn a_dial_in_flight_lends_its_right_to_nobody() {
     let pending = opening.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     assert!(pending.is_pending());
     assert!(store.take_idle().is_none());
-    assert!(!opening.await.unwrap().reused);
+    assert_eq!(opening.await.unwrap().pid, 1);
     assert_eq!(server.logins(), 1);
 }
 
@@ -99,11 +94,30 @@ async fn deadpool_gets_what_is_warm_at_the_next_look_and_opens_nothing_beside_it
     assert!(store.give_back(two, clock::now(), &rules()));
     assert_eq!((store.take_idle().unwrap().pid, three.pid), (2, 3), "the warm one before the cold one");
     assert_eq!(store.take_idle().unwrap().pid, 2, "dropped, it is with the cold ones, the last of them");
+}
 
-    assert!(store.give_back(three, clock::now(), &rules()));
-    let opened = store.open(WITHIN).await.unwrap();
-    assert!(opened.reused);
-    assert_eq!((opened.object.pid, server.logins()), (3, 3));
+#[tokio::test]
+async fn a_dial_opens_a_new_one_beside_the_idle_ones_and_leaves_their_order() {
+    let server = fake::Server::start().await;
+    let order = |store: &Store| std::iter::from_fn(|| store.take_idle()).collect::<Vec<_>>();
+    let pids = |objects: &[Object]| objects.iter().map(|object| object.pid).collect::<Vec<_>>();
+
+    let lifo = filled(&server, Reuse::Lifo, 3).await;
+    let warm = lifo.take_idle().unwrap();
+    drop(lifo.cool());
+    assert!(lifo.give_back(warm, clock::now(), &rules()));
+    let fourth = lifo.open(WITHIN).await.unwrap();
+    assert_eq!((fourth.pid, lifo.status()), (4, Status { open: 4, idle: 3 }));
+    let all = order(&lifo);
+    assert_eq!(pids(&all), [3, 2, 1]);
+
+    let fair = filled(&server, Reuse::RoundRobin, 3).await;
+    let fourth = fair.open(WITHIN).await.unwrap();
+    assert!(fair.give_back(fourth, clock::now(), &rules()));
+    assert_eq!(fair.close_expired(clock::now(), &rules()), 0);
+    let all = order(&fair);
+    assert_eq!(pids(&all), [5, 6, 7, 8]);
+    assert_eq!(server.logins(), 8);
 }
 
 #[tokio::test]
@@ -189,7 +203,7 @@ async fn reconnect_ends_idle_backends_now_and_others_as_they_return() {
     assert!(store.take_idle().is_none());
     assert_eq!(store.take_lost(), 1);
 
-    let fresh = store.open(WITHIN).await.unwrap().object;
+    let fresh = store.open(WITHIN).await.unwrap();
     assert!(store.give_back(fresh, clock::now(), &rules()));
     assert_eq!(store.take_idle().unwrap().pid, 4);
 }

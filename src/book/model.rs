@@ -486,14 +486,10 @@ impl World {
             return;
         }
         let pool = self.dials.remove(at as usize % self.dials.len());
-        let store = &mut self.stores[pool.0 as usize];
-        let leaving = self.evictions.iter().filter(|&&id| id == pool).count();
-        let result = if ok && at.is_multiple_of(4) && store.len() > leaving {
-            Ok((store.pop().expect("just counted"), true))
-        } else if ok {
+        let result = if ok {
             self.next_backend += 1;
             self.live.insert(self.next_backend);
-            Ok((self.next_backend, false))
+            Ok(self.next_backend)
         } else {
             Err("refused".into())
         };

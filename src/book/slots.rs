@@ -24,24 +24,20 @@ const BACKOFF_MOST: Duration = Duration::from_secs(5);
 const SOON: Duration = super::overstay::TICK_LEAST;
 
 impl<B, W> Book<B, W> {
-    /// A dial has ended. `Ok((backend, reused))`: `reused` says that the idle store gave a backend
-    /// it still had instead of a fresh one. A failure starts a backoff and fails no waiter: each
-    /// waits until its own deadline.
+    /// A dial has ended. A failure starts a backoff and fails no waiter: each waits until its own
+    /// deadline.
     pub fn dialled(
         &mut self,
         now: Instant,
         pool: PoolId,
-        result: Result<(B, bool), Arc<str>>,
+        result: Result<B, Arc<str>>,
         actions: &mut Vec<Action<B, W>>,
     ) {
         self.shift(pool, Some(Place::Dialling), None, now);
         let dials = &mut self.pools[pool.0 as usize].dials;
         match result {
-            Ok((backend, reused)) => {
+            Ok(backend) => {
                 *dials = super::pool::Dials::default();
-                if reused {
-                    self.shift(pool, Some(Place::Idle), None, now);
-                }
                 if let Some(backend) = self.arrive(pool, backend, now, actions) {
                     actions.push(Action::Store { pool, backend });
                 }

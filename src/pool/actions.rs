@@ -105,19 +105,17 @@ impl Pools {
             }
             let took = clock::now().saturating_duration_since(started);
             let result = match opened {
-                Ok(opened) => {
-                    if !opened.reused {
-                        pools.metrics.dialled(Connect::Ok, took);
-                        let mut backends = pool.backends.lock();
-                        backends.retain(|backend| backend.cancel.strong_count() > 0);
-                        backends.push(Opened {
-                            cancel: Arc::downgrade(&opened.object.cancel),
-                            connected: opened.object.connected,
-                            generation: opened.object.generation,
-                            prepared: opened.object.prepared.count(),
-                        });
-                    }
-                    Ok((opened.object, opened.reused))
+                Ok(object) => {
+                    pools.metrics.dialled(Connect::Ok, took);
+                    let mut backends = pool.backends.lock();
+                    backends.retain(|backend| backend.cancel.strong_count() > 0);
+                    backends.push(Opened {
+                        cancel: Arc::downgrade(&object.cancel),
+                        connected: object.connected,
+                        generation: object.generation,
+                        prepared: object.prepared.count(),
+                    });
+                    Ok(object)
                 }
                 Err(error) => {
                     pools.metrics.dialled(failed(&error), took);

@@ -234,8 +234,9 @@ impl Cell {
         self.live.lock().tag = tag.clone();
     }
 
-    /// A lease begins; a first statement is about to be sent.
-    pub fn link(&self, lease: LeaseId, backend: &mut Backend, tag: &Arc<Tag>, now: Instant) {
+    /// A lease begins; a first statement is about to be sent, behind something of Bursar's own if
+    /// `injected`.
+    pub fn link(&self, lease: LeaseId, backend: &mut Backend, tag: &Arc<Tag>, injected: bool, now: Instant) {
         let mut trail = backend.trail.take().unwrap_or_default();
         trail.clear();
         let mut live = self.live.lock();
@@ -255,7 +256,7 @@ impl Cell {
             pin: "",
             active: Duration::ZERO,
             statements: 0,
-            injected: false,
+            injected,
             cancels: 0,
             own_lock: None,
         });
@@ -453,16 +454,12 @@ impl Cell {
     /// A cancel request with the right key has come. A queued session cancels its wait; a session
     /// whose backend works for it gives a ticket to send the signal with; otherwise nothing
     /// happens, as in PostgreSQL.
+    ///
+    /// For one statement, if given: where another one runs by now there is nothing to cancel.
     #[must_use]
-    pub fn begin_cancel(self: &Arc<Self>) -> Begun {
-        self.begin_cancel_of(None)
-    }
-
-    /// The same for one statement: where another one runs by now there is nothing to cancel.
-    #[must_use]
-    pub fn begin_cancel_of(self: &Arc<Self>, statement: Option<Instant>) -> Begun {
+    pub fn begin_cancel(self: &Arc<Self>, statement: Option<Instant>) -> Begun {
         let mut live = self.live.lock();
-        if live.state == State::Waiting {
+        if live.state == State::Waiting && statement.is_none() {
             drop(live);
             self.order(Order::CancelWait);
             return Begun::Queued;
@@ -532,11 +529,16 @@ impl CancelTicket {
     /// Whether the backend still works for its session; to be asked just before sending.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
+        self.runs_since().is_some()
+    }
+
+    /// When the statement began that would be hit.
+    #[must_use]
+    pub fn runs_since(&self) -> Option<Instant> {
         let live = self.cell.live.lock();
+        live.link.as_ref().filter(|link| link.lease == self.lease && !link.injected)?;
         let running = self.cell.statement_of(&live);
-        running.is_some()
-            && (self.statement.is_none() || self.statement == running)
-            && live.link.as_ref().is_some_and(|link| link.lease == self.lease && !link.injected)
+        running.filter(|_| self.statement.is_none() || self.statement == running)
     }
 }
 

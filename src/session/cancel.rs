@@ -4,9 +4,11 @@
 //! somebody else's statement. Nothing is answered, whatever happens, as in PostgreSQL.
 
 use super::registry::Registry;
+use crate::backend::Cancelled;
 use crate::clock;
 use crate::metrics::{Cancel, Metrics};
-use crate::pool::cell::Begun;
+use crate::pool::cell::{Begun, Cell};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often to look whether Bursar's own work ahead of the statement is done.
@@ -15,27 +17,51 @@ const LOOK: Duration = Duration::from_millis(2);
 /// How long connecting to the server may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// A backend that was given a statement so long ago has read it. PostgreSQL forgets a signal that comes
+/// before that, and the statement may have waited for its backend, so that to its client it has been
+/// running for long.
+const READ: Duration = Duration::from_millis(100);
+
+/// When to signal a statement again that may not have been read, at first; then twice as long each time.
+const AGAIN: Duration = Duration::from_millis(5);
+
 /// Handles a CancelRequest to its end.
 pub async fn request(registry: &Registry, metrics: &Metrics, pid: u32, key: &[u8]) {
-    let Some(cell) = registry.by_key(pid, key) else {
-        metrics.cancels.inc(Cancel::Unknown);
-        return;
+    let outcome = match registry.by_key(pid, key) {
+        Some(cell) => deliver(&cell).await,
+        None => Cancel::Unknown,
     };
+    metrics.cancels.inc(outcome);
+}
+
+/// Cancels what the session does now: its wait, or what its backend runs for it.
+pub(super) async fn deliver(cell: &Arc<Cell>) -> Cancel {
     let started = clock::now();
-    let ticket = loop {
-        match cell.begin_cancel() {
-            Begun::Signal(ticket) => break ticket,
-            Begun::Queued => return metrics.cancels.inc(Cancel::Queued),
+    let mut again = AGAIN;
+    let mut signalled = None;
+    loop {
+        match cell.begin_cancel(signalled) {
+            Begun::Signal(ticket) => {
+                let sent = ticket.handle.send(CONNECT, || ticket.is_wanted()).await;
+                let sent = sent.inspect_err(|error| {
+                    tracing::warn!(%error, session = cell.id.0, "cannot deliver a cancel request");
+                });
+                let runs = ticket.runs_since();
+                drop(ticket);
+                let young = runs.filter(|since| clock::now().saturating_duration_since(*since) < READ);
+                if young.is_none() || !matches!(sent, Ok(Cancelled::Signalled)) {
+                    return Cancel::Forwarded;
+                }
+                signalled = young;
+                tokio::time::sleep(again).await;
+                again *= 2;
+            }
+            Begun::Queued => return Cancel::Queued,
             Begun::NotYet if clock::now().saturating_duration_since(started) < CONNECT => {
                 tokio::time::sleep(LOOK).await;
             }
-            Begun::Idle | Begun::NotYet => return metrics.cancels.inc(Cancel::Idle),
+            Begun::Idle | Begun::NotYet if signalled.is_some() => return Cancel::Forwarded,
+            Begun::Idle | Begun::NotYet => return Cancel::Idle,
         }
-    };
-    let handle = ticket.handle.clone();
-    let sent = handle.send(CONNECT, || ticket.is_wanted()).await;
-    metrics.cancels.inc(Cancel::Forwarded);
-    if let Err(error) = sent {
-        tracing::warn!(%error, session = cell.id.0, "cannot deliver a cancel request");
     }
 }

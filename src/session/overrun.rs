@@ -39,7 +39,7 @@ impl<S: Socket> Session<S> {
         if self.linked.cut.as_ref().is_some_and(|cut| !cut.delivered) {
             return;
         }
-        let Begun::Signal(ticket) = self.cell.begin_cancel_of(Some(statement)) else { return };
+        let Begun::Signal(ticket) = self.cell.begin_cancel(Some(statement)) else { return };
         self.linked.cut = Some(Box::new(Cut { why, delivered: false }));
         let session = self.cell.id.0;
         tokio::spawn(async move {

@@ -1,5 +1,6 @@
 //! The only loop: what happens after each event of the relay.
 
+use super::cancel;
 use super::policy::Masks;
 use super::private;
 use super::relay::Event;
@@ -334,6 +335,11 @@ impl<S: Socket> Session<S> {
                 }
                 // After the transaction, then.
                 Order::Drain => self.draining = true,
+                // The wait was over before it was cancelled: what has waited runs, or will in a moment.
+                Order::CancelWait if self.lease.is_some() => {
+                    let cell = self.cell.clone();
+                    tokio::spawn(async move { cancel::deliver(&cell).await });
+                }
                 Order::End(..) | Order::Cancel(..) | Order::Warn(..) | Order::CancelWait => {}
             }
         }
@@ -475,7 +481,6 @@ impl<S> Session<S> {
         self.flush_here();
         self.statements.moved();
         let id = lease.id();
-        self.cell.link(id, lease.backend(), tag, now);
         let backend = lease.backend();
         if backend.settings != self.settings {
             let difference = text::difference(&backend.settings, &self.settings);
@@ -483,9 +488,11 @@ impl<S> Session<S> {
             for text in [difference.undo, difference.apply].iter().filter(|text| !text.is_empty()) {
                 self.up.lane.make(|out| private::query(out, text));
                 self.tracker.inject(OpKind::Query, Injected::Segment);
-                self.set_injected(true);
+                self.linked.injected = true;
             }
         }
+        // Known to be injected from the first moment, or a cancel might hit it.
+        self.cell.link(id, backend, tag, self.linked.injected, now);
         self.lease = Some(lease);
         self.bring_transaction();
         for warning in warnings {

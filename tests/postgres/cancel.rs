@@ -161,3 +161,36 @@ fn late_cancels_never_hit_another_session() {
     println!("{hit} of {ROUNDS} cancels were in time");
     proxy.stop();
 }
+
+/// What has waited runs as far as its client knows: a cancel that comes at the moment of the grant, or
+/// before the server has read the statement, is not lost.
+#[test]
+fn a_cancel_is_heard_that_comes_as_a_backend_is_granted() {
+    const ROUNDS: usize = 100;
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let (mut holder, mut waiter, mut console) = (proxy.connect(), proxy.connect(), proxy.console());
+    waiter.batch("set work_mem = '1MB'");
+    let addr = proxy.addr();
+    for round in 0..ROUNDS {
+        holder.batch("begin");
+        let name = format!("s{round}");
+        let sleep = format!("select pg_sleep(60), {}", round / 3);
+        let named = [msg::parse(&name, &sleep), msg::bind("", &name), msg::execute("", 0), msg::sync()];
+        waiter.send(&if round % 3 == 0 { msg::query(SLEEP) } else { named.concat() });
+        until("it waits", || console.query("select count(*) from bursar.queue").value() == "1");
+        let (pid, key) = (waiter.pid, waiter.key.clone());
+        std::thread::scope(|scope| {
+            let cancel = scope.spawn(move || wire::cancel(addr, pid, &key));
+            for _ in 0..(round * 20_000 / ROUNDS) {
+                std::hint::spin_loop();
+            }
+            holder.batch("commit");
+            cancel.join().expect("a cancel");
+        });
+        let reply = waiter.recv_reply();
+        assert_eq!(reply.code(), "57014", "round {round}: {reply:?}");
+    }
+    drop((holder, waiter, console));
+    proxy.stop();
+}

@@ -1,7 +1,7 @@
 //! Many clients, and big values: the bounds that a pool promises hold under pressure.
 
 use crate::support::watch::{leases, peak_mib, printed};
-use crate::support::{Cluster, Config, Db, Proxy, Wire, msg};
+use crate::support::{Cluster, Config, Db, Proxy, Wire, msg, until};
 use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -163,4 +163,17 @@ fn big_values_stream_through_in_bounded_memory() {
         assert_eq!(client.query(&format!("select length('{big}')")).value(), (50 * MB).to_string());
     });
     proxy.stop();
+}
+
+/// Each is opened while the one before is idle already.
+#[test]
+fn min_idle_is_reached_by_one_dial_at_a_time() {
+    for reuse in ["lifo", "round_robin"] {
+        let db = Db::new();
+        let config = Config::of_size(3).with("server", "connect_parallel = 1").with("pool", "min_idle = 3");
+        let proxy = Proxy::start(&db, config.with("pool", &format!("reuse = \"{reuse}\"")));
+        drop(proxy.connect());
+        until("there are three", || db.pids().len() == 3);
+        proxy.stop();
+    }
 }

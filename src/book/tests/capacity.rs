@@ -76,7 +76,7 @@ fn min_idle_is_kept() {
     assert_eq!(actions.len(), 2);
     assert_eq!(book.pool("app", "web", &setup.rules, now, &mut actions), pool);
     actions.clear();
-    book.dialled(now, pool, Ok((1, false)), &mut actions);
+    book.dialled(now, pool, Ok(1), &mut actions);
     assert!(matches!(actions[..], [Action::Store { .. }]));
     actions.clear();
     book.idle_closed(now, pool, &mut actions);

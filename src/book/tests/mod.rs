@@ -208,7 +208,7 @@ impl Desk {
     }
 
     fn dialled(&mut self, pool: PoolId, result: Result<u32, &str>) {
-        let result = result.map(|backend| (backend, false)).map_err(Arc::from);
+        let result = result.map_err(Arc::from);
         self.book.dialled(self.now, pool, result, &mut self.actions);
     }
 

@@ -124,7 +124,7 @@ impl<E> World<E> {
                     self.waiting.remove(&waiter).expect("a waiter ends once");
                     self.refused += 1;
                 }
-                Action::Dial { pool, .. } => self.book.dialled(self.now, pool, Ok((0, false)), &mut more),
+                Action::Dial { pool, .. } => self.book.dialled(self.now, pool, Ok(0), &mut more),
                 Action::Store { .. } => self.idle += 1,
                 _ => {}
             }

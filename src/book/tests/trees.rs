@@ -375,7 +375,7 @@ impl Town {
             let (_, pool) = self.dials.swap_remove(at);
             self.next_backend += 1;
             let mut actions = Vec::new();
-            self.book.dialled(self.now, pool, Ok((self.next_backend, false)), &mut actions);
+            self.book.dialled(self.now, pool, Ok(self.next_backend), &mut actions);
             self.carry_out(actions);
         }
         while let Some(at) = self.ending.iter().position(|&(at, _)| at <= self.now) {

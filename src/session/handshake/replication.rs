@@ -66,7 +66,7 @@ pub(super) async fn open(
     })?;
     let told = statuses(&std::mem::take(&mut backend.parameters));
     let registered = welcome(visitor, &startup, &cell, backend.pid as u32, &told, warning, &mut out);
-    cell.link(NO_LEASE, &mut backend, &tag, clock::now());
+    cell.link(NO_LEASE, &mut backend, &tag, false, clock::now());
     Ok(Opened { backend, cell, registered, seat, leftover, greeting: out })
 }
 
