@@ -341,7 +341,8 @@ impl<B, W> Book<B, W> {
         let share = &mut self.shares[who.share];
         share.minute.add(now.saturating_duration_since(lease.counted), now);
         lease.counted = now;
-        if !lease.long && held > super::predict::LONG {
+        let turns_long = !lease.long && held > super::predict::LONG;
+        if turns_long {
             lease.long = true;
             self.pools[lease.pool.0 as usize].long_in_use += 1;
         }
@@ -350,6 +351,22 @@ impl<B, W> Book<B, W> {
             lease.charged = due;
             self.correct(who, charged, due);
             self.refresh(who.share);
+        }
+        if turns_long && self.predictor.learn(who.guess.key, held) {
+            self.regard_anew(who);
+        }
+    }
+
+    /// The kind of a lease has turned out to be long, or not to be any more: those of its tenant who wait
+    /// for one like it stand in the wrong lane.
+    pub(super) fn regard_anew(&mut self, who: Who) {
+        let like = |id: &WaiterId| self.waiters.get(id).is_some_and(|w| w.who.guess.key == who.guess.key);
+        let lanes = &self.shares[who.share].lanes;
+        let like: Vec<WaiterId> =
+            lanes.iter().flat_map(|lane| lane.ready.values().copied().filter(like)).collect();
+        for id in like {
+            self.unline(id, false);
+            self.stand_among_tenants(id);
         }
     }
 }

@@ -182,10 +182,14 @@ impl<B, W> Book<B, W> {
         let budgets = self.budgets_of(claim.pool, class, &claim.tag);
         let (limits, pools) = (&self.limits, &self.pools);
         let tenant = &claim.tag.tenant;
-        let (share, _) = self.shares.find_or_insert(claim.pool.0, tenant, || {
+        let (share, fresh) = self.shares.find_or_insert(claim.pool.0, tenant, || {
             let size = pools[claim.pool.0 as usize].rules.size;
             super::share::Share::new(claim.pool, tenant, limits, size, now)
         });
+        if fresh {
+            self.next_share = self.next_share.wrapping_add(1);
+            self.shares[share].serial = self.next_share;
+        }
         let request = claim.tag.request.as_ref().filter(|_| !claim.login).map(|id| {
             let (at, fresh) =
                 self.requests.find_or_insert(0, id, || super::requests::Request::new(claim.tag.clone(), now));
@@ -199,7 +203,8 @@ impl<B, W> Book<B, W> {
         if pool.parts.see(class) {
             pool.parts.rules(&self.classes, pool.rules.size);
         }
-        let mut guess = self.predictor.guess(share, claim.fingerprint, claim.tag.route.as_deref());
+        let serial = self.shares[share].serial;
+        let mut guess = self.predictor.guess(serial, claim.fingerprint, claim.tag.route.as_deref());
         guess.long &= pool.minds_long();
         Who { share, request, budgets, class, guess }
     }
@@ -407,7 +412,12 @@ impl<B, W> Book<B, W> {
         if let Some(request) = old.who.request {
             self.requests[request].returned(held, usage, now);
         }
-        self.predictor.learn(old.who.guess.key, held);
+        let key = old.who.guess.key;
+        if old.long && !old.who.guess.long {
+            self.predictor.learn_the_rest(key, held);
+        } else if self.predictor.learn(key, held) {
+            self.regard_anew(old.who);
+        }
         self.give_back(old, due);
         for dim in [Dim::B10, Dim::B11, Dim::B12, Dim::B13] {
             if !old.watch.as_ref().is_some_and(|watch| watch.was_told(dim)) {

@@ -120,6 +120,7 @@ pub struct Book<B, W> {
 
     leases: ById<LeaseId, leases::Lease>,
     next_lease: u64,
+    next_share: u32,
     leases_peak: u64,
     waiters: ById<WaiterId, queue::Waiter<W>>,
     next_waiter: u64,
@@ -175,6 +176,7 @@ impl<B, W> Book<B, W> {
             sessions: Named::new(),
             leases: ById::default(),
             next_lease: 1,
+            next_share: 0,
             leases_peak: 0,
             waiters: ById::default(),
             next_waiter: 1,

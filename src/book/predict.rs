@@ -3,7 +3,7 @@
 //!
 //! A lease is *long* if more than one in ten like it was held for more than [`LONG`] lately, that
 //! is, if the 90th percentile of its kind is above it. What is unknown counts as short: a wrong guess
-//! costs one slot once. Memory is bounded: a table of two-way sets in which the less used of two
+//! costs one slot once, since a lease teaches as soon as it is long, not when it is back. Memory is bounded: a table of two-way sets in which the less used of two
 //! makes room.
 
 use foldhash::fast::FixedState;
@@ -33,6 +33,13 @@ struct Kind {
     seen: u16,
 }
 
+impl Kind {
+    fn holds(&mut self, held: Duration, weight: f32) {
+        let micros = u32::try_from(held.as_micros()).unwrap_or(u32::MAX) as f32;
+        self.hold = (self.hold as f32 + (micros - self.hold as f32) * weight) as u32;
+    }
+}
+
 /// A guess about a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Guess {
@@ -53,14 +60,18 @@ impl Predictor {
         Predictor { kinds: vec![Kind::default(); KINDS], hasher: FixedState::default() }
     }
 
-    /// A guess about a lease of this tenant (by its number) with this first statement and route.
+    /// A guess about a lease of this tenant (by its serial number) with this first statement and route.
     pub(super) fn guess(&self, tenant: u32, statement: u64, route: Option<&str>) -> Guess {
         let route = route.map_or(0, |route| self.hasher.hash_one(route));
         // Two odd constants and a fold mix well enough for a table that nobody can gain by filling.
         let mixed = (u64::from(tenant) ^ statement.rotate_left(32) ^ route)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
             .wrapping_add(statement);
-        let key = (mixed ^ (mixed >> 29)).max(1);
+        self.guess_of((mixed ^ (mixed >> 29)).max(1))
+    }
+
+    /// The guess by what is known now.
+    pub(super) fn guess_of(&self, key: u64) -> Guess {
         match self.pair(key).into_iter().map(|at| self.kinds[at]).find(|kind| kind.key == key) {
             Some(kind) => {
                 let hold = Duration::from_micros(kind.hold.into());
@@ -70,8 +81,27 @@ impl Predictor {
         }
     }
 
-    /// A lease of this kind was held so long.
-    pub(super) fn learn(&mut self, key: u64, held: Duration) {
+    /// A lease of this kind was held so long. Returns whether its kind is long now and was not, or the
+    /// other way round.
+    pub(super) fn learn(&mut self, key: u64, held: Duration) -> bool {
+        let kind = self.kind(key);
+        let before = kind.long > TENTH;
+        kind.seen = (kind.seen + 1).min(MEMORY);
+        let weight = f32::from(kind.seen).recip();
+        kind.holds(held, weight);
+        let long = if held > LONG { f32::from(u16::MAX) } else { 0.0 };
+        kind.long = (f32::from(kind.long) + (long - f32::from(kind.long)) * weight) as u16;
+        (kind.long > TENTH) != before
+    }
+
+    /// How long a lease was held that was learnt from while it was held.
+    pub(super) fn learn_the_rest(&mut self, key: u64, held: Duration) {
+        let kind = self.kind(key);
+        kind.holds(held, f32::from(kind.seen.max(1)).recip());
+    }
+
+    /// The entry of a kind, made if there is none.
+    fn kind(&mut self, key: u64) -> &mut Kind {
         let [one, two] = self.pair(key);
         let at = if self.kinds[one].key == key {
             one
@@ -85,13 +115,7 @@ impl Predictor {
             self.kinds[out] = Kind { key, ..Kind::default() };
             out
         };
-        let kind = &mut self.kinds[at];
-        kind.seen = (kind.seen + 1).min(MEMORY);
-        let weight = f32::from(kind.seen).recip();
-        let micros = u32::try_from(held.as_micros()).unwrap_or(u32::MAX) as f32;
-        kind.hold = (kind.hold as f32 + (micros - kind.hold as f32) * weight) as u32;
-        let long = if held > LONG { f32::from(u16::MAX) } else { 0.0 };
-        kind.long = (f32::from(kind.long) + (long - f32::from(kind.long)) * weight) as u16;
+        &mut self.kinds[at]
     }
 
     fn pair(&self, key: u64) -> [usize; 2] {

@@ -266,7 +266,10 @@ impl<B, W> Book<B, W> {
 
     /// Puts a waiter that is in no line into its tenant's.
     pub(super) fn stand_among_tenants(&mut self, id: WaiterId) {
-        let Some(who) = self.waiters.get(&id).map(|waiter| waiter.who) else { return };
+        let Some(waiter) = self.waiters.get_mut(&id) else { return };
+        waiter.who.guess = self.predictor.guess_of(waiter.who.guess.key);
+        waiter.who.guess.long &= self.pools[waiter.claim.pool.0 as usize].minds_long();
+        let who = waiter.who;
         let kind = Kind::of(who.guess.long, self.nests(who));
         let Some(waiter) = self.waiters.get_mut(&id) else { return };
         (waiter.line, waiter.kind) = (Line::Tenant, kind);

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct Share {
     pub(super) pool: PoolId,
+    /// Never used again, as its number in the table may be: what is known of a tenant that was forgotten
+    /// must not be taken for another's.
+    pub(super) serial: u32,
     /// B4
     pub(super) cap: u32,
     /// B5
@@ -75,6 +78,7 @@ impl Share {
     pub(super) fn new(pool: PoolId, name: &str, limits: &Limits, size: usize, now: Instant) -> Self {
         let mut share = Share {
             pool,
+            serial: 0,
             cap: 0,
             min: 0,
             promised: false,
