@@ -70,8 +70,8 @@ families! {
     OTEL_TIMEOUTS Counter "db_client_connection_timeouts_total" ["db_client_connection_pool_name"] "Checkouts that waited in vain.";
     OTEL_WAIT Histogram "db_client_connection_wait_time_seconds" ["db_client_connection_pool_name"] "Time from asking for a backend to having one.";
     OTEL_USE Histogram "db_client_connection_use_time_seconds" ["db_client_connection_pool_name"] "Time from checkout to checkin.";
-    LEASE_WAIT Histogram "bursar_lease_wait_seconds" ["pool"] "Wait of the leases granted.";
-    LEASE_HOLD Histogram "bursar_lease_hold_seconds" ["pool"] "Hold of the leases returned.";
+    LEASE_WAIT Histogram "bursar_lease_wait_seconds" ["pool", "class"] "Wait of the leases granted.";
+    LEASE_HOLD Histogram "bursar_lease_hold_seconds" ["pool", "class"] "Hold of the leases returned.";
     LEASE_ACTIVE Counter "bursar_lease_active_seconds_total" ["pool", "tenant"] "Time in which a statement ran on a leased backend.";
     LEASE_IDLE Counter "bursar_lease_idle_seconds_total" ["pool", "tenant"] "Time in which a leased backend did nothing; active / (active + idle) is the lease efficiency.";
     LEASES Counter "bursar_leases_total" ["pool"] "Leases granted.";

@@ -99,6 +99,11 @@ impl Classes {
         &self.order
     }
 
+    /// By number.
+    pub(super) fn all(&self) -> &[Class] {
+        &self.all
+    }
+
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }

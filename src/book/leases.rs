@@ -284,8 +284,7 @@ impl<B, W> Book<B, W> {
         let sofar = &mut pool.sofar;
         sofar.leases += 1;
         sofar.leases_peak = sofar.leases_peak.max(pool.census.at(Place::Leased));
-        sofar.waited += waited;
-        sofar.wait.add(waited);
+        sofar.granted(who.class, waited);
         sofar.untagged += u64::from(untagged(claim.login, &claim.tag));
         let max_wait = self.limits.budgets(who.budgets).max_wait.unwrap_or(pool.rules.max_wait);
         pool.parts.take(who.class);
@@ -365,8 +364,7 @@ impl<B, W> Book<B, W> {
         let sofar = &mut self.pools[old.pool.0 as usize].sofar;
         sofar.leases -= 1;
         sofar.untagged -= u64::from(untagged(old.login, &old.tag));
-        sofar.waited -= waited;
-        sofar.wait.remove(waited);
+        sofar.ungranted(old.who.class, waited);
         let share = &mut self.shares[old.who.share];
         share.leases_total -= 1;
         share.waited -= waited;
@@ -398,9 +396,8 @@ impl<B, W> Book<B, W> {
         let held = now.saturating_duration_since(old.since);
         let pool = &mut self.pools[old.pool.0 as usize];
         pool.last_used = now;
-        pool.sofar.held += held;
         pool.hold.add(held);
-        pool.sofar.hold.add(held);
+        pool.sofar.returned(old.who.class, held);
         pool.sofar.usage.add(usage);
         pool.pinned -= u32::from(old.pinned);
         let share = &mut self.shares[old.who.share];

@@ -297,8 +297,8 @@ impl World {
         assert_eq!(queued, granted + refused + cancelled + self.waiting.len() as u64);
         for (at, pool) in view.pools.iter().enumerate() {
             assert_eq!(pool.leases_total, self.leases_by_pool[at]);
-            assert_eq!(pool.wait.iter().sum::<u64>(), pool.leases_total);
-            assert_eq!(pool.hold.iter().sum::<u64>(), pool.leases_total - pool.leased as u64);
+            assert_eq!(pool.wait().iter().sum::<u64>(), pool.leases_total);
+            assert_eq!(pool.hold().iter().sum::<u64>(), pool.leases_total - pool.leased as u64);
             let mine = view.tenants.iter().filter(|tenant| tenant.pool == pool.id);
             assert_eq!(mine.clone().map(|tenant| tenant.leases_total).sum::<u64>(), pool.leases_total);
             assert_eq!(mine.clone().map(|tenant| tenant.leased as usize).sum::<usize>(), pool.leased);

@@ -1,5 +1,6 @@
 //! One pool's numbers: where its backends are, how dialling goes, what it has done so far.
 
+use super::class::ClassId;
 use super::counters::Histogram;
 use super::{LeaseId, PoolId, Usage, WaiterId};
 use crate::config::PoolRules;
@@ -167,9 +168,55 @@ pub(super) struct SoFar {
     pub(super) untagged: u64,
     /// Waiters the banker passed over, each once.
     pub(super) deferred: u64,
-    pub(super) wait: Histogram,
-    pub(super) hold: Histogram,
+    /// Waits and holds, by class.
+    pub(super) times: Vec<Times>,
     pub(super) rejections: BTreeMap<&'static str, u64>,
+}
+
+/// Of one class in one pool.
+#[derive(Debug)]
+pub(super) struct Times {
+    pub(super) waited: Duration,
+    pub(super) wait: Histogram,
+    pub(super) held: Duration,
+    pub(super) hold: Histogram,
+}
+
+impl SoFar {
+    fn of(&mut self, class: ClassId) -> &mut Times {
+        if self.times.len() <= class.at() {
+            let none = || Times {
+                waited: Duration::ZERO,
+                wait: Histogram::wait(),
+                held: Duration::ZERO,
+                hold: Histogram::hold(),
+            };
+            self.times.resize_with(class.at() + 1, none);
+        }
+        &mut self.times[class.at()]
+    }
+
+    pub(super) fn granted(&mut self, class: ClassId, waited: Duration) {
+        self.waited += waited;
+        let times = self.of(class);
+        times.waited += waited;
+        times.wait.add(waited);
+    }
+
+    /// It never was.
+    pub(super) fn ungranted(&mut self, class: ClassId, waited: Duration) {
+        self.waited -= waited;
+        let times = self.of(class);
+        times.waited -= waited;
+        times.wait.remove(waited);
+    }
+
+    pub(super) fn returned(&mut self, class: ClassId, held: Duration) {
+        self.held += held;
+        let times = self.of(class);
+        times.held += held;
+        times.hold.add(held);
+    }
 }
 
 impl Pool {
@@ -213,8 +260,7 @@ impl Pool {
                 timeouts: 0,
                 untagged: 0,
                 deferred: 0,
-                wait: Histogram::wait(),
-                hold: Histogram::hold(),
+                times: Vec::new(),
                 rejections: BTreeMap::new(),
             },
         }

@@ -3,7 +3,7 @@
 
 use super::pool::Place;
 use super::share::Share;
-use super::view::{LeaseView, PoolView, TenantView, View, WaiterView};
+use super::view::{LeaseView, PoolView, TenantView, TimesView, View, WaiterView};
 use super::{Book, PoolId};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -63,11 +63,22 @@ impl<B, W> Book<B, W> {
                 timeouts: pool.sofar.timeouts,
                 untagged: pool.sofar.untagged,
                 deferred: pool.sofar.deferred,
-                wait: pool.sofar.wait.counts(),
-                hold: pool.sofar.hold.counts(),
+                times: self.class_rows(pool),
                 leases_peak: pool.sofar.leases_peak as u64,
             })
             .collect()
+    }
+
+    fn class_rows(&self, pool: &super::pool::Pool) -> Vec<TimesView> {
+        let row = |(times, class): (&super::pool::Times, &super::class::Class)| TimesView {
+            class: class.name.clone(),
+            waited: times.waited,
+            wait: times.wait.counts(),
+            held: times.held,
+            hold: times.hold.counts(),
+        };
+        let used = pool.sofar.times.iter().zip(self.classes.all()).map(row);
+        used.filter(|times| times.wait.iter().any(|count| *count > 0)).collect()
     }
 
     fn tenant_rows(&self, now: Instant, oldest: &Oldest) -> Vec<TenantView> {

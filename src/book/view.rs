@@ -84,13 +84,49 @@ pub struct PoolView {
     pub untagged: u64,
     /// Waiters so far that were put off because requests might have come to wait for one another.
     pub deferred: u64,
-    /// Wait histogram of leases granted: a count per bucket (not cumulative), bounds
-    /// [`super::WAIT_BOUNDS`], and one more for what lies beyond; its sum is `waited`.
-    pub wait: Vec<u64>,
-    /// Hold histogram of leases returned, likewise with [`super::HOLD_BOUNDS`]; its sum is `held`.
-    pub hold: Vec<u64>,
+    /// Waits and holds of the classes that have had leases.
+    pub times: Vec<TimesView>,
     /// Highest leases at once since start.
     pub leases_peak: u64,
+}
+
+/// Waits and holds of one class in one pool.
+#[derive(Debug, Clone)]
+pub struct TimesView {
+    /// Class.
+    pub class: Arc<str>,
+    /// Σ wait of leases granted so far.
+    pub waited: Duration,
+    /// Their histogram: a count per bucket (not cumulative), bounds [`super::WAIT_BOUNDS`], and one more
+    /// for what lies beyond.
+    pub wait: Vec<u64>,
+    /// Σ hold of leases returned so far.
+    pub held: Duration,
+    /// Their histogram, likewise with [`super::HOLD_BOUNDS`].
+    pub hold: Vec<u64>,
+}
+
+impl PoolView {
+    /// The wait histogram of all classes.
+    #[must_use]
+    pub fn wait(&self) -> Vec<u64> {
+        total(self.times.iter().map(|times| &times.wait), super::WAIT_BOUNDS.len())
+    }
+
+    /// The hold histogram of all classes.
+    #[must_use]
+    pub fn hold(&self) -> Vec<u64> {
+        total(self.times.iter().map(|times| &times.hold), super::HOLD_BOUNDS.len())
+    }
+}
+
+/// One histogram of several.
+fn total<'h>(all: impl Iterator<Item = &'h Vec<u64>>, bounds: usize) -> Vec<u64> {
+    let mut sum = vec![0; bounds + 1];
+    for counts in all {
+        sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+    sum
 }
 
 /// One tenant in one pool.

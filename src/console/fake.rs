@@ -2,7 +2,7 @@
 
 use super::source::{Command, Running, Source};
 use crate::backend::trail::fingerprint;
-use crate::book::view::{LeaseView, PoolView, RequestView, TenantView, WaiterView};
+use crate::book::view::{LeaseView, PoolView, RequestView, TenantView, TimesView, WaiterView};
 use crate::book::{
     Activity, Deadlock, DeadlockKind, Doing, LeakClass, LeakEvent, LeaseId, Outcome, PoolId, Resolution,
     SessionId, Usage, View,
@@ -119,8 +119,13 @@ fn pool(id: u32, user: &str, share: u64) -> PoolView {
         timeouts: share,
         untagged: 7,
         deferred: share,
-        hold: wait.clone(),
-        wait,
+        times: vec![TimesView {
+            class: "normal".into(),
+            waited: Duration::from_secs(share),
+            hold: wait.clone(),
+            wait,
+            held: Duration::from_secs(35),
+        }],
         leases_peak: 3,
     }
 }

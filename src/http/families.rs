@@ -5,7 +5,7 @@
 //! series of their own. Names and help are in `metrics.rs`.
 
 use super::tenants::{Series, TopTenants};
-use crate::book::view::{PoolView, View};
+use crate::book::view::{PoolView, TimesView, View};
 use crate::book::{HOLD_BOUNDS, LeakClass, Outcome, PoolId, WAIT_BOUNDS};
 use crate::console::Source;
 use crate::metrics::{self, CONNECT_BOUNDS, FAMILIES, Family, Kind};
@@ -157,29 +157,23 @@ fn otel(source: &dyn Source, view: &View, names: &Names) -> Vec<MetricFamily> {
         each(&metrics::OTEL_IDLE_MIN, &min_idle),
         each(&metrics::OTEL_PENDING, &|pool| pool.waiting as f64),
         each(&metrics::OTEL_TIMEOUTS, &|pool| pool.timeouts as f64),
-        waits(&metrics::OTEL_WAIT, view, names),
-        holds(&metrics::OTEL_USE, view, names),
+        family(
+            &metrics::OTEL_WAIT,
+            view.pools.iter().map(|pool| waits(vec![name(pool)], pool.wait(), pool.waited)),
+        ),
+        family(
+            &metrics::OTEL_USE,
+            view.pools.iter().map(|pool| holds(vec![name(pool)], pool.hold(), pool.held)),
+        ),
     ]
 }
 
-fn waits(kind: &Family, view: &View, names: &Names) -> MetricFamily {
-    family(
-        kind,
-        view.pools.iter().map(|pool| {
-            let buckets = Number::Buckets(&WAIT_BOUNDS, pool.wait.clone(), seconds(pool.waited));
-            Sample(vec![names[&pool.id].clone()], buckets)
-        }),
-    )
+fn waits(labels: Vec<String>, counts: Vec<u64>, sum: Duration) -> Sample {
+    Sample(labels, Number::Buckets(&WAIT_BOUNDS, counts, seconds(sum)))
 }
 
-fn holds(kind: &Family, view: &View, names: &Names) -> MetricFamily {
-    family(
-        kind,
-        view.pools.iter().map(|pool| {
-            let buckets = Number::Buckets(&HOLD_BOUNDS, pool.hold.clone(), seconds(pool.held));
-            Sample(vec![names[&pool.id].clone()], buckets)
-        }),
-    )
+fn holds(labels: Vec<String>, counts: Vec<u64>, sum: Duration) -> Sample {
+    Sample(labels, Number::Buckets(&HOLD_BOUNDS, counts, seconds(sum)))
 }
 
 /// One sample a pool, or a few by one more label.
@@ -200,9 +194,11 @@ fn pools(view: &View, names: &Names) -> Vec<MetricFamily> {
         .rejections
         .iter()
         .filter_map(|(pool, sqlstate, count)| Some(sample!(names.get(pool)?.clone(), *sqlstate => *count)));
+    let times = || view.pools.iter().flat_map(|pool| pool.times.iter().map(move |times| (pool, times)));
+    let labels = |(pool, times): (&PoolView, &TimesView)| vec![name(pool), times.class.to_string()];
     vec![
-        waits(&metrics::LEASE_WAIT, view, names),
-        holds(&metrics::LEASE_HOLD, view, names),
+        family(&metrics::LEASE_WAIT, times().map(|at| waits(labels(at), at.1.wait.clone(), at.1.waited))),
+        family(&metrics::LEASE_HOLD, times().map(|at| holds(labels(at), at.1.hold.clone(), at.1.held))),
         each(&metrics::LEASES, &|pool| pool.leases_total as f64),
         each(&metrics::LEASES_IN_USE, &|pool| pool.leased as f64),
         each(&metrics::LEASES_PEAK, &|pool| pool.leases_peak as f64),

@@ -85,7 +85,7 @@ impl Health {
 fn p99(view: &View) -> Option<f64> {
     let mut counts = [0_u64; WAIT_BOUNDS.len() + 1];
     for pool in &view.pools {
-        counts.iter_mut().zip(&pool.wait).for_each(|(sum, count)| *sum += count);
+        counts.iter_mut().zip(pool.wait()).for_each(|(sum, count)| *sum += count);
     }
     let total: u64 = counts.iter().sum();
     let rank = total as f64 * 0.99;
@@ -126,12 +126,12 @@ mod tests {
         let mut wait = vec![0; 17];
         (wait[3], wait[6]) = (98, 2);
         fake.view.pools.truncate(1);
-        fake.view.pools[0].wait = wait;
+        fake.view.pools[0].times[0].wait = wait;
         // The 99th of 100 is the first of two between 10 and 25 ms: halfway.
         assert!((p99(&fake.view).unwrap() - 0.0175).abs() < 1e-9);
-        fake.view.pools[0].wait = [vec![0; 16], vec![5]].concat();
+        fake.view.pools[0].times[0].wait = [vec![0; 16], vec![5]].concat();
         assert_eq!(p99(&fake.view), Some(30.0));
-        fake.view.pools[0].wait = vec![0; 17];
+        fake.view.pools[0].times[0].wait = vec![0; 17];
         assert_eq!(p99(&fake.view), None);
     }
 }

@@ -119,8 +119,8 @@ fn promised_names_are_kept() {
         db_client_connection_timeouts_total counter\n\
         db_client_connection_wait_time_seconds histogram\n\
         db_client_connection_use_time_seconds histogram\n\
-        bursar_lease_wait_seconds histogram pool\n\
-        bursar_lease_hold_seconds histogram pool\n\
+        bursar_lease_wait_seconds histogram pool class\n\
+        bursar_lease_hold_seconds histogram pool class\n\
         bursar_lease_idle_seconds_total counter pool tenant\n\
         bursar_lease_active_seconds_total counter pool tenant\n\
         bursar_leases_in_use gauge pool\n\

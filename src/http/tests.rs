@@ -82,7 +82,9 @@ async fn metrics_in_either_format() {
     assert!(
         text.contains("# TYPE bursar_leases_total counter\nbursar_leases_total{pool=\"report@app\"} 500\n")
     );
-    assert!(text.contains("bursar_lease_wait_seconds_bucket{pool=\"web@app\",le=\"30\"} 998\n"));
+    assert!(
+        text.contains("bursar_lease_wait_seconds_bucket{pool=\"web@app\",class=\"normal\",le=\"30\"} 998\n")
+    );
     assert!(text.contains("process_open_fds"));
     assert!(text.contains("bursar_rejections_total{pool=\"web@app\",sqlstate=\"54000\"} 2\n"));
 
@@ -91,7 +93,9 @@ async fn metrics_in_either_format() {
     assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"));
     let text = body(&answer);
     assert!(text.contains("# TYPE bursar_leases counter\nbursar_leases_total{pool=\"report@app\"} 500\n"));
-    assert!(text.contains("bursar_lease_wait_seconds_bucket{pool=\"web@app\",le=\"1.0\"} 998\n"));
+    assert!(
+        text.contains("bursar_lease_wait_seconds_bucket{pool=\"web@app\",class=\"normal\",le=\"1.0\"} 998\n")
+    );
     assert!(text.ends_with("# EOF\n"));
 }
 
