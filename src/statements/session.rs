@@ -420,14 +420,19 @@ impl Statements {
     }
 
     /// An error has swept the oldest `count` noted messages; `failed` = the first of them raised it
-    /// itself. A failed unnamed Parse leaves no unnamed statement behind; what was swept behind an
-    /// error never ran, and leaves everything as it was.
+    /// itself. A failed unnamed Parse leaves no unnamed statement behind, if it was the client's: where
+    /// Bursar's own fails, the client has its statement still, though it may not run. What was swept
+    /// behind an error never ran, and leaves everything as it was.
     pub fn swept(&mut self, count: usize, failed: bool, held: &mut Held) {
         self.queried = None;
         let count = count.min(self.flight.len());
-        if failed && count > 0 && self.flight[0].1.is_unnamed() {
-            (self.unnamed, self.scan) = (Unnamed::None, Scan::default());
-            self.here = true;
+        match self.flight.front().filter(|_| failed && count > 0) {
+            Some((_, Flight::Again)) => self.here = false,
+            Some((_, flight)) if flight.is_unnamed() => {
+                (self.unnamed, self.scan) = (Unnamed::None, Scan::default());
+                self.here = true;
+            }
+            _ => {}
         }
         let kept = self.flight.split_off(count);
         // The last change is undone first.
@@ -492,10 +497,23 @@ mod tests {
         statements.swept(1, false, &mut Held::default());
         statements.moved();
         assert_eq!(statements.use_unnamed(), Before::Parse(b"P1"));
+        statements.acknowledged();
         statements.parse(b"", Some(b"bad"), Scan::default());
         statements.swept(1, true, &mut Held::default());
         statements.moved();
         assert_eq!(statements.use_unnamed(), Before::Close);
+    }
+
+    #[test]
+    fn a_failed_parse_of_bursars_leaves_the_clients_statement() {
+        let mut statements = Statements::default();
+        statements.parse(b"", Some(b"P1"), Scan::default());
+        statements.acknowledged();
+        statements.moved();
+        for _ in 0..2 {
+            assert_eq!(statements.use_unnamed(), Before::Parse(b"P1"));
+            statements.swept(1, true, &mut Held::default());
+        }
     }
 
     #[test]

@@ -152,3 +152,19 @@ fn what_is_dated_is_nobody_elses() {
     assert_ne!(read[0], read[1]);
     proxy.stop();
 }
+
+/// Directly each Bind looks again whether the text still means something.
+#[test]
+fn an_unnamed_statement_that_has_become_wrong_stays_and_says_so_each_time() {
+    let (db, proxy) = start();
+    let mut other = proxy.connect();
+    let bind = [msg::bind("", ""), msg::sync()].concat();
+    for mut wire in [db.direct(), proxy.connect()] {
+        assert_eq!(prepare(&mut wire, "", "select a from t"), "1 Z(I)");
+        other.batch("alter table t rename a to b");
+        assert_eq!([(); 3].map(|()| wire.ask(&bind).trace()), ["E(42703) Z(I)"; 3]);
+        other.batch("alter table t rename b to a");
+        assert_eq!(wire.ask(&bind).trace(), "2 Z(I)");
+    }
+    proxy.stop();
+}
