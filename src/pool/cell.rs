@@ -123,8 +123,8 @@ struct Link {
     injected: bool,
     /// Cancel requests on their way to the backend.
     cancels: u32,
-    /// The statement that began then is cancelled for this.
-    own_lock: Option<(Instant, Box<OwnLock>)>,
+    /// What runs is cancelled for this.
+    own_lock: Option<Box<OwnLock>>,
 }
 
 /// A statement that waits for a lock of its own request, for the words of its error.
@@ -349,6 +349,7 @@ impl Cell {
             link.active += now.saturating_duration_since(since);
         }
         link.pin = pin;
+        link.own_lock = None;
         if !in_transaction {
             link.tx_start = None;
         }
@@ -488,17 +489,14 @@ impl Cell {
         let runs = self.statement_of(&live) == Some(since);
         let link = live.link.as_mut().filter(|link| runs && link.lease == lease && !link.injected)?;
         link.cancels += 1;
-        link.own_lock = Some((since, Box::new(lock)));
+        link.own_lock = Some(Box::new(lock));
         Some(CancelTicket { cell: self.clone(), handle: link.cancel.clone(), lease, statement: Some(since) })
     }
 
     /// Why the statement that has just been cancelled was, if it was for a lock of its own request.
     #[must_use]
     pub fn take_own_lock(&self) -> Option<Box<OwnLock>> {
-        let mut live = self.live.lock();
-        let running = live.since;
-        let (since, lock) = live.link.as_mut()?.own_lock.take()?;
-        (since == running).then_some(lock)
+        self.live.lock().link.as_mut()?.own_lock.take()
     }
 }
 

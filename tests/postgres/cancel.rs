@@ -46,6 +46,28 @@ fn a_statement_is_cancelled_that_came_behind_work_of_bursar() {
     proxy.stop();
 }
 
+/// And the BEGIN as well, which is the client's own: no more than its statement does it wait for a
+/// ReadyForQuery to be known as such.
+#[test]
+fn a_statement_is_cancelled_that_came_behind_settings_and_a_begin() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend().lazy());
+    let (mut client, mut other) = (proxy.connect(), proxy.connect());
+    client.batch("set work_mem = '1MB'");
+    let named = [msg::parse("s1", SLEEP), msg::bind("", "s1"), msg::execute("", 0), msg::sync()].concat();
+    for (sleep, cancelled) in [(msg::query(SLEEP), "T E(57014) Z(E)"), (named, "1 2 E(57014) Z(E)")] {
+        other.batch("set work_mem = '2MB'");
+        client.batch("begin");
+        client.send(&sleep);
+        until("the statement runs", || sleeping(&db) == 1);
+        client.cancel();
+        assert_eq!(client.recv_reply().trace(), cancelled);
+        client.batch("rollback");
+    }
+    drop((client, other));
+    proxy.stop();
+}
+
 #[test]
 fn a_queued_session_is_cancelled_while_it_waits() {
     let db = Db::new();

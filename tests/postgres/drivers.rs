@@ -12,7 +12,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn program(name: &str) -> PathBuf {
+pub(super) fn program(name: &str) -> PathBuf {
     root().join("tests/postgres/drivers").join(name)
 }
 
@@ -37,7 +37,7 @@ pub(super) fn output(command: &Command) -> Output {
 }
 
 /// Standard output of a command that must succeed.
-fn succeed(command: &Command) -> String {
+pub(super) fn succeed(command: &Command) -> String {
     let output = output(command);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}: {}\n{out}\n{err}", output.status);

@@ -20,6 +20,7 @@ mod deadlocks;
 mod differential;
 mod drain;
 mod drivers;
+mod drivers_kept;
 mod drivers_rust;
 mod drivers_sqlx;
 mod examples;

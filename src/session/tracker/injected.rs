@@ -6,17 +6,18 @@ use crate::statements::StatementId;
 
 impl Tracker {
     /// Whether a cancel now would hit Bursar's own work. What is part of the client's segment is the
-    /// client's: its error lands where PostgreSQL would raise it.
+    /// client's, and so is its BEGIN: an error of theirs lands where PostgreSQL would raise it.
     #[must_use]
     pub fn is_own_work(&self) -> bool {
-        let injected = self.front().and_then(|op| op.injected);
-        self.marker != Marker::None || injected.is_some_and(|what| what != Injected::InPlace)
+        let own = |op: &Op| matches!(op.injected, Some(Injected::Segment | Injected::Failure));
+        self.marker != Marker::None || self.front().is_some_and(own)
     }
 
     /// Whether the front is Bursar's own work ahead of a BEGIN that the client has been answered already:
     /// what the server says of its transaction there says nothing of the client's.
     pub(super) fn is_before_begin(&self) -> bool {
-        self.is_own_work() && self.ops.iter().any(|op| op.injected == Some(Injected::Begin))
+        let begins = |op: &Op| op.injected == Some(Injected::Begin);
+        (self.is_own_work() || self.front().is_some_and(begins)) && self.ops.iter().any(begins)
     }
 
     /// Bursar sends a message of its own ahead of the client's: its replies are left out.
