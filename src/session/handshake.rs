@@ -202,7 +202,6 @@ impl Prepared {
             planner: (Set::BASE, Planner::default()),
             policy: Masks::of(&rules, rules.mode, &visitor.pools.config()),
             reads_statements: super::claim::reads_statements(&visitor.pools.config()),
-            first: super::claim::First::default(),
             now: clock::now(),
             client,
             up: Stretch::new(Lane::with(buffers.clone(), &self.leftover)),
