@@ -108,6 +108,9 @@ pub(super) enum Pick {
     },
 }
 
+/// Whose turn it is, if anybody's, and the first that the banker passed over for it.
+pub(super) type Picked = (Option<Pick>, Option<WaiterId>);
+
 /// Why a waiter may not have a backend that is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bar {
@@ -153,7 +156,7 @@ impl<B, W> Book<B, W> {
     }
 
     /// Who would have the next backend of this pool, and the first that the banker passed over for it.
-    pub(super) fn pick(&self, id: PoolId) -> (Option<Pick>, Option<WaiterId>) {
+    pub(super) fn pick(&self, id: PoolId) -> Picked {
         let pool = &self.pools[id.0 as usize];
         let mut deferred = None;
         if pool.demand == 0 || pool.paused {
@@ -226,8 +229,15 @@ impl<B, W> Book<B, W> {
 
     /// The waiter that gets the next backend of a pool, and how it comes to it.
     pub(super) fn next_in_line(&mut self, id: PoolId) -> Option<(WaiterId, Entrance)> {
+        let picked = self.pick(id);
+        self.next_picked(id, picked)
+    }
+
+    /// [`Book::next_in_line`] of what [`Book::pick`] has just said.
+    pub(super) fn next_picked(&mut self, id: PoolId, picked: Picked) -> Option<(WaiterId, Entrance)> {
+        let mut picked = Some(picked);
         loop {
-            let (pick, deferred) = self.pick(id);
+            let (pick, deferred) = picked.take().unwrap_or_else(|| self.pick(id));
             self.count_deferred(id, deferred);
             match pick? {
                 Pick::First(order, waiter) => {

@@ -114,7 +114,8 @@ impl<B, W> Book<B, W> {
             actions.push(Action::Close { pool: id, backend });
             return None;
         }
-        let takers = self.has_takers(id);
+        let picked = self.pick(id);
+        let takers = picked.0.is_some();
         let pool = &self.pools[id.0 as usize];
         let total = pool.census.total();
         let (size, most) = (pool.rules.size, if takers { pool.limit() } else { pool.rules.size });
@@ -122,11 +123,11 @@ impl<B, W> Book<B, W> {
             self.retire(id, id, backend, now, actions);
             return None;
         }
-        if let Some(heir) = self.starving_beside(id, now) {
+        if let Some(heir) = self.starving_beside(id, takers, now) {
             self.retire(id, heir, backend, now, actions);
             return None;
         }
-        if takers && let Some((waiter, entrance)) = self.next_in_line(id) {
+        if takers && let Some((waiter, entrance)) = self.next_picked(id, picked) {
             self.shift(id, None, Some(Place::Leased), now);
             self.grant(waiter, Some(backend), entrance, now, actions);
             return None;
@@ -173,16 +174,15 @@ impl<B, W> Book<B, W> {
     }
 
     /// With every slot taken: a hungry pool that should have the room of a backend just back in
-    /// `id`, because it has none at all, because nobody waits in `id`, or because somebody waits there
-    /// who comes before all others.
-    fn starving_beside(&self, id: PoolId, now: Instant) -> Option<PoolId> {
+    /// `id`, because it has none at all, because nobody waits in `id` (it is not `busy`), or because
+    /// somebody waits there who comes before all others.
+    fn starving_beside(&self, id: PoolId, busy: bool, now: Instant) -> Option<PoolId> {
         if self.census.total() + 1 < self.limits.max_backends {
             return None;
         }
         if !self.pools[id.0 as usize].first.is_empty() {
             return None;
         }
-        let busy = self.has_takers(id);
         self.hungry.iter().copied().find(|&other| {
             let pool = &self.pools[other.0 as usize];
             let has_nothing = pool.census.total() + pool.awaited == 0;
