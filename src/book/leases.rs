@@ -4,7 +4,7 @@ use super::counters::{Dim, Told, nanos};
 use super::fair::{Entrance, units};
 use super::judge::Watch;
 use super::pool::Place;
-use super::queue::{Entry, Who};
+use super::queue::{Entry, Waiter, Who};
 use super::{
     Action, Book, Checkout, Claim, LeaseId, Outcome, PoolId, Refusal, SessionId, Usage, WaiterId, Warning,
 };
@@ -259,12 +259,12 @@ impl<B, W> Book<B, W> {
         let mut warnings = Vec::new();
         let asked = Asked { at: waiter.since, first: !waiter.again, entrance };
         let lease = self.begin(&waiter.claim, waiter.who, asked, now, &mut warnings);
-        let pool = waiter.claim.pool;
         if actions.capacity() == 0 {
             // Most often it stays the only one, and one is much smaller than what a list begins with.
             actions.reserve_exact(1);
         }
-        actions.push(Action::Grant { waiter: waiter.handle, lease, pool, backend, warnings });
+        let Waiter { handle, claim, .. } = waiter;
+        actions.push(Action::Grant { waiter: handle, claim, lease, backend, warnings });
     }
 
     /// Writes a lease into every ledger.

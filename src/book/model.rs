@@ -131,9 +131,9 @@ impl World {
     fn carry_out(&mut self, actions: Vec<Action<u32, u32>>) {
         for action in actions {
             match action {
-                Action::Grant { waiter, lease, pool, backend, .. } => {
+                Action::Grant { waiter, claim, lease, backend, .. } => {
                     let waits = self.waiting.remove(&waiter).expect("a waiter ends once");
-                    assert_eq!(waits.claim.pool, pool);
+                    assert_eq!(waits.claim.pool, claim.pool);
                     self.ledger.granted += 1;
                     self.hold(lease, waits.claim, backend);
                 }

@@ -59,10 +59,10 @@ pub enum Action<B, W> {
     Grant {
         /// Whom to wake.
         waiter: W,
+        /// What it asked for.
+        claim: Claim,
         /// The lease.
         lease: LeaseId,
-        /// The pool.
-        pool: PoolId,
         /// The backend, passed from the last lease or a finished dial.
         backend: Option<B>,
         /// Budgets in `warn` mode that this grant exceeds: to be told as notices.

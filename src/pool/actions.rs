@@ -7,7 +7,7 @@ use super::lease::Lease;
 use super::one::Opened;
 use super::wait::{Granted, Waiter};
 use crate::backend::{DialError, Object, Store};
-use crate::book::{Action, Checkout, LeaseId, PoolId, SessionId, Warning};
+use crate::book::{Action, Checkout, Claim, LeaseId, PoolId, SessionId, Warning};
 use crate::clock;
 use crate::metrics::Connect;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ impl Pools {
 
     fn carry_out_one(self: &Arc<Self>, action: Action<Object, Waiter>) {
         match action {
-            Action::Grant { waiter, lease, pool, backend, warnings } => {
-                self.grant(waiter, lease, pool, backend, warnings);
+            Action::Grant { waiter, claim, lease, backend, warnings } => {
+                self.grant(waiter, &claim, lease, backend, warnings);
             }
             Action::Refuse { waiter, refusal } => waiter.tell(Granted::Refused(refusal)),
             Action::Dial { pool, after } => self.dial(pool, after),
@@ -56,12 +56,12 @@ impl Pools {
     fn grant(
         self: &Arc<Self>,
         waiter: Waiter,
+        claim: &Claim,
         lease: LeaseId,
-        pool: PoolId,
         backend: Option<Object>,
         warnings: Vec<Warning>,
     ) {
-        let Some(pool) = self.by_id(pool) else { return };
+        let Some(pool) = self.by_id(claim.pool) else { return };
         if let Some(object) = backend.or_else(|| self.take_idle(&pool)) {
             let mut lease = Lease::new(self.clone(), pool, lease, object);
             lease.mark_unused();
@@ -69,12 +69,11 @@ impl Pools {
             return;
         }
         let mut actions = Vec::new();
-        let claim = waiter.claim.clone();
         let mut back = Some(waiter);
         let answer = self.idle_vanished(
             &pool,
             lease,
-            &claim,
+            claim,
             |_| match back.take() {
                 Some(waiter) => waiter,
                 None => unreachable!("the book makes one waiter a call"),
@@ -83,7 +82,7 @@ impl Pools {
         );
         self.carry_out(actions);
         match (answer, back) {
-            (Checkout::Idle(lease), Some(waiter)) => self.grant(waiter, lease, pool.id, None, warnings),
+            (Checkout::Idle(lease), Some(waiter)) => self.grant(waiter, claim, lease, None, warnings),
             (Checkout::Refused(refusal), Some(waiter)) => waiter.tell(Granted::Refused(refusal)),
             _ => {}
         }

@@ -235,7 +235,7 @@ impl Pools {
         let mut wait = None;
         let mut book = self.book.lock();
         let mut answer =
-            book.checkout(now, claim, |_| Waiter::new(claim, &mut wait), &mut warnings, &mut actions);
+            book.checkout(now, claim, |_| Waiter::new(&mut wait), &mut warnings, &mut actions);
         if let Some(due) = book.hastened() {
             self.expect_tick(due);
         }
@@ -260,7 +260,7 @@ impl Pools {
                         pool,
                         lease,
                         claim,
-                        |_| Waiter::new(claim, &mut wait),
+                        |_| Waiter::new(&mut wait),
                         &mut actions,
                     );
                 }

@@ -2,7 +2,7 @@
 
 use super::Pools;
 use super::lease::Lease;
-use crate::book::{Claim, Refusal, WaiterId, Warning};
+use crate::book::{Refusal, WaiterId, Warning};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,16 +21,14 @@ pub enum Granted {
 /// The book's end of a queued checkout.
 pub struct Waiter {
     sender: oneshot::Sender<Granted>,
-    /// What it asked for.
-    pub(super) claim: Claim,
 }
 
 impl Waiter {
     /// A waiter whose other end is left in `receiver`.
-    pub(super) fn new(claim: &Claim, receiver: &mut Option<oneshot::Receiver<Granted>>) -> Waiter {
+    pub(super) fn new(receiver: &mut Option<oneshot::Receiver<Granted>>) -> Waiter {
         let (sender, other) = oneshot::channel();
         *receiver = Some(other);
-        Waiter { sender, claim: claim.clone() }
+        Waiter { sender }
     }
 
     pub(super) fn tell(self, granted: Granted) {

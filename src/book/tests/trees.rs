@@ -240,8 +240,8 @@ impl Town {
     fn carry_out(&mut self, actions: Vec<Action<u32, usize>>) {
         for action in actions {
             match action {
-                Action::Grant { waiter, lease, pool, backend, .. } => {
-                    let backend = backend.or_else(|| self.stores[pool.0 as usize].pop());
+                Action::Grant { waiter, claim, lease, backend, .. } => {
+                    let backend = backend.or_else(|| self.stores[claim.pool.0 as usize].pop());
                     self.granted(waiter, lease, backend.expect("it is counted"));
                 }
                 Action::Refuse { waiter, refusal } => self.refused(waiter, &refusal),
