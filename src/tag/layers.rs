@@ -303,6 +303,7 @@ impl Tags {
             session_id: self.value(Key::SessionId),
             class: self.value(Key::Class),
             route: self.route(),
+            call_site: self.call_site(),
             max_leases: number(Key::MaxLeases),
             max_concurrent: number(Key::MaxConcurrent),
             deadline_ms: number(Key::DeadlineMs),
@@ -321,6 +322,18 @@ impl Tags {
             (Some(controller), Some(action)) => Some(format!("{controller}#{action}").into()),
             (Some(controller), None) => Some(controller.clone()),
             _ => self.current(Key::Route).cloned(),
+        }
+    }
+
+    /// What a comment says of the place in the application, or the place set.
+    fn call_site(&self) -> Option<Arc<str>> {
+        let said =
+            [Key::CallSite.name(), "source_location"].into_iter().find_map(|key| self.comment_value(key));
+        match (said, self.comment_value("file"), self.comment_value("line")) {
+            (Some(said), ..) => Some(said.clone()),
+            (None, Some(file), Some(line)) => Some(format!("{file}:{line}").into()),
+            (None, Some(place), None) | (None, None, Some(place)) => Some(place.clone()),
+            (None, None, None) => self.current(Key::CallSite).cloned(),
         }
     }
 }

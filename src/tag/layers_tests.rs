@@ -95,6 +95,23 @@ fn a_comment_lasts_for_its_statement_or_the_transaction_it_opened() {
 }
 
 #[test]
+fn a_comment_says_where_in_the_application_in_one_of_three_ways() {
+    let now = Instant::now();
+    let mut tags = session(Key::CallSite, "set.py:1", now);
+    for (comment, expected) in [
+        (vec![("call_site", "orders.ts:88"), ("file", "other.ts")], "orders.ts:88"),
+        (vec![("source_location", "app/a.rb:3")], "app/a.rb:3"),
+        (vec![("file", "a.go"), ("line", "7")], "a.go:7"),
+        (vec![("line", "/app/x.rb:12:in `index'")], "/app/x.rb:12:in `index'"),
+        (vec![("route", "/x")], "set.py:1"),
+    ] {
+        tags.comment(comment);
+        assert_eq!(tags.resolve(&rules(), &WHO, now).call_site.as_deref(), Some(expected));
+        tags.end_statement(false);
+    }
+}
+
+#[test]
 fn comments_with_values_that_cannot_be_are_ignored() {
     let now = Instant::now();
     let mut tags = Tags::default();

@@ -44,11 +44,13 @@ pub enum Key {
     MaxIdleMs,
     /// `bursar.max_age_ms`
     MaxAgeMs,
+    /// `bursar.call_site`
+    CallSite,
 }
 
 impl Key {
     /// Every key, in the order of their discriminants.
-    pub const ALL: [Key; 13] = [
+    pub const ALL: [Key; 14] = [
         Key::Tenant,
         Key::RequestId,
         Key::UserId,
@@ -62,6 +64,7 @@ impl Key {
         Key::MaxStatementMs,
         Key::MaxIdleMs,
         Key::MaxAgeMs,
+        Key::CallSite,
     ];
 
     /// The name after `bursar.`
@@ -81,6 +84,7 @@ impl Key {
             Key::MaxStatementMs => "max_statement_ms",
             Key::MaxIdleMs => "max_idle_ms",
             Key::MaxAgeMs => "max_age_ms",
+            Key::CallSite => "call_site",
         }
     }
 
@@ -151,6 +155,9 @@ pub struct Tag {
     pub class: Option<Arc<str>>,
     /// `bursar.route`, or the comment's `route`, `controller#action`.
     pub route: Option<Arc<str>>,
+    /// `bursar.call_site`, or the comment's `call_site`, `source_location` or `file` and `line`: where in the
+    /// application the work comes from.
+    pub call_site: Option<Arc<str>>,
     /// `bursar.max_leases`: the client's own, tighter B2.
     pub max_leases: Option<u32>,
     /// `bursar.max_concurrent`: the client's own, tighter B1.

@@ -57,6 +57,10 @@ pub fn is_known(key: &str) -> bool {
             | "max_statement_ms"
             | "max_idle_ms"
             | "max_age_ms"
+            | "call_site"
+            | "source_location"
+            | "file"
+            | "line"
     )
 }
 
@@ -297,7 +301,7 @@ mod tests {
         reads(
             "select 1 /*application:Shop,controller:carts,action:show,line:/app/x.rb:12:in `index'*/",
             "select 1",
-            &[("controller", "carts"), ("action", "show")],
+            &[("controller", "carts"), ("action", "show"), ("line", "/app/x.rb:12:in `index'")],
         );
         reads(
             "/*bursar_request_id='r',bursar.tenant='t'*/ select 1",
