@@ -3,12 +3,16 @@
 //! Copied as they pass, at most [`TEXT`] bytes each; fingerprints are computed only when somebody
 //! looks. A trail travels with its backend and is emptied at every checkout.
 
+use smallvec::SmallVec;
 use std::time::Instant;
 
 /// Statements kept.
 pub const STATEMENTS: usize = 8;
 /// Bytes kept of each.
 pub const TEXT: usize = 128;
+
+/// From so many statements of a lease on it is counted whether they are the same (budgets.md S0-15).
+pub const REPEATED: u64 = 5;
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
@@ -45,6 +49,20 @@ impl Trail {
     pub fn clear(&mut self) {
         // Entries from `next` on are not looked at.
         self.next = 0;
+    }
+
+    /// How often the statement ran that ran most often, of the `statements` so far: of more than the trail
+    /// keeps, as if they went on like its last ones. Only many are worth the look.
+    #[must_use]
+    pub fn repeats(&self, statements: u64) -> u32 {
+        if statements < REPEATED {
+            return 1;
+        }
+        let prints: SmallVec<[u64; STATEMENTS]> = self.iter().map(|(text, _)| fingerprint(text)).collect();
+        let same = |print: &u64| prints.iter().filter(|other| *other == print).count() as u64;
+        let most = prints.iter().map(same).max().unwrap_or(0);
+        let of = (prints.len() as u64).max(1);
+        u32::try_from(statements.max(of).saturating_mul(most) / of).unwrap_or(u32::MAX)
     }
 
     /// Text and start of each statement, oldest first.
@@ -102,6 +120,27 @@ mod tests {
         assert_eq!(texts, [b"d", b"e", b"f", b"g", b"h", b"i", b"j", b"k"]);
         trail.clear();
         assert_eq!(trail.iter().count(), 0);
+    }
+
+    #[test]
+    fn a_loop_of_one_statement_is_counted_beyond_what_is_kept() {
+        let (mut trail, now) = (Trail::default(), Instant::now());
+        let mut ran = 0;
+        let mut run = |trail: &mut Trail, text: String| {
+            trail.push(text.as_bytes(), now);
+            ran += 1;
+            trail.repeats(ran)
+        };
+        assert_eq!((0..4).map(|id| run(&mut trail, format!("select {id}"))).max(), Some(1), "too few");
+        assert_eq!((4..8).map(|id| run(&mut trail, format!("select {id}"))).max(), Some(8));
+        assert_eq!((8..40).map(|id| run(&mut trail, format!("select {id}"))).max(), Some(40));
+        trail.clear();
+        ran = 0;
+        for name in ["a", "b", "c", "d", "a", "f"] {
+            trail.push(format!("select {name}").as_bytes(), now);
+            ran += 1;
+        }
+        assert_eq!(trail.repeats(ran), 2);
     }
 
     #[test]

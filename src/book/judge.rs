@@ -27,9 +27,10 @@ pub(super) struct Watch {
     pub(super) idle_since: Option<Instant>,
     /// A session was told to end it.
     pub(super) ended: bool,
-    /// The open case about it being long, and the one about it being idle.
-    pub(super) long: Option<OpenCase>,
-    pub(super) idle: Option<OpenCase>,
+    /// The open case about it.
+    pub(super) case: Option<OpenCase>,
+    /// The statement that PostgreSQL has said to wait for a lock, by its beginning.
+    pub(super) locked: Option<Instant>,
 }
 
 /// What to do about a budget of a lease, with the limit that was crossed.
@@ -81,6 +82,11 @@ impl Limit {
 impl Watch {
     pub(super) fn was_told(&self, dim: Dim) -> bool {
         (self.near | self.told | self.would | self.acted) & dim.bit() != 0
+    }
+
+    /// Whether a budget has acted, and not begun anew.
+    pub(super) fn has_acted(&self, dim: Dim) -> bool {
+        self.acted & dim.bit() != 0
     }
 
     /// What these dimensions are about has begun anew: they may act again. Telling is once a lease.

@@ -1,14 +1,67 @@
-//! Leak cases: opened once, closed once, the last thousand closed ones kept.
+//! Leak cases: opened once, given a stronger name at most, closed once, the last thousand closed ones kept.
 //!
-//! What counts as a leak is the tick's business (`overstay`); how to log one is the pool's.
+//! What is a case is said in `classify`, when it becomes one in `leak_watch`; how to log one is the pool's
+//! business.
 
+use super::classify::{Evidence, Threshold};
+use super::counters::Dim;
+use super::judge::Watch;
 use super::leases::Lease;
-use super::{Action, Book, LeakClass, LeakEvent, LeaseId};
+use super::{Action, Book, LeaseId, PoolId, SessionId};
+use crate::config::Mode;
+use crate::tag::Tag;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Closed cases kept for SHOW LEAKS (budgets.md §5.3).
 pub const CLOSED_KEPT: usize = 1_000;
+
+/// The classes of budgets.md §5.2, the strongest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LeakClass {
+    /// The client went away and left work behind.
+    AbandonedClient,
+    /// In a transaction, idle, and nobody will come back to it.
+    Leaked,
+    /// In a transaction, idle too long.
+    IdleInTx,
+    /// The same, but its request is at work in another session.
+    Nested,
+    /// A statement waits for a lock.
+    LockWait,
+    /// A statement runs too long.
+    SlowQuery,
+    /// The client does not take the result, or does not send the data of a COPY.
+    StalledClient,
+    /// A transaction too old, but working.
+    LongTx,
+    /// Kept by a pin, doing nothing, in a pool that lends per transaction.
+    Pinned,
+}
+
+impl LeakClass {
+    /// As in `SHOW LEAKS` and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LeakClass::AbandonedClient => "abandoned_client",
+            LeakClass::Leaked => "leaked",
+            LeakClass::IdleInTx => "idle_in_tx",
+            LeakClass::Nested => "nested",
+            LeakClass::LockWait => "lock_wait",
+            LeakClass::SlowQuery => "slow_query",
+            LeakClass::StalledClient => "stalled_client",
+            LeakClass::LongTx => "long_tx",
+            LeakClass::Pinned => "pinned",
+        }
+    }
+
+    /// Whether a case of this class is over when its transaction is.
+    pub(super) fn of_transaction(self) -> bool {
+        matches!(self, LeakClass::Leaked | LeakClass::IdleInTx | LeakClass::Nested | LeakClass::LongTx)
+    }
+}
 
 /// How a leak case stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,10 +89,59 @@ impl Outcome {
     }
 }
 
+/// One leak case as it stands: the book's half of budgets.md §5.3's event. The pool adds what only
+/// doors know (client address, application, backend pid, statements) from the lease's cell.
+#[derive(Debug, Clone)]
+pub struct LeakEvent {
+    /// Case number.
+    pub id: u64,
+    /// The lease.
+    pub lease: LeaseId,
+    /// The session that holds it.
+    pub session: SessionId,
+    /// The pool.
+    pub pool: PoolId,
+    /// Class.
+    pub class: LeakClass,
+    /// How it stands.
+    pub outcome: Outcome,
+    /// `report`; `would_abort`, `would_close` where a mode other than enforce keeps from acting; `soft_abort`,
+    /// `cancel`, `close` once Bursar has acted; `rollback` for an abandoned client.
+    pub action: &'static str,
+    /// The mode of `[leak]`.
+    pub mode: Mode,
+    /// Threshold that was crossed; zero where none is.
+    pub threshold: Threshold,
+    /// What else speaks for it.
+    pub evidence: Evidence,
+    /// When it opened or, once closed, when it was closed.
+    pub reported: Instant,
+    /// Held for.
+    pub held: Duration,
+    /// Time in which statements ran, at the time of the report.
+    pub active: Duration,
+    /// Idle for (at the time of the report).
+    pub idle: Duration,
+    /// Age of the transaction.
+    pub tx_age: Duration,
+    /// Whose.
+    pub tag: Arc<Tag>,
+    /// Leases of its request so far.
+    pub request_leases: u32,
+    /// The most of them at once.
+    pub request_peak: u32,
+    /// Whether its client has said that the request is over.
+    pub request_ended: bool,
+    /// Waiters in the pool, and how long the oldest has waited.
+    pub waiters: usize,
+    /// The oldest waiter's wait.
+    pub oldest_wait: Duration,
+}
+
 /// A lease's end of an open case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OpenCase {
-    id: u64,
+    pub(super) id: u64,
     pub(super) class: LeakClass,
     /// When the transaction, statement or pause in question began: tells it from the next one.
     pub(super) mark: Instant,
@@ -58,14 +160,17 @@ pub(super) struct Cases {
 pub(super) struct Spans {
     pub(super) now: Instant,
     pub(super) idle: Duration,
+    pub(super) active: Duration,
     pub(super) tx_age: Duration,
 }
 
-impl LeakClass {
-    /// Whether a case of this class is over when its transaction is.
-    pub(super) fn of_transaction(self) -> bool {
-        matches!(self, LeakClass::IdleInTx | LeakClass::LongTx)
-    }
+/// What a case is about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Finding {
+    pub(super) class: LeakClass,
+    pub(super) threshold: Threshold,
+    pub(super) evidence: Evidence,
+    pub(super) action: &'static str,
 }
 
 impl Cases {
@@ -77,18 +182,40 @@ impl Cases {
     ) -> OpenCase {
         self.next += 1;
         event.id = self.next;
+        let case = OpenCase { id: event.id, class: event.class, mark };
+        self.tell(event, actions);
+        case
+    }
+
+    /// An open case has another name, or more has become known of it: told once more.
+    pub(super) fn rename<B, W>(
+        &mut self,
+        case: OpenCase,
+        mut event: LeakEvent,
+        actions: &mut Vec<Action<B, W>>,
+    ) -> OpenCase {
+        event.id = case.id;
+        let class = event.class;
+        self.tell(event, actions);
+        OpenCase { class, ..case }
+    }
+
+    fn tell<B, W>(&mut self, event: LeakEvent, actions: &mut Vec<Action<B, W>>) {
         *self.totals.entry((event.class, event.action, Outcome::Open)).or_default() += 1;
         actions.push(Action::Leak(Box::new(event.clone())));
-        let case = OpenCase { id: event.id, class: event.class, mark };
         self.open.insert(event.id, event);
-        case
+    }
+
+    /// What an open case was last said to come to.
+    pub(super) fn action(&self, case: OpenCase) -> &'static str {
+        self.open.get(&case.id).map_or("report", |event| event.action)
     }
 
     pub(super) fn close<B, W>(
         &mut self,
         case: OpenCase,
-        outcome: Outcome,
-        ended: bool,
+        hint: Option<Outcome>,
+        watch: &Watch,
         now: Instant,
         actions: &mut Vec<Action<B, W>>,
     ) {
@@ -99,8 +226,10 @@ impl Cases {
             event.tx_age += since_open;
         }
         event.reported = now;
-        event.outcome = outcome;
-        event.action = action(case.class, ended);
+        let acted = acted(case.class, watch);
+        event.action = acted.unwrap_or(event.action);
+        let by_itself = if acted.is_some() { Outcome::Reclaimed } else { Outcome::Returned };
+        event.outcome = hint.unwrap_or(by_itself);
         self.file(event, actions);
     }
 
@@ -127,84 +256,85 @@ impl Cases {
     }
 }
 
-fn action(class: LeakClass, ended: bool) -> &'static str {
-    match (class, ended) {
-        (LeakClass::AbandonedClient, _) => "rollback",
-        (_, true) => "soft_abort",
-        (_, false) => "report",
+/// What Bursar has done about a lease of this class, if anything.
+pub(super) fn acted(class: LeakClass, watch: &Watch) -> Option<&'static str> {
+    let cancels = match class {
+        LeakClass::StalledClient => watch.has_acted(Dim::B13),
+        LeakClass::SlowQuery | LeakClass::LockWait => watch.has_acted(Dim::B12),
+        _ => false,
+    };
+    match class {
+        LeakClass::AbandonedClient => Some("rollback"),
+        LeakClass::Pinned if watch.ended => Some("close"),
+        _ if watch.ended => Some("soft_abort"),
+        _ => cancels.then_some("cancel"),
     }
 }
 
 impl<B, W> Book<B, W> {
-    /// A case about a held lease as it stands.
-    pub(super) fn leak_event(
-        &self,
-        id: LeaseId,
-        class: LeakClass,
-        threshold: Duration,
-        ended: bool,
-        spans: Spans,
-    ) -> Option<LeakEvent> {
-        Some(self.event_about(id, self.leases.get(&id)?, class, threshold, ended, spans))
-    }
-
-    fn event_about(
+    /// A case about a lease as it stands.
+    pub(super) fn event_about(
         &self,
         id: LeaseId,
         lease: &Lease,
-        class: LeakClass,
-        threshold: Duration,
-        ended: bool,
+        finding: Finding,
         spans: Spans,
     ) -> LeakEvent {
         let in_pool = self.waiters.values().filter(|waiter| waiter.claim.pool == lease.pool);
         let oldest = in_pool.map(|waiter| waiter.since).min();
+        let request = lease.who.request.map(|request| &self.requests[request]);
         LeakEvent {
             id: 0,
             lease: id,
             session: lease.session,
             pool: lease.pool,
-            class,
+            class: finding.class,
             outcome: Outcome::Open,
-            action: action(class, ended),
-            threshold,
+            action: finding.action,
+            mode: self.limits.leak.mode,
+            threshold: finding.threshold,
+            evidence: finding.evidence,
             reported: spans.now,
             held: spans.now.saturating_duration_since(lease.since),
+            active: spans.active,
             idle: spans.idle,
             tx_age: spans.tx_age,
             tag: lease.tag.clone(),
-            request_leases: lease.who.request.map_or(1, |request| self.requests[request].leases_total()),
+            request_leases: request.map_or(1, super::requests::Request::leases_total),
+            request_peak: request.map_or(1, super::requests::Request::leases_peak),
+            request_ended: request.is_some_and(|request| request.ended.is_some()),
             waiters: self.pools[lease.pool.0 as usize].waiting,
             oldest_wait: oldest.map_or(Duration::ZERO, |since| spans.now.saturating_duration_since(since)),
         }
     }
 
-    /// A lease is back: its cases are closed, and a client that left work behind is one by itself.
+    /// A lease is back: its case is closed, and a client that left work behind is one by itself.
     pub(super) fn close_cases(
         &mut self,
         id: LeaseId,
         lease: &Lease,
-        hint: Option<Outcome>,
+        (hint, active): (Option<Outcome>, Duration),
         now: Instant,
         actions: &mut Vec<Action<B, W>>,
     ) {
-        let watch = lease.watch.as_deref().copied().unwrap_or_default();
-        if watch.long.is_none() && watch.idle.is_none() {
-            if hint == Some(Outcome::ClientGone) {
-                let spans = Spans { now, idle: Duration::ZERO, tx_age: Duration::ZERO };
-                let class = LeakClass::AbandonedClient;
-                let mut event = self.event_about(id, lease, class, Duration::ZERO, false, spans);
-                event.outcome = Outcome::ClientGone;
-                self.cases.next += 1;
-                event.id = self.cases.next;
-                self.cases.file(event, actions);
-            }
-            return;
+        let watch = lease.watch.as_deref();
+        if let Some((watch, case)) = watch.and_then(|watch| Some((watch, watch.case?))) {
+            return self.cases.close(case, hint, watch, now, actions);
         }
-        let by_itself = if watch.ended { Outcome::Reclaimed } else { Outcome::Returned };
-        let outcome = hint.unwrap_or(by_itself);
-        for case in [watch.long, watch.idle].into_iter().flatten() {
-            self.cases.close(case, outcome, watch.ended, now, actions);
+        if hint == Some(Outcome::ClientGone) {
+            let finding = Finding {
+                class: LeakClass::AbandonedClient,
+                threshold: Threshold::fixed(Duration::ZERO),
+                evidence: Evidence::NONE,
+                action: "rollback",
+            };
+            let spans = Spans { now, idle: Duration::ZERO, active, tx_age: Duration::ZERO };
+            let mut event = self.event_about(id, lease, finding, spans);
+            event.outcome = Outcome::ClientGone;
+            self.cases.next += 1;
+            event.id = self.cases.next;
+            self.callsites.leaked(&lease.tag, lease.fingerprint, now);
+            self.cases.file(event, actions);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The life of a lease: begun at a checkout or a grant, accounted when it comes back.
 
+use super::callsites::Lesson;
 use super::counters::{Dim, Told, nanos};
 use super::fair::{Entrance, units};
 use super::judge::Watch;
@@ -8,10 +9,10 @@ use super::queue::{Entry, Waiter, Who};
 use super::{
     Action, Book, Checkout, Claim, LeaseId, Outcome, PoolId, Refusal, SessionId, Usage, WaiterId, Warning,
 };
-use crate::config::Scope;
+use crate::config::{PoolMode, Scope};
 use crate::tag::Tag;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 pub(super) struct Lease {
@@ -32,6 +33,8 @@ pub(super) struct Lease {
     pub(super) counted: Instant,
     /// Kept beyond its transaction (B17).
     pub(super) pinned: bool,
+    /// Of its first statement; 0 = not known.
+    pub(super) fingerprint: u64,
     /// What ticks have said about it; most leases are back before the first.
     pub(super) watch: Option<Box<Watch>>,
 }
@@ -151,7 +154,7 @@ impl<B, W> Book<B, W> {
         // A lease nobody knows came back before: its backend, if any, is dropped and so closed.
         let old = self.leases.remove(&lease)?;
         self.account(&old, &usage, now);
-        self.close_cases(lease, &old, hint, now, actions);
+        self.close_cases(lease, &old, (hint, usage.active), now, actions);
         self.shift(old.pool, Some(Place::Leased), None, now);
         let promoted = self.promote(old.who.request);
         let idle = match backend {
@@ -297,6 +300,8 @@ impl<B, W> Book<B, W> {
         share.waited += waited;
         if let Some(request) = who.request {
             self.requests[request].granted(waited);
+            self.requests[request].joined(claim.session, claim.fingerprint);
+            self.watchman.works_for(claim.session, request);
         }
         if asked.first {
             let told = warnings.len();
@@ -318,7 +323,7 @@ impl<B, W> Book<B, W> {
 
         let id = LeaseId(self.next_lease);
         self.next_lease += 1;
-        let &Claim { session, pool, login, .. } = claim;
+        let &Claim { session, pool, login, fingerprint, .. } = claim;
         let tag = claim.tag.clone();
         if let Some(by) = super::overrun::first_look(&self.limits.budgets(who.budgets).statement, &tag.own())
         {
@@ -336,6 +341,7 @@ impl<B, W> Book<B, W> {
             long: who.guess.long,
             counted: now,
             pinned: false,
+            fingerprint,
             watch: None,
         };
         self.leases.insert(id, lease);
@@ -415,12 +421,28 @@ impl<B, W> Book<B, W> {
         } else if self.predictor.learn(key, held) {
             self.regard_anew(old.who);
         }
+        self.learn(old, held, usage, now);
         self.give_back(old, due);
         for dim in [Dim::B10, Dim::B11, Dim::B12, Dim::B13] {
             if !old.watch.as_ref().is_some_and(|watch| watch.was_told(dim)) {
                 self.tally.count(dim, Told::Ok);
             }
         }
+    }
+}
+
+impl<B, W> Book<B, W> {
+    /// What a lease tells of its call site, if it has come back by itself and says something of others:
+    /// not one whose end was forced, nor one that outlived its transaction.
+    #[inline]
+    fn learn(&mut self, old: &Lease, held: Duration, usage: &Usage, now: Instant) {
+        let forced = old.watch.as_ref().is_some_and(|watch| watch.ended);
+        let lends = self.pools[old.pool.0 as usize].rules.mode != PoolMode::Session;
+        if old.login || old.pinned || forced || !lends {
+            return;
+        }
+        let lesson = Lesson { held, active: usage.active, gap: usage.gap, repeats: usage.repeats };
+        self.callsites.learn(&old.tag, old.fingerprint, lesson, now);
     }
 }
 

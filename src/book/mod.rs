@@ -30,7 +30,9 @@
 
 mod aftermath;
 mod banker;
+mod callsites;
 mod class;
+mod classify;
 mod counters;
 mod db_time;
 mod deadlocks;
@@ -38,6 +40,7 @@ mod fair;
 mod finish;
 mod judge;
 mod knot;
+mod leak_watch;
 mod leaks;
 mod leases;
 mod limits;
@@ -54,6 +57,7 @@ mod retries;
 mod roll;
 mod share;
 mod show;
+mod sketch;
 mod slots;
 mod storms;
 mod types;
@@ -66,8 +70,9 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+pub use classify::{Evidence, Threshold};
 pub use deadlocks::{DEADLOCKS_KEPT, Deadlock, DeadlockKind, Resolution, Suspect};
-pub use leaks::{CLOSED_KEPT, Outcome};
+pub use leaks::{CLOSED_KEPT, LeakClass, LeakEvent, Outcome};
 pub use types::*;
 pub use view::View;
 pub use violations::Violation;
@@ -112,6 +117,7 @@ pub struct Book<B, W> {
     shares: roll::Roll<share::Share>,
     classes: class::Classes,
     predictor: predict::Predictor,
+    callsites: callsites::CallSites,
     requests: roll::Roll<requests::Request>,
     /// Requests with waiters held back.
     crowded: BTreeSet<u32>,
@@ -148,6 +154,8 @@ pub struct Book<B, W> {
     /// From when on budgets act that were not told to at once (budgets.md §2.4); `None` = they do.
     armed: Option<Instant>,
     scratch: Vec<LeaseId>,
+    /// Leases that the tick under way looks at more closely.
+    suspects: Vec<overstay::Sight>,
     /// Requests with leases, as the tick under way has seen them.
     spending: Vec<u32>,
     backends: PhantomData<fn(B) -> B>,
@@ -171,6 +179,7 @@ impl<B, W> Book<B, W> {
             shares: roll::Roll::new(limits::REMEMBERED),
             classes: class::Classes::of(config),
             predictor: predict::Predictor::new(),
+            callsites: callsites::CallSites::new(),
             requests: roll::Roll::new(limits::REMEMBERED),
             crowded: BTreeSet::new(),
             sessions: Named::new(),
@@ -199,6 +208,7 @@ impl<B, W> Book<B, W> {
             pace: Duration::ZERO,
             armed: None,
             scratch: Vec::new(),
+            suspects: Vec::new(),
             spending: Vec::new(),
             backends: PhantomData,
         };

@@ -6,14 +6,12 @@
 
 use super::counters::{Dim, Told};
 use super::judge::{Limit, Verdict, Watch};
-use super::leaks::OpenCase;
 use super::limits::{STUCK, later};
 use super::pool::Pool;
 use super::{
-    Action, Activity, Book, Doing, Holder, LeakClass, LeaseId, Overstay, PoolId, Refusal, SessionId,
-    WaiterId, Warning,
+    Action, Activity, Book, Doing, Holder, LeaseId, Overstay, PoolId, Refusal, SessionId, WaiterId, Warning,
 };
-use crate::config::{PoolMode, Timed};
+use crate::config::Timed;
 use std::time::{Duration, Instant};
 
 /// No two ticks are closer than this.
@@ -24,29 +22,30 @@ const TICK_MOST: Duration = Duration::from_millis(250);
 const LEAK_SLACK: Duration = Duration::from_millis(40);
 
 /// One lease at one tick.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Sight {
     pub(super) id: LeaseId,
     pub(super) session: SessionId,
     pub(super) pool: PoolId,
     pub(super) activity: Activity,
     pub(super) now: Instant,
-    waiting: usize,
+    pub(super) waiting: usize,
 }
 
 impl Sight {
-    fn age(&self) -> Option<Duration> {
+    pub(super) fn age(&self) -> Option<Duration> {
         Some(self.now.saturating_duration_since(self.activity.tx_start?))
     }
 
     /// Time in which statements have run on it.
-    fn active(&self) -> Duration {
+    pub(super) fn active(&self) -> Duration {
         let runs = self.activity.state == Doing::Active;
         let since = self.activity.since;
         let running = if runs { self.now.saturating_duration_since(since) } else { Duration::ZERO };
         self.activity.active + running
     }
 
-    fn idle(&self) -> Option<Duration> {
+    pub(super) fn idle(&self) -> Option<Duration> {
         let idle = self.activity.state == Doing::IdleInTx;
         idle.then(|| self.now.saturating_duration_since(self.activity.since))
     }
@@ -178,6 +177,7 @@ impl<B, W> Book<B, W> {
             }
         }
         self.scratch = ids;
+        self.report_leaks(actions);
         self.watch_requests(now, probe, actions);
     }
 
@@ -202,9 +202,12 @@ impl<B, W> Book<B, W> {
             let request = &mut self.requests[at];
             if request.seen_at != self.ticks {
                 (request.running, request.seen_at) = (Duration::ZERO, self.ticks);
+                request.moved = None;
                 self.spending.push(at);
             }
             request.running += sight.active();
+            let works = matches!(activity.state, Doing::Active | Doing::Cleaning);
+            request.moved = request.moved.max(Some(if works { sight.now } else { activity.since }));
         }
         if !activity.pin.is_empty() {
             match self.pins.iter_mut().find(|(pin, _)| *pin == activity.pin) {
@@ -227,7 +230,9 @@ impl<B, W> Book<B, W> {
             self.overrun(sight, &mut watch, actions);
             self.stall(sight, &mut watch, actions);
         }
-        self.report_leaks(sight, &mut watch, actions);
+        if self.is_suspect(sight, &watch) {
+            self.suspects.push(*sight);
+        }
         if let Some(lease) = self.leases.get_mut(&sight.id) {
             **lease.watch.get_or_insert_default() = watch;
         }
@@ -301,70 +306,6 @@ impl<B, W> Book<B, W> {
         let crossings = limits.iter().flatten().map(|&limit| later(since, limit));
         if let Some(at) = crossings.filter(|&at| at > sight.now).min() {
             self.wake(at);
-        }
-    }
-
-    fn report_leaks(&mut self, sight: &Sight, watch: &mut Watch, actions: &mut Vec<Action<B, W>>) {
-        self.close_past(sight, watch, actions);
-        let leak = &self.limits.leak;
-        let (hold, idle) = (leak.hold, leak.idle);
-        let activity = &sight.activity;
-
-        if activity.state == Doing::IdleInTx && watch.idle.is_none() {
-            watch.idle = self.report(sight, watch, LeakClass::IdleInTx, idle, activity.since, actions);
-        }
-        // An idle transaction is named once, by its stronger name.
-        if watch.idle.is_some() || watch.long.is_some() {
-            return;
-        }
-        let lends = self.pools[sight.pool.0 as usize].rules.mode != PoolMode::Session;
-        let long = match (activity.state, activity.tx_start) {
-            (Doing::Active | Doing::IdleInTx, Some(start)) => Some((LeakClass::LongTx, start)),
-            (Doing::Active, None) => Some((LeakClass::SlowQuery, activity.since)),
-            (Doing::Pinned, _) if lends => Some((LeakClass::Pinned, activity.since)),
-            _ => None,
-        };
-        if let Some((class, since)) = long {
-            watch.long = self.report(sight, watch, class, hold, since, actions);
-        }
-    }
-
-    /// Opens a case if its threshold is crossed, or asks to be woken when it is.
-    fn report(
-        &mut self,
-        sight: &Sight,
-        watch: &Watch,
-        class: LeakClass,
-        threshold: Option<Duration>,
-        since: Instant,
-        actions: &mut Vec<Action<B, W>>,
-    ) -> Option<OpenCase> {
-        let threshold = threshold?;
-        if sight.now.saturating_duration_since(since) < threshold {
-            self.expect(sight, Some(since), &[Some(threshold)]);
-            return None;
-        }
-        let spans = super::leaks::Spans {
-            now: sight.now,
-            idle: sight.idle().unwrap_or_default(),
-            tx_age: sight.age().unwrap_or_default(),
-        };
-        let event = self.leak_event(sight.id, class, threshold, watch.ended, spans)?;
-        let mark = sight.activity.tx_start.filter(|_| class.of_transaction()).unwrap_or(since);
-        Some(self.cases.open(event, mark, actions))
-    }
-
-    /// Cases about a transaction, statement or pause that is over, though the lease goes on.
-    fn close_past(&mut self, sight: &Sight, watch: &mut Watch, actions: &mut Vec<Action<B, W>>) {
-        let activity = &sight.activity;
-        for slot in [&mut watch.long, &mut watch.idle] {
-            let still = slot.is_none_or(|case| match case.class.of_transaction() {
-                true => activity.tx_start == Some(case.mark),
-                false => activity.since == case.mark,
-            });
-            if !still && let Some(case) = slot.take() {
-                self.cases.close(case, super::Outcome::Returned, watch.ended, sight.now, actions);
-            }
         }
     }
 

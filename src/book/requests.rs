@@ -9,7 +9,7 @@ use super::limits::{REQUEST_CAP, REQUEST_IDLE_TTL, REQUEST_RECALL};
 use super::queue::Who;
 use super::roll::Busy;
 use super::view::RequestView;
-use super::{Action, Book, Claim, PoolId, Refusal, Usage, WaiterId, Warning};
+use super::{Action, Book, Claim, PoolId, Refusal, SessionId, Usage, WaiterId, Warning};
 use crate::config::Mode;
 use crate::tag::Tag;
 use smallvec::SmallVec;
@@ -26,7 +26,8 @@ pub(super) struct Request {
     pub(super) budgets: u32,
     pub(super) since: Instant,
     used: Instant,
-    ended: bool,
+    /// When its client said that it is over.
+    pub(super) ended: Option<Instant>,
     /// Leases now, logins not counted.
     pub(super) leases: u32,
     leases_peak: u32,
@@ -57,7 +58,21 @@ pub(super) struct Request {
     /// Leases that tick `stuck_at` found idle in transaction for [`super::limits::STUCK`].
     pub(super) stuck: u32,
     pub(super) stuck_at: u64,
+    /// When any of its leases did something last, as tick `seen_at` saw them.
+    pub(super) moved: Option<Instant>,
+    /// Sessions that have held leases of it, the first [`SESSIONS`]; and whether these are all.
+    pub(super) sessions: SmallVec<[SessionId; 2]>,
+    pub(super) all_sessions: bool,
+    /// First statements of its leases, the first [`STATEMENTS`], and how often each was.
+    repeats: SmallVec<[(u64, u32); 2]>,
+    /// The most often that one lease has run one statement.
+    looped: u32,
 }
+
+/// Sessions of a request that are told apart.
+const SESSIONS: usize = 16;
+/// First statements of a request that are told apart.
+const STATEMENTS: usize = 8;
 
 impl Busy for Request {
     fn busy(&self) -> bool {
@@ -73,7 +88,7 @@ impl Request {
             tag,
             since: now,
             used: now,
-            ended: false,
+            ended: None,
             leases: 0,
             leases_peak: 0,
             leases_total: 0,
@@ -93,6 +108,11 @@ impl Request {
             told: 0,
             stuck: 0,
             stuck_at: 0,
+            moved: None,
+            sessions: SmallVec::new(),
+            all_sessions: true,
+            repeats: SmallVec::new(),
+            looped: 0,
         }
     }
 
@@ -102,6 +122,7 @@ impl Request {
             let old = std::mem::replace(self, Request::new(tag.clone(), now));
             (self.leases, self.leases_peak, self.waiting) = (old.leases, old.leases, old.waiting);
             (self.back, self.lined, self.first, self.holds) = (old.back, old.lined, old.first, old.holds);
+            (self.sessions, self.all_sessions) = (old.sessions, old.all_sessions);
         }
         self.own = tag.max_concurrent;
         self.used = now;
@@ -113,7 +134,7 @@ impl Request {
     }
 
     fn over(&self, now: Instant) -> bool {
-        !self.busy() && (self.ended || now.saturating_duration_since(self.used) >= REQUEST_IDLE_TTL)
+        !self.busy() && (self.ended.is_some() || now.saturating_duration_since(self.used) >= REQUEST_IDLE_TTL)
     }
 
     /// Over for so long that nobody will ask any more.
@@ -122,7 +143,7 @@ impl Request {
     }
 
     pub(super) fn end(&mut self, now: Instant) {
-        self.ended = true;
+        self.ended = Some(now);
         self.used = now;
     }
 
@@ -136,6 +157,30 @@ impl Request {
         self.leases_total = self.leases_total.saturating_add(1);
         self.leases_peak = self.leases_peak.max(self.leases);
         self.waited += waited;
+    }
+
+    /// The lease just granted is this session's, and begins with this statement.
+    pub(super) fn joined(&mut self, session: SessionId, statement: u64) {
+        if !self.sessions.contains(&session) {
+            match self.sessions.len() < SESSIONS {
+                true => self.sessions.push(session),
+                false => self.all_sessions = false,
+            }
+        }
+        if let Some((_, times)) = self.repeats.iter_mut().find(|(known, _)| *known == statement) {
+            *times = times.saturating_add(1);
+        } else if statement != 0 && self.repeats.len() < STATEMENTS {
+            self.repeats.push((statement, 1));
+        }
+    }
+
+    /// How often it has run the statement that it has run most often, as far as is known.
+    fn repeats(&self) -> u32 {
+        self.repeats.iter().map(|(_, times)| *times).max().unwrap_or(0).max(self.looped)
+    }
+
+    pub(super) fn leases_peak(&self) -> u32 {
+        self.leases_peak
     }
 
     /// The last grant came to nothing.
@@ -152,6 +197,7 @@ impl Request {
         // It is in both until the next tick sees those that are left.
         self.running = self.running.saturating_sub(usage.active);
         self.statements += usage.statements;
+        self.looped = self.looped.max(usage.repeats);
         // A lease may serve several transactions (a pipeline of them, or a pin), and each is one that
         // the application would have opened a session for (budgets.md §2.1).
         let more = u32::try_from(usage.transactions.saturating_sub(1)).unwrap_or(u32::MAX);
@@ -188,7 +234,8 @@ impl Request {
             held: self.held,
             statements: self.statements,
             rejections: self.rejections,
-            ended: self.ended,
+            ended: self.ended.is_some(),
+            repeats: self.repeats(),
         }
     }
 }
@@ -198,6 +245,10 @@ impl<B, W> Book<B, W> {
     pub fn request_ended(&mut self, id: &str, now: Instant) {
         if let Some(at) = self.requests.find(0, id) {
             self.requests[at].end(now);
+            if self.requests[at].leases > 0 {
+                // What it still holds may be leaked.
+                self.wake(now);
+            }
         }
     }
 

@@ -177,6 +177,13 @@ impl<T: Busy> Roll<T> {
     }
 }
 
+impl<T> Roll<T> {
+    /// The entry of a number that may be of no use by now.
+    pub(super) fn get(&self, at: u32) -> Option<&T> {
+        Some(&self.slots.get(at as usize)?.as_ref()?.value)
+    }
+}
+
 impl<T> Index<u32> for Roll<T> {
     type Output = T;
 

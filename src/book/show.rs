@@ -37,6 +37,13 @@ impl<B, W> Book<B, W> {
         }
     }
 
+    /// Call sites, the one first whose leases did nothing for longest (at most 2,000). Apart from the
+    /// rest, which is asked for often.
+    #[must_use]
+    pub fn callsites(&self) -> Vec<super::view::CallSiteView> {
+        self.callsites.views()
+    }
+
     fn pool_rows(&self, now: Instant, oldest: &Oldest) -> Vec<PoolView> {
         let pools = self.pools.iter().enumerate().map(|(at, pool)| (PoolId(at as u32), pool));
         pools

@@ -136,7 +136,7 @@ pub enum Action<B, W> {
     /// A budget that was exceeded, to log.
     Violation(Box<Violation>),
     /// A leak event to log (opened, returned, or reclaimed).
-    Leak(Box<LeakEvent>),
+    Leak(Box<super::LeakEvent>),
     /// A deadlock to log, once.
     Deadlock(Box<super::Deadlock>),
     /// Ask the server whether these statements wait for locks of their own request; what it says
@@ -173,6 +173,26 @@ pub enum Overstay {
         age: Duration,
         /// Waiters at that moment.
         waiting: usize,
+    },
+    /// Leaked (budgets.md §5.2): 25P03, as B11.
+    Leaked {
+        /// How long it has been idle.
+        idle: Duration,
+        /// The threshold.
+        limit: Duration,
+        /// How old the transaction is.
+        age: Duration,
+        /// Waiters at that moment.
+        waiting: usize,
+    },
+    /// Kept by a pin, doing nothing (`[leak] pinned_close`): FATAL 57P01.
+    Pinned {
+        /// For how long.
+        idle: Duration,
+        /// The limit.
+        limit: Duration,
+        /// What keeps it.
+        pin: &'static str,
     },
     /// Its request is the victim of a deadlock of the pool (budgets.md §3.4): 40P01.
     Deadlock {
@@ -464,6 +484,10 @@ pub struct Usage {
     pub server_parses: u64,
     /// Binds of shared statements.
     pub binds: u64,
+    /// The longest time that it was idle within a transaction.
+    pub gap: Duration,
+    /// How often it ran the statement that it ran most often, of its last few.
+    pub repeats: u32,
 }
 
 /// What a held lease is doing, asked from its session's cell at each tick.
@@ -520,71 +544,4 @@ pub enum Doing {
     Pinned,
     /// Being scrubbed or drained on behalf of nobody.
     Cleaning,
-}
-
-/// Classes of budgets.md §5.2 that exist so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum LeakClass {
-    /// In a transaction, idle too long.
-    IdleInTx,
-    /// A transaction too old, but working.
-    LongTx,
-    /// One statement outside a transaction that runs too long.
-    SlowQuery,
-    /// Kept by a pin, doing nothing, in a pool that lends per transaction.
-    Pinned,
-    /// The client went away and left work behind.
-    AbandonedClient,
-}
-
-impl LeakClass {
-    /// As in `SHOW LEAKS` and metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            LeakClass::IdleInTx => "idle_in_tx",
-            LeakClass::LongTx => "long_tx",
-            LeakClass::SlowQuery => "slow_query",
-            LeakClass::Pinned => "pinned",
-            LeakClass::AbandonedClient => "abandoned_client",
-        }
-    }
-}
-
-/// One leak case as it stands: the book's half of budgets.md §5.3's event. The pool adds what only
-/// doors know (client address, application, backend pid, statements) from the lease's cell.
-#[derive(Debug, Clone)]
-pub struct LeakEvent {
-    /// Case number.
-    pub id: u64,
-    /// The lease.
-    pub lease: LeaseId,
-    /// The session that holds it.
-    pub session: SessionId,
-    /// The pool.
-    pub pool: PoolId,
-    /// Class.
-    pub class: LeakClass,
-    /// How it stands.
-    pub outcome: super::Outcome,
-    /// `report`; `soft_abort` once a budget ended its transaction; `rollback` for an abandoned client.
-    pub action: &'static str,
-    /// Threshold that was crossed; zero where none is.
-    pub threshold: Duration,
-    /// When it opened or, once closed, when it was closed.
-    pub reported: Instant,
-    /// Held for.
-    pub held: Duration,
-    /// Idle for (at the time of the report).
-    pub idle: Duration,
-    /// Age of the transaction.
-    pub tx_age: Duration,
-    /// Whose.
-    pub tag: Arc<Tag>,
-    /// Leases of its request so far.
-    pub request_leases: u32,
-    /// Waiters in the pool, and how long the oldest has waited.
-    pub waiters: usize,
-    /// The oldest waiter's wait.
-    pub oldest_wait: Duration,
 }

@@ -39,11 +39,19 @@ const NAMED: usize = 8;
 pub(super) struct Watchman {
     pub(super) sights: ById<LeaseId, Sight>,
     /// Instances of applications, by session.
-    instances: ById<SessionId, u64>,
+    instances: ById<SessionId, Known>,
     /// Some pool has more slots than its limit for now.
     extras: bool,
     /// When the server was last asked about locks.
     pub(super) asked: Option<Instant>,
+}
+
+/// A session that is connected.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    instance: u64,
+    /// The request that its last tagged lease was for.
+    request: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +65,18 @@ impl Watchman {
         self.sights.clear();
     }
 
+    /// A session has a lease of this request.
+    pub(super) fn works_for(&mut self, session: SessionId, request: u32) {
+        if let Some(known) = self.instances.get_mut(&session) {
+            known.request = Some(request);
+        }
+    }
+
+    /// Whether a session is connected and has not worked for another request since.
+    pub(super) fn is_with(&self, session: SessionId, request: u32) -> bool {
+        self.instances.get(&session).is_some_and(|known| known.request == Some(request))
+    }
+
     pub(super) fn saw(&mut self, lease: LeaseId, activity: &Activity) {
         let since = activity.statement.unwrap_or(activity.since);
         self.sights.insert(lease, Sight { doing: activity.state, since });
@@ -67,12 +87,17 @@ impl<B, W> Book<B, W> {
     /// A session belongs to this instance of an application (a hash of client address, application
     /// name and role): where it does not tag its requests, that says whom it may wait for.
     pub fn comes_from(&mut self, session: SessionId, instance: u64) {
-        self.watchman.instances.insert(session, instance);
+        self.watchman.instances.insert(session, Known { instance, request: None });
     }
 
     /// A session has ended.
-    pub fn has_left(&mut self, session: SessionId) {
-        self.watchman.instances.remove(&session);
+    pub fn has_left(&mut self, session: SessionId, now: Instant) {
+        let known = self.watchman.instances.remove(&session);
+        let request = known.and_then(|known| known.request).filter(|at| self.requests.get(*at).is_some());
+        if request.is_some_and(|at| self.requests[at].leases > 0) {
+            // What another session holds of it may be leaked.
+            self.wake(now);
+        }
     }
 
     /// At a tick: finds pools that nobody can get on in, and does something about it.
@@ -134,7 +159,7 @@ impl<B, W> Book<B, W> {
             let request = lease.who.request;
             let party = match request {
                 Some(at) => (self.requests[at].waiting > 0).then_some(Party::Request(at)),
-                None => self.watchman.instances.get(&lease.session).map(|&of| Party::Instance(of)),
+                None => self.watchman.instances.get(&lease.session).map(|of| Party::Instance(of.instance)),
             };
             let ended = lease.watch.as_ref().is_some_and(|watch| watch.ended);
             let idle = match self.watchman.sights.get(&id) {
@@ -155,7 +180,7 @@ impl<B, W> Book<B, W> {
         let (pool, session) = (waiter.claim.pool, waiter.claim.session);
         let party = match waiter.who.request {
             Some(at) => (self.requests[at].leases > 0).then_some(Party::Request(at))?,
-            None => Party::Instance(*self.watchman.instances.get(&session)?),
+            None => Party::Instance(self.watchman.instances.get(&session)?.instance),
         };
         let patience = self.pools[pool.0 as usize].rules.deadlock_after;
         let (scope, short) = if patience.is_none() { (Scope::Coming, false) } else { self.scope_of(waiter) };
@@ -314,7 +339,7 @@ impl<B, W> Book<B, W> {
     fn case(&self, knot: &Knot, pool: PoolId, resolution: Resolution, now: Instant) -> Deadlock {
         let of = |request: Option<u32>, session: SessionId| match request {
             Some(at) => Some(Party::Request(at)),
-            None => self.watchman.instances.get(&session).map(|&of| Party::Instance(of)),
+            None => self.watchman.instances.get(&session).map(|of| Party::Instance(of.instance)),
         };
         let mut rows: Vec<(Party, u32, u32)> = knot.core.iter().map(|&party| (party, 0, 0)).collect();
         let row = |rows: &mut Vec<(Party, u32, u32)>, party: Option<Party>| {

@@ -129,6 +129,48 @@ fn total<'h>(all: impl Iterator<Item = &'h Vec<u64>>, bounds: usize) -> Vec<u64>
     sum
 }
 
+/// Leases that began with the same statement on the same route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallSiteView {
+    /// Route, if tagged.
+    pub route: Option<Arc<str>>,
+    /// Where in the application, as it said last.
+    pub call_site: Option<Arc<str>>,
+    /// Fingerprint of the first statement; 0 = not known.
+    pub fingerprint: u64,
+    /// Leases so far, since the call site was first seen or last forgotten.
+    pub leases: u64,
+    /// Σ hold of these.
+    pub held: Duration,
+    /// Σ active of these.
+    pub active: Duration,
+    /// Σ of the longest pause in each of their transactions.
+    pub gaps: Duration,
+    /// 99 in a hundred were held no longer lately; `None` before 100 are known.
+    pub hold_p99: Option<Duration>,
+    /// 99 in a hundred paused no longer in their transaction; `None` before 100 are known.
+    pub gap_p99: Option<Duration>,
+    /// The most often that one lease ran one statement, of those it ran last.
+    pub repeats: u32,
+    /// Leak cases opened.
+    pub leaks: u64,
+}
+
+impl CallSiteView {
+    /// Σ of what its leases were held while no statement ran.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        self.held.saturating_sub(self.active)
+    }
+
+    /// Active over held; 0 of nothing.
+    #[must_use]
+    pub fn efficiency(&self) -> f64 {
+        let held = self.held.as_secs_f64();
+        if held > 0.0 { self.active.as_secs_f64() / held } else { 0.0 }
+    }
+}
+
 /// One tenant in one pool.
 #[derive(Debug, Clone)]
 pub struct TenantView {
@@ -200,6 +242,8 @@ pub struct RequestView {
     pub rejections: u32,
     /// Whether the client ended it.
     pub ended: bool,
+    /// How often it ran the statement that it ran most often, as far as is known.
+    pub repeats: u32,
 }
 
 /// One held lease.

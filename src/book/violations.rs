@@ -212,7 +212,8 @@ fn of_overstay(why: &Overstay) -> Option<Figures> {
         Overstay::Age { age, limit, .. } => (Dim::B10, millis(*age), millis(*limit)),
         Overstay::Idle { idle, limit, .. } => (Dim::B11, millis(*idle), millis(*limit)),
         Overstay::DbTime { used, limit } => (Dim::B3, millis(*used), millis(*limit)),
-        Overstay::Deadlock { .. } => return None,
+        // Told as what they are: cases of their own.
+        Overstay::Deadlock { .. } | Overstay::Leaked { .. } | Overstay::Pinned { .. } => return None,
     })
 }
 

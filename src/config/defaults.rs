@@ -33,9 +33,26 @@ impl Default for Config {
             tenant_default: TenantRule::default(),
             tenants: BTreeMap::new(),
             classes: super::class::built_in(),
-            leak: Leak { hold: Some(seconds(30)), idle: Some(seconds(10)), statement_text: false },
+            leak: Leak::default(),
             drain: Drain { notice: Duration::ZERO, deadline: seconds(25) },
             log: Log { format: LogFormat::Text, level: "info".to_owned() },
+        }
+    }
+}
+
+impl Default for Leak {
+    fn default() -> Self {
+        Leak {
+            hold: Some(seconds(30)),
+            idle: Some(seconds(10)),
+            leaked: Some(seconds(10)),
+            leaked_alone: Some(seconds(60)),
+            pinned: Some(seconds(300)),
+            pinned_close: Some(seconds(1_800)),
+            adaptive: true,
+            mode: Mode::Warn,
+            force: false,
+            statement_text: false,
         }
     }
 }

@@ -282,6 +282,7 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
         Key::spread("mode.default", MODES, |config: &mut Config, mode| {
             config.budget.set_modes(mode);
             config.tenant_default.mode = mode;
+            config.leak.mode = mode;
         }),
         key!(Config, "mode.warned_since", OrOff(Day), warned_since),
         key!(Config, "listen.address", ListOf { each: Address, least: 1 }, listen.addresses).restart(),
@@ -306,6 +307,13 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
     keys.extend([
         key!(Config, "leak.hold", OrOff(span(TICK, 30)), leak.hold),
         key!(Config, "leak.idle", OrOff(span(TICK, 30)), leak.idle),
+        key!(Config, "leak.leaked", OrOff(span(TICK, 30)), leak.leaked),
+        key!(Config, "leak.leaked_alone", OrOff(span(TICK, 30)), leak.leaked_alone),
+        key!(Config, "leak.pinned", OrOff(span(TICK, 30)), leak.pinned),
+        key!(Config, "leak.pinned_close", OrOff(span(TICK, 30)), leak.pinned_close),
+        key!(Config, "leak.adaptive", Flag, leak.adaptive),
+        key!(Config, "leak.mode", MODES, leak.mode),
+        key!(Config, "leak.force", Flag, leak.force),
         key!(Config, "leak.statement_text", Flag, leak.statement_text),
         key!(Config, "drain.notice", span(0, 1), drain.notice),
         key!(Config, "drain.deadline", span(TICK, 1), drain.deadline),

@@ -336,6 +336,18 @@ pub enum Mode {
     Enforce,
 }
 
+impl Mode {
+    /// As in the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Observe => "observe",
+            Mode::Warn => "warn",
+            Mode::Enforce => "enforce",
+        }
+    }
+}
+
 /// `[budget.request]`, `[budget.transaction]` and `[budget.statement]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budgets {
@@ -430,10 +442,24 @@ pub struct TenantRule {
 /// `[leak]`: budgets.md §5.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leak {
-    /// A lease held this long is reported as a long hold; `None` = never.
+    /// A transaction this old, or a statement running this long, is reported; `None` = never.
     pub hold: Option<Duration>,
     /// A transaction idle this long is reported; `None` = never.
     pub idle: Option<Duration>,
+    /// A transaction idle this long is a leak if something else says so too; `None` = never.
+    pub leaked: Option<Duration>,
+    /// A transaction idle this long is a leak whatever else is known; `None` = never.
+    pub leaked_alone: Option<Duration>,
+    /// A lease that a pin keeps and that does nothing for this long is reported; `None` = never.
+    pub pinned: Option<Duration>,
+    /// And ended, in mode enforce; `None` = never.
+    pub pinned_close: Option<Duration>,
+    /// What is reported sooner, or is a leak later, than said above is learnt from each call site.
+    pub adaptive: bool,
+    /// Whether leaks are ended, or only told.
+    pub mode: Mode,
+    /// Whether they are without having been in mode warn before (budgets.md §2.4).
+    pub force: bool,
     /// Statement texts may appear in reports.
     pub statement_text: bool,
 }

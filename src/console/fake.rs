@@ -2,12 +2,12 @@
 
 use super::source::{Command, Running, Source};
 use crate::backend::trail::fingerprint;
-use crate::book::view::{LeaseView, PoolView, RequestView, TenantView, TimesView, WaiterView};
+use crate::book::view::{CallSiteView, LeaseView, PoolView, RequestView, TenantView, TimesView, WaiterView};
 use crate::book::{
-    Activity, Deadlock, DeadlockKind, Doing, LeakClass, LeakEvent, LeaseId, Outcome, PoolId, Resolution,
-    SessionId, Usage, View,
+    Activity, Deadlock, DeadlockKind, Doing, Evidence, LeakClass, LeakEvent, LeaseId, Outcome, PoolId,
+    Resolution, SessionId, Threshold, Usage, View,
 };
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::metrics::{Connect, Login, Metrics};
 use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, PreparedRow, StatementTrace};
 use crate::session::registry::ClientRow;
@@ -113,6 +113,8 @@ fn pool(id: u32, user: &str, share: u64) -> PoolView {
             client_parses: 200 * share,
             server_parses: 10 * share,
             binds: 4_000 * share,
+            gap: Duration::ZERO,
+            repeats: 0,
         },
         held: Duration::from_secs(35 * id as u64 + if id == 0 { 35 } else { 0 }),
         waited: Duration::from_secs(share),
@@ -187,6 +189,7 @@ fn request(id: &str, now: Instant) -> RequestView {
         statements: 52,
         rejections: 2,
         ended: !first,
+        repeats: if first { 6 } else { 1 },
     }
 }
 
@@ -211,13 +214,18 @@ fn leak(id: u64, class: LeakClass, outcome: Outcome) -> LeakEvent {
         class,
         outcome,
         action: "report",
-        threshold: ms(10_000),
+        mode: Mode::Warn,
+        threshold: Threshold::fixed(ms(10_000)),
+        evidence: if open { Evidence::REQUEST_ENDED } else { Evidence::NONE },
         reported: Instant::now(),
         held: ms(10_100),
+        active: ms(38),
         idle: ms(10_000),
         tx_age: ms(10_050),
         tag: tag("acme", open.then_some("req-1")),
         request_leases: 26,
+        request_peak: 3,
+        request_ended: open,
         waiters: usize::from(open),
         oldest_wait: ms(300),
     }
@@ -293,6 +301,23 @@ impl Source for Fake {
             last_fp: Some(last_fp.into()),
         };
         HashMap::from([(1, detail(4700, "0000000000000001")), (2, detail(4711, "0000000000000002"))])
+    }
+
+    fn callsites(&self) -> Vec<CallSiteView> {
+        let site = |route: &str, fingerprint, held, active| CallSiteView {
+            route: Some(route.into()),
+            call_site: Some("orders.service.ts:88".into()),
+            fingerprint,
+            leases: 400,
+            held: Duration::from_secs(held),
+            active: Duration::from_secs(active),
+            gaps: Duration::from_secs(held - active),
+            hold_p99: Some(ms(6_000)),
+            gap_p99: None,
+            repeats: 12,
+            leaks: 3,
+        };
+        vec![site("/api/orders", 0x77ab, 1_200, 12), site("/api/health", 1, 3, 2)]
     }
 
     fn prepared(&self) -> Vec<PreparedRow> {

@@ -1,7 +1,7 @@
 //! What the faces may see and do. The house implements it over pools, registry and configuration;
 //! tests implement it over planted rows.
 
-use crate::book::view::RequestView;
+use crate::book::view::{CallSiteView, RequestView};
 use crate::book::{PoolId, View};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -37,6 +37,8 @@ pub trait Source: Send + Sync + 'static {
     fn leases(&self) -> Vec<LeaseDetail>;
     /// What the book does not know of the leak cases in its view, by case number.
     fn leaks(&self) -> HashMap<u64, LeakDetail>;
+    /// Call sites, the one first whose leases did nothing for longest.
+    fn callsites(&self) -> Vec<CallSiteView>;
     /// The shared prepared statements that sessions have most names for, of all pools.
     fn prepared(&self) -> Vec<PreparedRow>;
     /// Shared prepared statements of each pool, and bytes of their texts and parameter types.

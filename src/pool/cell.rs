@@ -119,6 +119,8 @@ struct Link {
     pin: &'static str,
     active: Duration,
     statements: u64,
+    /// The longest time idle in a transaction so far.
+    gap: Duration,
     /// The backend works on something Bursar injected: a cancel must not hit it.
     injected: bool,
     /// Cancel requests on their way to the backend.
@@ -138,6 +140,17 @@ pub struct OwnLock {
     pub idle: Duration,
 }
 
+impl Link {
+    fn worked(&self) -> Worked {
+        Worked {
+            active: self.active,
+            statements: self.statements,
+            gap: self.gap,
+            repeats: self.trail.repeats(self.statements),
+        }
+    }
+}
+
 fn boxed(own: Own) -> Option<Box<Own>> {
     (own != Own::default()).then(|| Box::new(own))
 }
@@ -149,6 +162,10 @@ pub struct Worked {
     pub active: Duration,
     /// Statements started.
     pub statements: u64,
+    /// The longest time that it was idle in a transaction.
+    pub gap: Duration,
+    /// How often the statement ran that ran most often, of the last ones.
+    pub repeats: u32,
 }
 
 impl Cell {
@@ -256,6 +273,7 @@ impl Cell {
             pin: "",
             active: Duration::ZERO,
             statements: 0,
+            gap: Duration::ZERO,
             injected,
             cancels: 0,
             own_lock: None,
@@ -275,9 +293,11 @@ impl Cell {
         live.since = now;
         let Some(link) = live.link.take() else { return Some(Worked::default()) };
         drop(live);
-        backend.trail = Some(link.trail);
         let last = if was_active { now.saturating_duration_since(since) } else { Duration::ZERO };
-        Some(Worked { active: link.active + last, statements: link.statements })
+        let mut worked = link.worked();
+        worked.active += last;
+        backend.trail = Some(link.trail);
+        Some(worked)
     }
 
     /// The request it works for, if tagged.
@@ -298,18 +318,23 @@ impl Cell {
         live.state = State::Idle;
         live.since = now;
         let link = live.link.take();
-        link.map_or_else(Worked::default, |link| Worked { active: link.active, statements: link.statements })
+        link.map_or_else(Worked::default, |link| link.worked())
     }
 
     /// A statement with this text (its first bytes will do) is being sent.
     pub fn statement(&self, text: &[u8], now: Instant) {
         let mut live = self.live.lock();
+        let mut gap = Duration::ZERO;
         if live.state != State::Leased(Doing::Active) {
+            if live.state == State::Leased(Doing::IdleInTx) {
+                gap = now.saturating_duration_since(live.since);
+            }
             live.state = State::Leased(Doing::Active);
             live.since = now;
         }
         live.requested = Some(now);
         if let Some(link) = &mut live.link {
+            link.gap = link.gap.max(gap);
             link.trail.push(text, now);
             link.statements += 1;
             link.tx_start.get_or_insert(now);

@@ -5,6 +5,7 @@ use super::Pools;
 use super::view::LeakDetail;
 use crate::book::{CLOSED_KEPT, Deadlock, LeakEvent, Outcome, Violation};
 use crate::clock;
+use crate::config::Mode;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -61,12 +62,17 @@ pub(super) fn leak(pools: &Arc<Pools>, event: &LeakEvent) {
             last_fp: detail.and_then(|detail| Some(detail.statements.last()?.fingerprint.clone())),
         })
     });
+    if event.mode == Mode::Observe {
+        return;
+    }
+    let (p99, kappa) = event.threshold.learnt.unwrap_or_default();
     tracing::warn!(
         event = "lease_leak",
         case = event.id,
         class = event.class.name(),
         outcome = event.outcome.name(),
         action = event.action,
+        mode = event.mode.name(),
         pool = pools
             .by_id(event.pool)
             .map_or_else(String::new, |pool| format!("{}/{}", pool.database, pool.user)),
@@ -75,16 +81,24 @@ pub(super) fn leak(pools: &Arc<Pools>, event: &LeakEvent) {
         backend_pid,
         hold_ms = event.held.as_millis() as u64,
         idle_ms = event.idle.as_millis() as u64,
-        active_ms = detail.map_or(0, |detail| detail.active.as_millis() as u64),
+        active_ms = detail.map_or(event.active, |detail| detail.active).as_millis() as u64,
+        efficiency = efficiency(event),
         tx_age_ms = event.tx_age.as_millis() as u64,
-        threshold_ms = event.threshold.as_millis() as u64,
+        threshold_ms = event.threshold.limit.as_millis() as u64,
+        threshold_kind = event.threshold.kind(),
+        p99_ms = p99.as_millis() as u64,
+        kappa,
+        evidence = event.evidence.names().join(","),
         request = event.tag.request.as_deref().unwrap_or(""),
         request_leases = event.request_leases,
+        request_peak = event.request_peak,
+        request_ended = event.request_ended,
         tenant = &*event.tag.tenant,
         user_id = event.tag.user_id.as_deref().unwrap_or(""),
         thread_id = event.tag.thread_id.as_deref().unwrap_or(""),
         session_id = event.tag.session_id.as_deref().unwrap_or(""),
         route = event.tag.route.as_deref().unwrap_or(""),
+        call_site = event.tag.call_site.as_deref().unwrap_or(""),
         application = cell.map_or("", |cell| &*cell.application),
         client = cell.map_or("", |cell| &*cell.client),
         statements,
@@ -92,6 +106,13 @@ pub(super) fn leak(pools: &Arc<Pools>, event: &LeakEvent) {
         oldest_wait_ms = event.oldest_wait.as_millis() as u64,
         "a session holds its backend too long"
     );
+}
+
+/// The part of a lease's time in which statements ran, to four places.
+fn efficiency(event: &LeakEvent) -> f64 {
+    let held = event.held.as_secs_f64();
+    let part = if held > 0.0 { event.active.as_secs_f64() / held } else { 0.0 };
+    (part * 1e4).round() / 1e4
 }
 
 /// Logs one budget that was exceeded.
@@ -141,7 +162,7 @@ pub(super) fn deadlock(pools: &Arc<Pools>, case: &Deadlock) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::book::{LeakClass, LeaseId, PoolId, SessionId};
+    use crate::book::{Evidence, LeakClass, LeaseId, PoolId, SessionId, Threshold};
     use std::time::Duration;
 
     fn event(id: u64, outcome: Outcome) -> LeakEvent {
@@ -153,13 +174,18 @@ mod tests {
             class: LeakClass::IdleInTx,
             outcome,
             action: "report",
-            threshold: Duration::ZERO,
+            mode: Mode::Warn,
+            threshold: Threshold::fixed(Duration::ZERO),
+            evidence: Evidence::NONE,
             reported: clock::now(),
             held: Duration::ZERO,
+            active: Duration::ZERO,
             idle: Duration::ZERO,
             tx_age: Duration::ZERO,
             tag: Arc::default(),
             request_leases: 1,
+            request_peak: 1,
+            request_ended: false,
             waiters: 0,
             oldest_wait: Duration::ZERO,
         }

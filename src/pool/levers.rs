@@ -64,6 +64,12 @@ impl Pools {
         self.book.lock().request(id, clock::now())
     }
 
+    /// What is known of each call site.
+    #[must_use]
+    pub fn callsites(&self) -> Vec<crate::book::view::CallSiteView> {
+        self.book.lock().callsites()
+    }
+
     /// What the book does not know of the leak cases it shows, by case.
     #[must_use]
     pub fn leak_details(&self) -> HashMap<u64, view::LeakDetail> {

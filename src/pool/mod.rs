@@ -225,7 +225,10 @@ impl Pools {
         self.cells.lock().remove(&id);
         let mut book = self.book.lock();
         book.logout(tenant);
-        book.has_left(id);
+        book.has_left(id, clock::now());
+        if let Some(due) = book.hastened() {
+            self.expect_tick(due);
+        }
     }
 
     /// Asks for a lease. Never waits itself: see [`Start::Wait`].
@@ -234,8 +237,7 @@ impl Pools {
         let mut actions = Vec::new();
         let mut wait = None;
         let mut book = self.book.lock();
-        let mut answer =
-            book.checkout(now, claim, |_| Waiter::new(&mut wait), &mut warnings, &mut actions);
+        let mut answer = book.checkout(now, claim, |_| Waiter::new(&mut wait), &mut warnings, &mut actions);
         if let Some(due) = book.hastened() {
             self.expect_tick(due);
         }
@@ -256,13 +258,7 @@ impl Pools {
                     if let Some(object) = self.take_idle(pool) {
                         return Start::Ready(Lease::new(self.clone(), pool.clone(), lease, object), warnings);
                     }
-                    answer = self.idle_vanished(
-                        pool,
-                        lease,
-                        claim,
-                        |_| Waiter::new(&mut wait),
-                        &mut actions,
-                    );
+                    answer = self.idle_vanished(pool, lease, claim, |_| Waiter::new(&mut wait), &mut actions);
                 }
             }
         }
@@ -397,7 +393,11 @@ impl Pools {
 
     /// The client said that its request is over.
     pub fn request_ended(&self, id: &str) {
-        self.book.lock().request_ended(id, clock::now());
+        let mut book = self.book.lock();
+        book.request_ended(id, clock::now());
+        if let Some(due) = book.hastened() {
+            self.expect_tick(due);
+        }
     }
 
     /// Puts a new configuration in force. Pools keep their backends; those whose server, role or

@@ -1,7 +1,7 @@
 //! What the faces see and pull: the house behind [`Source`].
 
 use super::House;
-use crate::book::view::RequestView;
+use crate::book::view::{CallSiteView, RequestView};
 use crate::book::{PoolId, View};
 use crate::clock;
 use crate::config::Config;
@@ -122,6 +122,10 @@ impl Source for Levers {
 
     fn leaks(&self) -> HashMap<u64, LeakDetail> {
         self.house.pools.leak_details()
+    }
+
+    fn callsites(&self) -> Vec<CallSiteView> {
+        self.house.pools.callsites()
     }
 
     fn prepared(&self) -> Vec<PreparedRow> {

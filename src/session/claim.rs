@@ -6,6 +6,7 @@ use super::message::query_text;
 use crate::config::{ClassMatch, Config, STATEMENT_PREFIX};
 use crate::statements::session::Look;
 use crate::wire::frontend::Kind;
+use crate::wire::sql::comment;
 use crate::wire::walk::{HEADER, Header, cstr};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -21,6 +22,12 @@ const BLOCK: usize = 16;
 /// only. Never 0, and not for people: blanks and letters count as they are written, which is cheap.
 fn fingerprint(text: &[u8]) -> u64 {
     let mut hasher = foldhash::fast::FixedState::default().build_hasher();
+    // Tags in a comment are another's each time.
+    let text = match comment::find(text) {
+        Some(found) if text[..found.cut.start].trim_ascii_start().is_empty() => &text[found.cut.end..],
+        Some(found) => &text[..found.cut.start],
+        None => text,
+    };
     let mut rest = &text[..text.len().min(FINGERPRINTED)];
     while let Some(at) = value_in(rest) {
         let len = length_of_value(&rest[at..]);
@@ -113,6 +120,10 @@ mod tests {
         let one = fingerprint(b"SELECT a FROM t1 WHERE id = 1 AND name = 'x' AND b = $1 LIMIT 3");
         let same = |text: &str| fingerprint(text.as_bytes()) == one;
         assert!(same("SELECT a FROM t1 WHERE id = 22.5e7 AND name = 'it''s' AND b = $1 LIMIT 20"));
+        assert!(same(
+            "SELECT a FROM t1 WHERE id = 1 AND name = 'x' AND b = $1 LIMIT 3 /* request_id:r1,route:x */"
+        ));
+        assert!(same("/* request_id:r2 */ SELECT a FROM t1 WHERE id = 1 AND name = 'x' AND b = $1 LIMIT 3"));
         for other in [
             "SELECT b FROM t1 WHERE id = 1 AND name = 'x' AND b = $1 LIMIT 3",
             "SELECT a FROM t2 WHERE id = 1 AND name = 'x' AND b = $1 LIMIT 3",

@@ -7,6 +7,7 @@
 
 mod deadlock;
 mod login;
+mod pinned;
 
 pub use deadlock::own_lock;
 pub use login::{bad_setting, bad_tag, login_result, startup, unknown_tag};
@@ -226,18 +227,21 @@ pub fn overstay(why: &Overstay) -> Report {
         Overstay::DbTime { used, limit } => {
             error("57014", DB_TIME, format!("request used {}.", db_time(used, limit)), LESS_WORK)
         }
-        Overstay::Idle { idle, limit, age, waiting } => error(
-            "25P03",
-            "bursar: transaction rolled back after being idle too long",
-            format!(
-                "idle {} (budget {}) while {}; transaction age {}.",
-                spent(idle),
-                span(limit),
-                waited(waiting),
-                spent(age)
-            ),
-            NO_NETWORK,
-        ),
+        Overstay::Idle { idle, limit, age, waiting } | Overstay::Leaked { idle, limit, age, waiting } => {
+            error(
+                "25P03",
+                "bursar: transaction rolled back after being idle too long",
+                format!(
+                    "idle {} (budget {}) while {}; transaction age {}.",
+                    spent(idle),
+                    span(limit),
+                    waited(waiting),
+                    spent(age)
+                ),
+                NO_NETWORK,
+            )
+        }
+        Overstay::Pinned { idle, limit, pin } => pinned::closed(idle, limit, pin),
         Overstay::Deadlock { backends, requests } => {
             error("40P01", POOL_DEADLOCK, deadlock::tied(backends, requests), RETRY)
         }

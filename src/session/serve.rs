@@ -349,13 +349,18 @@ impl<S: Socket> Session<S> {
     /// A lease is in a transaction for too long. If that is for being idle, it may have ceased to be.
     async fn overstayed(&mut self, why: &Overstay) -> Result<(), End> {
         let busy = self.tracker.is_busy();
-        if busy && matches!(why, Overstay::Idle { .. }) {
+        let idle = matches!(why, Overstay::Idle { .. } | Overstay::Leaked { .. } | Overstay::Pinned { .. });
+        if busy && idle {
             return Ok(());
         }
         if let Some(lease) = &mut self.lease
             && (busy || self.tracker.status() != TxStatus::Idle)
         {
             lease.outcome = Some(Outcome::Reclaimed);
+        }
+        if matches!(why, Overstay::Pinned { .. }) && self.lease.is_some() {
+            // What pins it cannot be taken from under a session without its noticing.
+            return Err(End::Told(Box::new(reply::overstay(why))));
         }
         self.soft_abort(reply::overstay(why)).await
     }

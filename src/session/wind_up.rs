@@ -241,6 +241,7 @@ impl<S: Socket> Session<S> {
 fn settle(lease: &mut Lease, worked: Worked, client_gone: bool) {
     lease.usage.active = worked.active;
     lease.usage.statements = worked.statements;
+    (lease.usage.gap, lease.usage.repeats) = (worked.gap, worked.repeats);
     if client_gone {
         lease.outcome.get_or_insert(Outcome::ClientGone);
     }

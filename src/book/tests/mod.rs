@@ -5,6 +5,7 @@ mod budgets;
 mod capacity;
 mod fair;
 mod leaks;
+mod lognormal;
 mod order;
 mod overload;
 mod requests;
@@ -97,7 +98,7 @@ pub(super) fn setup() -> Setup {
             max_sessions: 1000,
             mode: Mode::Observe,
         },
-        leak: Leak { hold: None, idle: None, statement_text: false },
+        leak: Leak { hold: None, idle: None, leaked: None, pinned: None, ..Leak::default() },
         most_ever: 0,
         max_ever: 0,
         parallel_ever: 0,

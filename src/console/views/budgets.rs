@@ -1,7 +1,7 @@
 //! SHOW BUDGETS: limits and modes from the configuration, outcomes from the book.
 
 use super::{View, row};
-use crate::config::{Budgets, Config, Mode, PoolRules, Reserve, Share, TenantRule, Timed};
+use crate::config::{Budgets, Config, PoolRules, Reserve, Share, TenantRule, Timed};
 use crate::console::table::{Row, Value, int, text};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -104,7 +104,8 @@ const ALWAYS: &str = "enforce";
 
 fn limits(config: &Config, budget: &Budgets, tenant: &TenantRule) -> Vec<Limit> {
     let row = |dimension, what, unit, limit, mode| Limit { dimension, what, unit, limit, mode };
-    let of_time = |dimension, what, timed: &Timed| row(dimension, what, "ms", times(timed), mode(timed.mode));
+    let of_time =
+        |dimension, what, timed: &Timed| row(dimension, what, "ms", times(timed), timed.mode.name());
     let pool_pins = over_pools(config, |pool| share(pool.max_pins));
     let pins = format!("{} per tenant, {pool_pins} in all", tenant.max_pins);
     let sessions = format!("{} per tenant, {} in all", tenant.max_sessions, config.listen.max_clients);
@@ -122,10 +123,10 @@ fn limits(config: &Config, budget: &Budgets, tenant: &TenantRule) -> Vec<Limit> 
     let (min, weight) = (tenant.min.to_string(), tenant.weight.to_string());
     let concurrent = budget.max_concurrent.to_string();
     let retries = "20% of the leases and 10/s, over 10 s".to_owned();
-    let tenant_mode = mode(tenant.mode);
+    let tenant_mode = tenant.mode.name();
     vec![
-        row("B1", "leases of a request at once", "leases", concurrent, mode(budget.max_concurrent_mode)),
-        row("B2", "leases of a request in all", "leases", leases, mode(budget.leases_mode)),
+        row("B1", "leases of a request at once", "leases", concurrent, budget.max_concurrent_mode.name()),
+        row("B2", "leases of a request in all", "leases", leases, budget.leases_mode.name()),
         of_time("B3", "database time of a request", &budget.db_time),
         row("B4", "leases of a tenant at once", "leases", share(tenant.max), tenant_mode),
         row("B5", "leases of a tenant before others get their shares", "leases", min, ALWAYS),
@@ -134,7 +135,7 @@ fn limits(config: &Config, budget: &Budgets, tenant: &TenantRule) -> Vec<Limit> 
         row("B8", "waiters of a tenant", "waiters", tenant.queue.to_string(), tenant_mode),
         row("B9", "wait for a lease", "ms", wait, ALWAYS),
         of_time("B10", "age of a transaction", &budget.age),
-        row("B11", "idle in transaction", "ms", idle, mode(budget.idle.mode)),
+        row("B11", "idle in transaction", "ms", idle, budget.idle.mode.name()),
         of_time("B12", "time of a statement", &budget.statement),
         of_time("B13", "a result that the client does not take", &budget.stall),
         row("B14", "leases kept for a class, and its most at once", "leases", classes(config), ALWAYS),
@@ -170,14 +171,6 @@ fn share(share: Share) -> String {
 
 fn times(timed: &Timed) -> String {
     warn_abort(timed.warn.map(seconds), timed.abort.map(seconds))
-}
-
-fn mode(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Observe => "observe",
-        Mode::Warn => "warn",
-        Mode::Enforce => "enforce",
-    }
 }
 
 /// `warn 5s, act 60s`

@@ -3,6 +3,7 @@
 //! PgBouncer's views keep PgBouncer 1.25's columns in its order, Bursar's extras last; what Bursar
 //! does not have is 0 or empty there. In Bursar's own views what does not exist is NULL.
 
+mod advice;
 mod budgets;
 mod bursar;
 mod deadlocks;
@@ -61,6 +62,7 @@ pub static VIEWS: &[&View] = &[
     &bursar::LEASES,
     &bursar::QUEUE,
     &bursar::LEAKS,
+    &advice::CALLSITES,
     &deadlocks::DEADLOCKS,
     &budgets::BUDGETS,
     &bursar::PINS,

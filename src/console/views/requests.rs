@@ -29,6 +29,7 @@ macro_rules! columns {
             int("hold_ms"),
             int("statements"),
             int("rejections"),
+            int("repeats_max"),
         ]
     };
 }
@@ -74,5 +75,6 @@ pub(in crate::console) fn request_row(now: Instant, request: &RequestView) -> Ro
         Value::millis(request.held),
         request.statements,
         request.rejections,
+        request.repeats,
     ]
 }
