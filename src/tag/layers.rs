@@ -278,9 +278,14 @@ impl Tags {
     }
 
     /// The first source of `sources` that has a value.
-    fn first_of(&self, sources: &[TagSource], key: Key, identity: &Identity<'_>) -> Option<Arc<str>> {
+    fn first_of<'a>(
+        &self,
+        sources: &'a [TagSource],
+        key: Key,
+        identity: &Identity<'_>,
+    ) -> Option<(&'a TagSource, Arc<str>)> {
         let plain = |value: &str| (!value.is_empty() && printable(value)).then(|| Arc::from(value));
-        sources.iter().find_map(|source| match source {
+        let value = |source: &TagSource| match source {
             TagSource::Set => self.set_value(key).filter(|value| !value.is_empty()).cloned(),
             TagSource::Startup => self.startup.get(key).cloned().filter(|value| !value.is_empty()),
             TagSource::Comment(name) => self.comment_value(name).cloned(),
@@ -288,16 +293,17 @@ impl Tags {
             TagSource::User => plain(identity.user),
             TagSource::ApplicationName => plain(identity.application_name),
             TagSource::Database => plain(identity.database),
-        })
+        };
+        sources.iter().find_map(|source| Some((source, value(source)?)))
     }
 
     fn compute(&self, rules: &TagRules, identity: &Identity<'_>) -> Tag {
         let number = |key: Key| self.value(key).and_then(|value| value.parse().ok());
+        let tenant = self.first_of(&rules.tenant, Key::Tenant, identity);
         Tag {
-            tenant: self
-                .first_of(&rules.tenant, Key::Tenant, identity)
-                .unwrap_or_else(|| fallback(identity.user)),
-            request: self.first_of(&rules.request, Key::RequestId, identity),
+            has_tenant: tenant.as_ref().is_some_and(|(source, _)| **source != TagSource::User),
+            tenant: tenant.map_or_else(|| fallback(identity.user), |(_, tenant)| tenant),
+            request: self.first_of(&rules.request, Key::RequestId, identity).map(|(_, request)| request),
             user_id: self.value(Key::UserId),
             thread_id: self.value(Key::ThreadId),
             session_id: self.value(Key::SessionId),

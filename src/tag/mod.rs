@@ -143,6 +143,8 @@ fn edits(a: &str, b: &str) -> usize {
 pub struct Tag {
     /// Accounting and fairness principal; never empty.
     pub tenant: Arc<str>,
+    /// Somebody has named that tenant: it is not just the login role.
+    pub has_tenant: bool,
     /// The request, if tagged.
     pub request: Option<Arc<str>>,
     /// `bursar.user_id`
