@@ -116,6 +116,8 @@ families! {
     CONNECTS Counter "bursar_backend_connects_total" ["result"] "Dials to PostgreSQL by result.";
     CONNECT_SECONDS Histogram "bursar_backend_connect_seconds" [] "Time from dial to ready of the dials that succeeded.";
     RESETS Counter "bursar_backend_resets_total" ["kind"] "Used backends made fit for the next session, by how.";
+    ISOLATION Counter "bursar_isolation_violations_total" ["kind"] "Work of different tenants, users or requests that would have mixed, by kind (V1 to V7).";
+    CONTEXT_MISMATCHES Counter "bursar_tenant_context_mismatch_total" [] "Backends closed because they did not have the tenant context that they should.";
     PANICS Counter "bursar_panics_total" [] "Sessions ended by a bug in Bursar.";
     RELOADS Counter "bursar_reloads_total" ["result"] "Reloads of the configuration by result.";
     DRAINING Gauge "bursar_draining" [] "1 while the process is leaving.";
@@ -203,6 +205,25 @@ label! {
         Scrubbed = "scrubbed",
         /// Closed, because scrubbing it was not possible or failed.
         Closed = "closed",
+    }
+}
+label! {
+    /// What mixed work that is to be kept apart (budgets.md §2.7).
+    Isolation {
+        /// A tenant context other than the tag's tenant.
+        V1 = "V1",
+        /// No tenant context where one is required.
+        V2 = "V2",
+        /// One request id, different users.
+        V3 = "V3",
+        /// A backend with state that is not its next session's.
+        V4 = "V4",
+        /// A role that may not act for the tenant.
+        V5 = "V5",
+        /// Another user inside a transaction.
+        V6 = "V6",
+        /// Another request inside a transaction.
+        V7 = "V7",
     }
 }
 label! {
@@ -307,6 +328,10 @@ pub struct Metrics {
     pub resets: Counters<Reset>,
     /// Reloads.
     pub reloads: Counters<Reload>,
+    /// Isolation violations.
+    pub isolation: Counters<Isolation>,
+    /// Backends without the tenant context that they should have.
+    pub context_mismatches: Counter,
     /// Request tags dropped by the stale-tag rule (budgets.md §2.2).
     pub stale_tags: Counter,
     /// Panics caught at the edge of a session.

@@ -65,7 +65,8 @@ fn the_reference_file_has_every_key() {
     }
     // A database takes every pool key; saying them twice would say less.
     let pool = |key: &str| {
-        key.strip_prefix("database.NAME.").is_some_and(|key| seen.contains(&format!("pool.{key}")))
+        key.strip_prefix("database.NAME.")
+            .is_some_and(|key| seen.contains(&format!("pool.{key}")) || seen.iter().any(|other| other == key))
     };
     // Nor is a budget said again for every table that may have its own; B9 is [pool]'s elsewhere.
     let scoped = |key: &str| {
@@ -115,6 +116,58 @@ notice = \"30s\"
              BURSAR_POOL_SIZE?",
         ]
     );
+}
+
+#[test]
+fn a_tenant_context_is_checked_and_inherited() {
+    let text = "\
+[tenant_context]
+key = \"tenant_id\"
+policy = \"lenient\"
+[database.a.tenant_context]
+key = \"bursar.tenant\"
+from = \"tag:class\"
+[database.b.tenant_context]
+key = \"app.id\"
+request_key = \"APP.id\"
+";
+    let name = "expected a setting of your own with a dot in its name, such as \"app.tenant_id\", of at most 63 \
+                bytes and not \"bursar.…\", or \"off\"";
+    assert_eq!(
+        report(text, &[]),
+        [
+            format!("c.toml:2:7: tenant_context.key: \"tenant_id\" is not accepted; {name}"),
+            "c.toml:3:10: tenant_context.policy: \"lenient\" is not accepted; expected one of \"strict\", \
+             \"trusted\", \"off\""
+                .to_owned(),
+            format!("c.toml:5:7: database.a.tenant_context.key: \"bursar.tenant\" is not accepted; {name}"),
+            "c.toml:6:8: database.a.tenant_context.from: \"tag:class\" is not accepted; expected one of \
+             \"tag:tenant\", \"tag:user_id\", \"user\""
+                .to_owned(),
+            "c.toml:9:15: database.b.tenant_context.request_key: sets the same thing as \
+             database.b.tenant_context.key; keep one of them"
+                .to_owned(),
+        ]
+    );
+    let text = "\
+[tenant_context]
+key = \"App.Tenant_Id\"
+policy = \"trusted\"
+[database.\"*\"]
+[database.a.tenant_context]
+policy = \"strict\"
+[database.b.tenant_context]
+policy = \"off\"
+";
+    let config = bursar::config::parse(text, "c.toml", &BTreeMap::new()).expect("a good file");
+    let kept = |name: &str| {
+        let context = config.database(name).expect("a database").pool.tenant_context.clone();
+        (context.kept().map(str::to_owned), context.policy)
+    };
+    let key = || Some("app.tenant_id".to_owned());
+    assert_eq!(kept("any"), (key(), bursar::config::ContextPolicy::Trusted));
+    assert_eq!(kept("a"), (key(), bursar::config::ContextPolicy::Strict));
+    assert_eq!(kept("b"), (None, bursar::config::ContextPolicy::Off));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::target::{Endpoint, Target};
 use super::trail::Trail;
 use crate::clock;
 use crate::net::stream::{Quiet, Stream};
-use crate::state::Set;
+use crate::state::{Set, fence};
 use crate::statements::Held;
 use bytes::Bytes;
 use std::fmt;
@@ -48,6 +48,8 @@ pub struct Backend {
     pub settings: Set,
     /// The shared statements it has.
     pub prepared: Held,
+    /// Whose rows it shows.
+    pub context: fence::Held,
     /// Room for the statements of its next lease.
     pub trail: Option<Box<Trail>>,
     /// Thousandths of the configured lifetime that are this one's, 900 to 1,100: a pool that was
@@ -95,6 +97,7 @@ async fn ready(target: &Target, mut stream: Stream, endpoint: Endpoint) -> Resul
         cancel: Arc::new(CancelHandle { endpoint, pid: login.pid, key: login.key }),
         settings: Set::BASE,
         prepared: Held::default(),
+        context: fence::Held::default(),
         trail: None,
         lifetime_permille: rand::random_range(900..=1100),
     })
@@ -121,6 +124,12 @@ impl Endpoint {
 }
 
 impl Backend {
+    /// Its prepared statements are gone.
+    pub fn lose_statements(&mut self) {
+        self.prepared.clear();
+        self.context.lose_statements();
+    }
+
     /// Looks whether an idle backend is still there and silent; see [`Stream::quiet`].
     #[must_use]
     pub fn poke(&self) -> Quiet {

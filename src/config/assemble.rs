@@ -146,6 +146,7 @@ impl Checks<'_> {
             self.pool("database.\"*\"", &any.pool);
         }
         self.promises(config);
+        self.contexts(config);
         for (name, user) in &config.users {
             self.password(&format!("{}.password", table("user", name)), user, config.auth.method);
         }
@@ -180,6 +181,25 @@ impl Checks<'_> {
     fn pool(&mut self, table: &str, pool: &PoolRules) {
         let (min_idle, size) = (format!("{table}.min_idle"), format!("{table}.size"));
         self.above((&min_idle, Some(pool.min_idle)), (&size, Some(pool.size)), usize::to_string);
+    }
+
+    /// One setting cannot hold both the tenant and the request.
+    fn contexts(&mut self, config: &Config) {
+        let named = config.databases.iter().map(|(name, database)| (table("database", name), database));
+        let any = config.any_database.iter().map(|any| ("database.\"*\"".to_owned(), any));
+        let pools = named.chain(any).map(|(table, database)| (format!("{table}."), &database.pool));
+        for (table, pool) in [(String::new(), &config.pool)].into_iter().chain(pools) {
+            let context = &pool.tenant_context;
+            let key = |name: &str| format!("{table}tenant_context.{name}");
+            if context.key.is_none() || context.key != context.request_key {
+                continue;
+            }
+            // Where neither was written here both are inherited, and the fault is the parent's.
+            let place = self.place(&key("request_key")).or_else(|| self.place(&key("key")));
+            if let Some(place) = place {
+                self.fault(place, &key("request_key"), Wrong::Twice { other: key("key") });
+            }
+        }
     }
 
     /// What tenants and classes are promised must fit into every pool (budgets.md §2.3, B5).

@@ -83,6 +83,8 @@ impl Default for PoolRules {
             max_pins: Share::Percent(20.0),
             policy: Policies::default(),
             replication: ReplicationRule::Refuse,
+            require_tenant_context: false,
+            tenant_context: TenantContext::default(),
             max_wait: seconds(3),
             queue: 10_000,
             deadlock_after: Some(Duration::from_millis(200)),
@@ -150,6 +152,7 @@ impl Default for TenantRule {
             max_pins: 2,
             max_sessions: 1_000,
             mode: Mode::Warn,
+            users: Vec::new(),
         }
     }
 }

@@ -188,6 +188,7 @@ pub(super) fn pool_keys() -> Vec<Key<PoolRules>> {
         key!(PoolRules, "reset", RESETS, reset),
         key!(PoolRules, "max_pins", ShareOf, max_pins),
         key!(PoolRules, "replication", REPLICATION, replication),
+        key!(PoolRules, "require_tenant_context", Flag, require_tenant_context),
         key!(PoolRules, "max_wait", span(0, 1), max_wait),
         key!(PoolRules, "queue", count(0, MAX_SESSIONS), queue),
         key!(PoolRules, "deadlock_after", OrOff(span(10, 1)), deadlock_after),
@@ -220,6 +221,34 @@ fn policy_keys() -> Vec<Key<Policies>> {
     ]
 }
 
+/// Keys of `[tenant_context]`, and of the table of that name below `[database.NAME]`.
+fn context_keys() -> impl Iterator<Item = Key<PoolRules>> {
+    const SOURCES: OneOf<ContextSource> = OneOf {
+        words: &[
+            ("tag:tenant", ContextSource::Tenant),
+            ("tag:user_id", ContextSource::UserId),
+            ("user", ContextSource::User),
+        ],
+        later: &[],
+    };
+    const POLICIES: OneOf<ContextPolicy> = OneOf {
+        words: &[
+            ("strict", ContextPolicy::Strict),
+            ("trusted", ContextPolicy::Trusted),
+            ("off", ContextPolicy::Off),
+        ],
+        later: &[],
+    };
+    let keys = vec![
+        key!(TenantContext, "key", OrOff(SettingName), key),
+        key!(TenantContext, "from", SOURCES, from),
+        key!(TenantContext, "policy", POLICIES, policy),
+        key!(TenantContext, "request_key", OrOff(SettingName), request_key),
+    ];
+    keys.into_iter()
+        .map(|k| k.within("tenant_context", |r: &PoolRules| &r.tenant_context, |r| &mut r.tenant_context))
+}
+
 /// Keys of `[database.NAME]`.
 pub(super) fn database_keys() -> Vec<Key<Database>> {
     let mut keys = vec![
@@ -230,6 +259,7 @@ pub(super) fn database_keys() -> Vec<Key<Database>> {
         key!(Database, "password", Given(Password), password).secret(),
     ];
     keys.extend(pool_keys().into_iter().map(|key| key.within("", |d: &Database| &d.pool, |d| &mut d.pool)));
+    keys.extend(context_keys().map(|key| key.within("", |d: &Database| &d.pool, |d| &mut d.pool)));
     keys
 }
 
@@ -251,6 +281,7 @@ pub(super) fn tenant_keys() -> Vec<Key<TenantRule>> {
         key!(TenantRule, "max_pins", count(0, 1_000_000), max_pins),
         key!(TenantRule, "max_sessions", count(0, 1_000_000), max_sessions),
         key!(TenantRule, "mode", MODES, mode),
+        key!(TenantRule, "users", ListOf { each: NAME, least: 0 }, users),
     ]
 }
 
@@ -304,6 +335,7 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
     keys.extend(
         budget_keys().into_iter().map(|k| k.within("budget", |c: &Config| &c.budget, |c| &mut c.budget)),
     );
+    keys.extend(context_keys().map(|key| key.within("", |c: &Config| &c.pool, |c| &mut c.pool)));
     keys.extend([
         key!(Config, "leak.hold", OrOff(span(TICK, 30)), leak.hold),
         key!(Config, "leak.idle", OrOff(span(TICK, 30)), leak.idle),
@@ -390,7 +422,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "server.tls",
     "tag.tenant_keys",
     "tenant.NAME.burst",
-    "tenant_context",
     "tls",
 ];
 

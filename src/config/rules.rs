@@ -271,6 +271,28 @@ impl Rule for Text {
     }
 }
 
+/// The name of a setting of an application's own, kept in lower case: PostgreSQL compares so.
+pub(super) struct SettingName;
+
+impl Rule for SettingName {
+    type Value = String;
+    fn read(&self, raw: &Raw) -> Option<String> {
+        let name = raw.text()?.trim().to_ascii_lowercase();
+        let part = |part: &str| {
+            part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        };
+        let fits = name.len() <= 63 && name.contains('.') && name.split('.').all(part);
+        (fits && !name.starts_with("bursar.")).then_some(name)
+    }
+    fn show(&self, value: &String) -> String {
+        value.clone()
+    }
+    fn expected(&self) -> String {
+        "a setting of your own with a dot in its name, such as \"app.tenant_id\", of at most 63 bytes and not \"bursar.…\"".to_owned()
+    }
+}
+
 /// A password, hash or verifier: shown only as being there.
 pub(super) struct Password;
 

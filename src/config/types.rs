@@ -229,6 +229,52 @@ pub struct Policies {
     pub load: Policy,
 }
 
+/// Where the tenant that row-level security is told comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ContextSource {
+    /// The tenant tag, as a client, its start-up packet or its user name's suffix has named it; the plain
+    /// login role is no tenant.
+    #[default]
+    Tenant,
+    /// `bursar.user_id`
+    UserId,
+    /// The login role: one role for each tenant.
+    User,
+}
+
+/// How the tenant context is kept (wire.md C4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ContextPolicy {
+    /// Not at all.
+    Off,
+    /// Set when another tenant's lease begins.
+    Trusted,
+    /// Set at every lease, taken back and verified at its end.
+    #[default]
+    Strict,
+}
+
+/// `[tenant_context]`: what Bursar sets for row-level security (budgets.md §4.5).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TenantContext {
+    /// The setting that policies read, in lower case; `None` = no context at all.
+    pub key: Option<String>,
+    /// What its value is.
+    pub from: ContextSource,
+    /// How it is kept.
+    pub policy: ContextPolicy,
+    /// A setting that gets the request tag as well.
+    pub request_key: Option<String>,
+}
+
+impl TenantContext {
+    /// The setting, where one is to be kept.
+    #[must_use]
+    pub fn kept(&self) -> Option<&str> {
+        self.key.as_deref().filter(|_| self.policy != ContextPolicy::Off)
+    }
+}
+
 /// What becomes of a client that asks for a replication connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplicationRule {
@@ -262,6 +308,10 @@ pub struct PoolRules {
     pub policy: Policies,
     /// Whether replication connections are let in.
     pub replication: ReplicationRule,
+    /// V2 (budgets.md §2.7): a statement of a session without a tenant is refused.
+    pub require_tenant_context: bool,
+    /// `[tenant_context]`, which a `[database.NAME.tenant_context]` overrides.
+    pub tenant_context: TenantContext,
     /// B9: how long a checkout waits before ERROR 53300; always enforced.
     pub max_wait: Duration,
     /// Waiters in this pool (B15); always enforced.
@@ -437,6 +487,8 @@ pub struct TenantRule {
     pub max_sessions: u32,
     /// Mode of B4, B8, B17 and B18.
     pub mode: Mode,
+    /// V5: login roles that may act for it; none named: any.
+    pub users: Vec<String>,
 }
 
 /// `[leak]`: budgets.md §5.

@@ -308,6 +308,8 @@ fn process(source: &dyn Source) -> Vec<MetricFamily> {
         family(&metrics::CONNECTS, by(counted.connects().all())),
         family(&metrics::CONNECT_SECONDS, [Sample(vec![], connects)]),
         family(&metrics::RESETS, by(counted.resets.all())),
+        family(&metrics::ISOLATION, by(counted.isolation.all())),
+        family(&metrics::CONTEXT_MISMATCHES, [sample!(=> counted.context_mismatches.get())]),
         family(&metrics::PANICS, [sample!(=> counted.panics.get())]),
         family(&metrics::RELOADS, by(counted.reloads.all())),
         family(&metrics::DRAINING, [sample!(=> u8::from(source.draining()))]),

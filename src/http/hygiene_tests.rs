@@ -136,6 +136,8 @@ fn promised_names_are_kept() {
         bursar_rejections_total counter pool sqlstate\n\
         bursar_leaks_total counter class action outcome\n\
         bursar_deadlocks_total counter kind resolution\n\
+        bursar_isolation_violations_total counter kind\n\
+        bursar_tenant_context_mismatch_total counter\n\
         bursar_stale_tags_total counter\n\
         bursar_untagged_leases_total counter pool\n\
         bursar_backend_connects_total counter result\n\

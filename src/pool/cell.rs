@@ -31,6 +31,8 @@ pub enum Order {
     Warn(LeaseId, Warning),
     /// End with FATAL 57P01 now.
     Kill,
+    /// The same, because the session keeps mixing what is to be kept apart.
+    Expel,
     /// End with FATAL 57P01 as soon as no transaction is open.
     Drain,
     /// A cancel that was under way has been delivered: the backend may be given back.

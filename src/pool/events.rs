@@ -2,10 +2,13 @@
 //! doors know is kept for SHOW LEAKS, because the session may be gone before anybody looks.
 
 use super::Pools;
+use super::cell::Cell;
 use super::view::LeakDetail;
 use crate::book::{CLOSED_KEPT, Deadlock, LeakEvent, Outcome, Violation};
 use crate::clock;
 use crate::config::Mode;
+use crate::metrics::{Isolation, Label};
+use crate::tag::Tag;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -133,6 +136,24 @@ pub(super) fn violation(pools: &Arc<Pools>, violation: &Violation) {
         limit = violation.limit,
         suppressed = violation.suppressed,
         "a budget was exceeded"
+    );
+}
+
+/// Logs one isolation violation of a session.
+pub fn isolation(kind: Isolation, cell: &Cell, tag: &Tag, repeated: bool) {
+    tracing::warn!(
+        event = "isolation_violation",
+        kind = kind.name(),
+        pool = format!("{}/{}", cell.database, cell.user),
+        session = cell.id.0,
+        tenant = &*tag.tenant,
+        request = tag.request.as_deref().unwrap_or(""),
+        user_id = tag.user_id.as_deref().unwrap_or(""),
+        route = tag.route.as_deref().unwrap_or(""),
+        application = &*cell.application,
+        client = &*cell.client,
+        repeated,
+        "work that is to be kept apart would have mixed"
     );
 }
 

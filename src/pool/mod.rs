@@ -38,8 +38,9 @@ use crate::book::{
 use crate::clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::state::fence::Fence;
 use crate::state::{self};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use cell::Cell;
 use lease::Lease;
 pub use one::{Greeting, Pool};
@@ -184,6 +185,7 @@ impl Pools {
             user: key.1.clone(),
             lifetime: one::Lifetime::of(&rules),
             store: Store::new(target, config.server.max_backends, rules.reuse),
+            fence: ArcSwapOption::new(Fence::of(&rules.tenant_context).map(Arc::new)),
             rules: ArcSwap::new(Arc::new(rules)),
             statements: Mutex::default(),
             greetings: Mutex::default(),

@@ -3,9 +3,10 @@
 use crate::backend::{Backend, CancelHandle, Store, Target};
 use crate::book::PoolId;
 use crate::config::PoolRules;
+use crate::state::fence::Fence;
 use crate::state::{Set, SetKey};
 use crate::statements;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ pub struct Pool {
     /// Role as the client names it.
     pub user: Arc<str>,
     pub(super) rules: ArcSwap<PoolRules>,
+    pub(super) fence: ArcSwapOption<Fence>,
     pub(super) lifetime: Lifetime,
     pub(super) store: Store,
     /// The prepared statements that its sessions share.
@@ -75,6 +77,7 @@ impl Pool {
     /// Puts new rules in force.
     pub(super) fn set_rules(&self, rules: PoolRules) {
         self.lifetime.0.store(nanos(&rules), Ordering::Relaxed);
+        self.fence.store(Fence::of(&rules.tenant_context).map(Arc::new));
         self.rules.store(Arc::new(rules));
     }
 
@@ -82,6 +85,12 @@ impl Pool {
     #[must_use]
     pub fn rules(&self) -> Arc<PoolRules> {
         self.rules.load_full()
+    }
+
+    /// What its sessions' rows are fenced by, if anything.
+    #[must_use]
+    pub fn fence(&self) -> Option<Arc<Fence>> {
+        self.fence.load_full()
     }
 
     /// Where its backends are.

@@ -104,6 +104,7 @@ impl<S> Session<S> {
         if local && self.lease.is_none() && self.tracker.status() == TxStatus::Idle {
             return Ok(()); // SET LOCAL outside a transaction has no effect
         }
+        self.may_retag(key, value)?;
         let scope = if local { tag::Scope::Local } else { tag::Scope::Session };
         let set = self.tags.set(scope, key, value, self.now);
         set.map_err(|error| reply::bad_tag(&error))?;

@@ -271,6 +271,12 @@ impl<S> Session<S> {
                 let refused = matches!(error_field(body, b'C'), Some(b"25P02" | b"57014"));
                 let deallocated = front.is_some_and(|op| op.deallocates_all) && !refused;
                 if give == Give::InjectedError {
+                    if front.is_some_and(|op| op.injected == Some(Injected::Fence)) {
+                        // Nothing that follows is an answer for the client.
+                        self.linked.unfenced =
+                            Some(String::from_utf8_lossy(error_field(body, b'M').unwrap_or_default()).into());
+                        return Err(Desync(kind));
+                    }
                     self.linked.injected_error = true;
                 }
                 if deallocated {
@@ -327,6 +333,10 @@ impl<S> Session<S> {
         if self.linked.injected && !self.tracker.is_own_work() {
             self.set_injected(false);
         }
+        if op.is_some_and(|op| op.injected == Some(Injected::Fence)) {
+            // Nothing of the client's has ended.
+            return Ok(false);
+        }
         self.linked.at_ready = true;
         let idle = self.tracker.status() == TxStatus::Idle;
         if idle && std::mem::take(&mut self.linked.altered) {
@@ -351,6 +361,7 @@ impl<S> Session<S> {
             return Ok(false);
         }
         self.end_cut();
+        self.linked.context_due = idle && self.fence.is_some();
         self.linked.text_noted = false;
         self.linked.deallocating = false;
         self.linked.uses.clear();

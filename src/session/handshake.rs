@@ -26,6 +26,7 @@ use crate::net::lane::Lane;
 use crate::pool::cell::Cell;
 use crate::pool::{Greeting, Pools};
 use crate::state::Set;
+use crate::state::fence::Fence;
 use crate::statements::Planner;
 use crate::statements::session::Statements;
 use crate::tag::{self, Key, Scope, Tag, Tags};
@@ -201,6 +202,9 @@ impl Prepared {
             lazy_begin: super::begins_lazily(&rules, rules.mode),
             planner: (Set::BASE, Planner::default()),
             policy: Masks::of(&rules, rules.mode, &visitor.pools.config()),
+            guarded: super::fence::guards(&rules, &visitor.pools.config()),
+            fence: self.pool.fence(),
+            violations: 0,
             reads_statements: super::claim::reads_statements(&visitor.pools.config()),
             now: clock::now(),
             client,
@@ -253,6 +257,7 @@ async fn meet<S: Socket>(stream: &mut S, visitor: &Visitor<'_>) -> Result<Met, R
     }
     let (user, suffix) = login_name(visitor, &startup.user);
     authenticate(stream, &mut intake, visitor, &user, &mut out).await?;
+    may_set(visitor, &startup)?;
     if startup.replication != Replication::No {
         let opened = replication::open(visitor, startup, user, suffix, intake.leftover(), out).await?;
         return Ok(Met::Replication(Box::new(opened)));
@@ -330,6 +335,19 @@ fn may_administer(visitor: &Visitor<'_>, user: &str) -> bool {
         visitor.local && config.auth.method == AuthMethod::Trust
     } else {
         config.admin.users.iter().any(|admin| admin == user)
+    }
+}
+
+/// The tenant context is not a client's to set, in whatever form its first packet says it.
+fn may_set(visitor: &Visitor<'_>, startup: &Startup) -> Result<(), Refused> {
+    let database = visitor.pools.config().database(&startup.database);
+    let Some(fence) = database.and_then(|database| Fence::of(&database.pool.tenant_context)) else {
+        return Ok(());
+    };
+    let reserved = |name: &str| fence.keys().any(|key| key.eq_ignore_ascii_case(name));
+    match startup.parameters.iter().find(|parameter| reserved(&parameter.name)) {
+        Some(parameter) => Err(Refused::Told(reply::isolation::reserved_at_login(&parameter.name))),
+        None => Ok(()),
     }
 }
 

@@ -26,6 +26,7 @@
 //! | `overrun` | statements that are over their budget: cancelled, in whose words |
 //! | [`passthrough`] | a replication connection, outside the pools |
 //! | `policy` | what a session may leave on a backend |
+//! | `fence` | the tenant context of row-level security: given with a lease, taken back after it |
 //! | `settings` | what a session sets, resets and leaves: noted, asked for, carried on |
 //! | `stall` | clients that do not take their results |
 //! | `private` | Bursar's own words with a backend: questions, rollback, scrub |
@@ -39,6 +40,7 @@ mod answers;
 pub mod cancel;
 mod claim;
 mod down;
+mod fence;
 pub mod handshake;
 pub mod locals;
 mod message;
@@ -67,6 +69,7 @@ use crate::pool::cell::Cell;
 use crate::pool::lease::Lease;
 use crate::pool::{Pool, Pools};
 use crate::state::Set;
+use crate::state::fence::{Context, Fence};
 use crate::statements::Planner;
 use crate::statements::session::Statements;
 use crate::tag::Tags;
@@ -108,6 +111,12 @@ pub struct Session<S> {
     /// What of which settings prepared statements depend on.
     planner: (Set, Planner),
     policy: policy::Masks,
+    /// What tells row-level security whose rows to show.
+    fence: Option<Arc<Fence>>,
+    /// Not everybody may have a lease.
+    guarded: bool,
+    /// How often it has mixed what is to be kept apart.
+    violations: u8,
     /// Classes are recognised by first statements.
     reads_statements: bool,
 
@@ -192,6 +201,12 @@ struct Glance {
 struct Linked {
     /// What the session has left on it.
     traces: Traces,
+    /// Whose rows it shows.
+    context: Context,
+    /// To be given to it again before the next statement, with which a transaction begins.
+    context_due: bool,
+    /// It could not be given, for this.
+    unfenced: Option<Box<str>>,
     /// Every SET in the text of what the unnamed portal was bound to is a local one.
     portal_local: bool,
     /// So of these named portals.

@@ -420,7 +420,7 @@ impl<S> Session<S> {
     pub(super) fn forget_statements(&mut self) {
         self.statements.forget_names();
         if let Some(lease) = &mut self.lease {
-            lease.backend().prepared.clear();
+            lease.backend().lose_statements();
         }
     }
 }

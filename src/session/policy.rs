@@ -9,6 +9,7 @@ use super::message::query_text;
 use super::reply::{self, Fault};
 use super::tracker::{Injected, OpKind};
 use crate::config::{Config, Mode, Policies, Policy, PoolMode, PoolRules};
+use crate::wire::error::Report;
 use crate::wire::frontend::Kind;
 use crate::wire::sql::scan::{Traces, scan};
 use crate::wire::walk::{HEADER, cstr};
@@ -90,9 +91,17 @@ impl<S> Session<S> {
             let Err(refusal) = self.pools.may_pin(self.pool.id, &tag.tenant) else { return false };
             reply::refusal(&refusal)
         };
-        if kind == Kind::Parse {
-            self.refuse_here(OpKind::Parse, total, BytesMut::new(), &report);
-            return true;
+        self.refuse_message(kind, total, &report);
+        true
+    }
+
+    /// Refuses a message that asks for something of a backend, where and as the server would: in a
+    /// transaction it fails the transaction.
+    pub(super) fn refuse_message(&mut self, kind: Kind, total: usize, report: &Report) {
+        self.glanced = None;
+        if !matches!(kind, Kind::Query | Kind::FunctionCall) {
+            let op = if kind == Kind::Parse { OpKind::Parse } else { OpKind::Execute };
+            return self.refuse_here(op, total, BytesMut::new(), report);
         }
         if self.lease.is_some() {
             self.up.lane.put(FAIL_QUERY);
@@ -101,7 +110,6 @@ impl<S> Session<S> {
         }
         self.fail_unleased();
         self.make_up(OpKind::Query, total, |_, out| report.encode(out));
-        true
     }
 }
 

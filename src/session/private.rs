@@ -97,6 +97,11 @@ async fn ask(backend: &mut Backend, buffers: &Buffers, text: &[u8]) -> Result<An
 async fn converse(backend: &mut Backend, buffers: &Buffers, text: &[u8]) -> Result<Said, Trouble> {
     let mut lane = Lane::new(buffers.clone());
     lane.make(|out| query(out, text));
+    exchange(backend, lane).await
+}
+
+/// Sends what is staged, which ends with a Query or a Sync, and reads up to its ReadyForQuery.
+async fn exchange(backend: &mut Backend, mut lane: Lane) -> Result<Said, Trouble> {
     let talk = async {
         poll_fn(|cx| lane.poll_flush(cx, &mut backend.stream)).await.map_err(|_| Trouble::Gone)?;
         let mut said = Said::default();
@@ -213,10 +218,39 @@ pub(super) async fn scrub(
         insist(backend, buffers, &text).await?;
     }
     if all || text::clears_statements(traces) {
-        backend.prepared.clear();
+        backend.lose_statements();
     }
     if all || text::clears_settings(traces) {
         backend.settings = Set::BASE;
+        backend.context.doubt();
     }
     Ok(())
+}
+
+/// Takes the tenant context back, and looks whether it is gone.
+///
+/// # Errors
+/// It is not known to be, and the backend must be closed.
+pub(super) async fn deny(backend: &mut Backend, buffers: &Buffers) -> Result<(), Trouble> {
+    for _ in 0..TRIES {
+        let mut lane = Lane::new(buffers.clone());
+        let Some(columns) = lane.make(|out| backend.context.write_deny(out)) else { return Ok(()) };
+        let said = exchange(backend, lane).await?;
+        match said {
+            // A cancel that was meant for a statement before, or a timeout of the session's.
+            Said { refused: Some(body), .. } if error_field(&body, b'C') == Some(b"57014") => {}
+            Said { refused: Some(body), .. } => return Err(Trouble::Refused(body)),
+            Said { status: Some(TxStatus::Idle), answer, .. } => {
+                let empty = |value: &Option<Bytes>| value.as_deref() == Some(b"");
+                let all = |row: &Row| row.len() == columns && row.iter().all(empty);
+                if !matches!(&answer.rows[..], [Some(row)] if all(row)) {
+                    return Err(Trouble::Senseless);
+                }
+                backend.context.denied();
+                return Ok(());
+            }
+            _ => return Err(Trouble::Senseless),
+        }
+    }
+    Err(Trouble::Slow)
 }

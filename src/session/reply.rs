@@ -6,6 +6,7 @@
 //! connection closes. Nothing here decides whether something is a fault, or sends it.
 
 mod deadlock;
+pub mod isolation;
 mod login;
 mod pinned;
 

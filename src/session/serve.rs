@@ -59,6 +59,8 @@ pub(super) enum Slow {
     Queued(Waiting, Arc<Tag>),
     /// Refused.
     Refused(Box<Refusal>),
+    /// Not to be asked for.
+    Forbidden(Box<Report>),
     /// Granted, but the backend has to be asked for something first.
     Unfit(Box<(Lease, Vec<Warning>, Arc<Tag>)>),
 }
@@ -97,6 +99,7 @@ impl<S: Socket> Session<S> {
             Event::Silence => Err(End::Silence),
             Event::Fault(report) => Err(End::Told(report)),
             Event::BackendGone => Err(self.backend_gone()),
+            Event::Desync if self.linked.unfenced.is_some() => Err(self.unfenced()),
             Event::Desync => {
                 tracing::error!(
                     pool = %self.pool.database, session = self.cell.id.0,
@@ -132,6 +135,10 @@ impl<S: Socket> Session<S> {
         let (waiting, tag) = match slow {
             Slow::Queued(waiting, tag) => (waiting, tag),
             Slow::Refused(refusal) => return self.refuse(&refusal),
+            Slow::Forbidden(report) => {
+                self.reject(&report);
+                return Ok(());
+            }
             Slow::Unfit(unfit) => return Box::pin(self.adopt_unfit(unfit)).await,
         };
         self.cell.set_waiting(true, &tag, self.now);
@@ -214,6 +221,7 @@ impl<S: Socket> Session<S> {
                             Order::Kill | Order::Drain => {
                                 return Err(End::fault(&Fault::Shutdown));
                             }
+                            Order::Expel => return Err(End::Told(Box::new(reply::isolation::expelled()))),
                             Order::End(..) | Order::Cancel(..) | Order::Warn(..) | Order::CancelDone => {}
                         }
                     }
@@ -330,6 +338,7 @@ impl<S: Socket> Session<S> {
                 Order::Warn(lease, warning) if self.holds(lease) => self.warn(&warning),
                 Order::CancelDone => self.cut_delivered(),
                 Order::Kill => return Err(End::fault(&Fault::Shutdown)),
+                Order::Expel => return Err(End::Told(Box::new(reply::isolation::expelled()))),
                 Order::Drain if !self.tracker.is_busy() && self.tracker.status() == TxStatus::Idle => {
                     return Err(End::fault(&Fault::Shutdown));
                 }
@@ -443,6 +452,9 @@ impl<S> Session<S> {
         let now = self.now;
         self.renew_config();
         let tag = self.resolve(now);
+        if self.guarded {
+            self.may_run(&tag).map_err(|report| Slow::Forbidden(Box::new(report)))?;
+        }
         let (fingerprint, statement) = self.first_statement();
         let claim =
             Claim { session: self.cell.id, pool: self.pool.id, tag, login: false, fingerprint, statement };
@@ -474,6 +486,8 @@ impl<S> Session<S> {
             self.max_prepared = prepared_cap(&rules);
             self.lazy_begin = begins_lazily(&rules, self.mode);
             self.policy = Masks::of(&rules, self.mode, &self.config);
+            self.fence = self.pool.fence();
+            self.guarded = super::fence::guards(&rules, &self.config);
             self.reads_statements = super::claim::reads_statements(&self.config);
             self.tags.invalidate();
         }
@@ -487,6 +501,9 @@ impl<S> Session<S> {
         self.statements.moved();
         let id = lease.id();
         let backend = lease.backend();
+        if self.fence.is_some() || backend.context.is_kept() {
+            self.fence_lease(backend, tag);
+        }
         if backend.settings != self.settings {
             let difference = text::difference(&backend.settings, &self.settings);
             backend.settings = self.settings.clone();

@@ -140,6 +140,7 @@ impl<S> Session<S> {
         if touched.unknown {
             self.linked.traces = self.linked.traces.with(Traces::HIDDEN);
         }
+        self.doubt_context();
         let changes = self.linked.changes.get_or_insert_default();
         changes.noted = true;
         changes.lease.then(touched.clone());
@@ -150,7 +151,7 @@ impl<S> Session<S> {
     /// sent before is to be settled first.
     pub(super) fn waits_to_reset(&self, text: &[u8], traces: Traces) -> bool {
         traces.any(Traces::SETTING)
-            && self.tracker.is_busy()
+            && self.tracker.is_clients()
             && !self.tracker.is_unsynced()
             && !self.tracker.is_copying_in()
             && touched(text).has_resets()
@@ -162,7 +163,12 @@ impl<S> Session<S> {
         if let Some(changes) = &mut self.linked.changes
             && changes.segment.has_resets()
         {
-            changes.holding = self.startup.settings().iter().any(|(name, _)| changes.segment.is_reset(name));
+            let fenced = self
+                .fence
+                .as_deref()
+                .is_some_and(|fence| fence.keys().any(|key| changes.segment.is_reset(key)));
+            let startup = || self.startup.settings().iter().any(|(name, _)| changes.segment.is_reset(name));
+            changes.holding = fenced || startup();
         }
     }
 
@@ -183,6 +189,7 @@ impl<S> Session<S> {
     /// `DISCARD ALL` has run: of all that the session had on its backend, at most a library is left.
     pub(super) fn note_discard(&mut self) {
         self.linked.traces = self.linked.traces.and(Traces::LOAD);
+        self.doubt_context();
         let changes = self.linked.changes.get_or_insert_default();
         changes.segment.then(Touched { all: true, discard: true, ..Touched::default() });
         self.forget_statements();
@@ -210,7 +217,13 @@ impl<S> Session<S> {
         let middle = self.up.rest > 0 && self.up.keep;
         if due && give == Give::Pass && !middle {
             let reset = |name: &str| changes.segment.is_reset(name);
-            let text = text::restore(&self.startup, status == TxStatus::InTransaction, reset);
+            let mut text = text::restore(&self.startup, status == TxStatus::InTransaction, reset);
+            if let Some(fence) = &self.fence {
+                if !text.is_empty() {
+                    text.push(b';');
+                }
+                fence.restore(&self.linked.context, &mut text);
+            }
             changes.restoring = true;
             // A Query drops the unnamed statement.
             self.statements.unnamed_is_gone();

@@ -103,6 +103,14 @@ impl<S> Session<S> {
             {
                 continue;
             }
+            if self.fence.is_some()
+                && let Some(next) = self.fence_message(kind, total)
+            {
+                match next {
+                    Next::Done => continue,
+                    Next::Stop(stop) => return stop,
+                }
+            }
             let next = match kind {
                 Kind::Terminate => self.terminate(total),
                 Kind::Query => self.query(total),
@@ -229,7 +237,7 @@ impl<S> Session<S> {
     /// found, which is kept where the message has to be looked at again.
     fn link(&mut self, cut: Option<Range<usize>>) -> Result<Option<Range<usize>>, Next> {
         if self.lease.is_some() {
-            return Ok(cut);
+            return if self.fence.is_some() { self.fence_statement(cut) } else { Ok(cut) };
         }
         match self.begin_at_once() {
             Ok(()) if !self.tracker.is_busy() => Ok(cut),

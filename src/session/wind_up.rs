@@ -154,6 +154,9 @@ impl<S: Socket> Session<S> {
         if always || !left.is_none() || self.tracker.status() != TxStatus::Idle {
             return Some(true);
         }
+        if lease.backend().context.is_to_be_denied() {
+            return Some(false);
+        }
         let Some(worked) = self.cell.unlink(lease.backend(), self.now) else { return Some(false) };
         settle(lease, worked, client_gone);
         lease.finish(self.now);
@@ -177,6 +180,16 @@ impl<S: Socket> Session<S> {
             self.pools.metrics.resets.inc(Reset::Scrubbed);
             self.now = clock::now();
         }
+        if lease.backend().context.is_to_be_denied() {
+            self.cell.finished(self.now);
+            if let Err(trouble) = private::deny(lease.backend(), &self.pools.buffers).await {
+                self.pools.metrics.context_mismatches.inc();
+                tracing::warn!(%trouble, "the tenant context of a backend cannot be taken back; it is closed");
+                self.close_lease(lease, client_gone);
+                return;
+            }
+            self.now = clock::now();
+        }
         let worked = loop {
             if let Some(worked) = self.cell.unlink(lease.backend(), self.now) {
                 break worked;
@@ -195,7 +208,7 @@ impl<S: Socket> Session<S> {
             && lease.backend().settings != self.unhurried
         {
             let settings = lease.backend().settings.clone();
-            if text::is_hasty(&settings) {
+            if self.is_hasty(&settings) {
                 return self.leftovers_on(&settings);
             }
             self.unhurried = settings;
@@ -206,7 +219,14 @@ impl<S: Socket> Session<S> {
     /// What is to be scrubbed from a backend that carries `settings`.
     fn leftovers_on(&self, settings: &Set) -> Traces {
         let traces = self.leftovers_of_session();
-        if text::is_hasty(settings) { traces.with(Traces::SETTING) } else { traces }
+        if self.is_hasty(settings) { traces.with(Traces::SETTING) } else { traces }
+    }
+
+    /// Whether statements of Bursar's own would suffer from these settings on an idle backend: cut short,
+    /// or, where there is one that takes a snapshot, made to wait for a safe one.
+    fn is_hasty(&self, settings: &Set) -> bool {
+        let waits = || self.fence.is_some() && settings.value("default_transaction_deferrable").is_some();
+        text::is_hasty(settings) || waits()
     }
 
     fn leftovers_of_session(&self) -> Traces {

@@ -8,6 +8,7 @@
 //!
 //! Values are bytes of the server's encoding, exactly as the server keeps them.
 
+pub mod fence;
 pub mod text;
 
 use crate::statements::Planner;

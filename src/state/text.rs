@@ -117,20 +117,29 @@ pub fn restore(set: &Set, in_transaction: bool, which: impl Fn(&str) -> bool) ->
     settings.sort_by_key(|(name, _)| rank(name));
     let mut text = Vec::new();
     for (name, value) in settings {
+        if !LISTS.contains(&&**name) {
+            set_to(&mut text, name, value);
+            continue;
+        }
         text.extend_from_slice(b"SET ");
         identifier(&mut text, name);
         text.extend_from_slice(b" TO ");
-        if LISTS.contains(&&**name) {
-            for (i, item) in items(value).iter().enumerate() {
-                text.extend_from_slice(if i == 0 { b"" } else { b"," });
-                literal(&mut text, item);
-            }
-        } else {
-            literal(&mut text, value);
+        for (i, item) in items(value).iter().enumerate() {
+            text.extend_from_slice(if i == 0 { b"" } else { b"," });
+            literal(&mut text, item);
         }
         text.push(b';');
     }
     text
+}
+
+/// `SET` of one setting that is no list, with a semicolon behind it.
+pub(super) fn set_to(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(b"SET ");
+    identifier(out, name);
+    out.extend_from_slice(b" TO ");
+    literal(out, value);
+    out.push(b';');
 }
 
 /// The names of a list as PostgreSQL splits one (SplitIdentifierString): quoted ones as they are, others

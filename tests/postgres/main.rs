@@ -25,6 +25,7 @@ mod drivers_rust;
 mod drivers_sqlx;
 mod examples;
 mod fairness;
+mod fence;
 mod hostile;
 mod http;
 mod lazy_begin;

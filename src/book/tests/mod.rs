@@ -97,6 +97,7 @@ pub(super) fn setup() -> Setup {
             max_pins: 1000,
             max_sessions: 1000,
             mode: Mode::Observe,
+            users: Vec::new(),
         },
         leak: Leak { hold: None, idle: None, leaked: None, pinned: None, ..Leak::default() },
         most_ever: 0,

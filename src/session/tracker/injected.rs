@@ -1,7 +1,7 @@
 //! Messages that Bursar sends on its own account: the client sees nothing of them but what is noted.
 
 use super::marker::Marker;
-use super::{Injected, Op, OpKind, Tracker};
+use super::{Copy, Injected, Op, OpKind, Tracker};
 use crate::statements::StatementId;
 
 impl Tracker {
@@ -24,6 +24,25 @@ impl Tracker {
     pub fn inject(&mut self, kind: OpKind, what: Injected) {
         self.unflushed = kind.is_extended();
         self.ops.push_back(Op { injected: Some(what), noted: what == Injected::InPlace, ..Op::new(kind) });
+    }
+
+    /// Bursar sends a segment that sets the tenant context, a Parse of its statement first or not. It
+    /// leaves the transaction status as it is: nothing of the client's waits for its end.
+    pub fn fence(&mut self, parses: bool) {
+        let kinds = [OpKind::Parse, OpKind::Bind, OpKind::Execute, OpKind::Sync];
+        for kind in kinds.into_iter().skip(usize::from(!parses)) {
+            self.inject(kind, Injected::Fence);
+        }
+    }
+
+    /// Whether anything of the client's is outstanding: not only segments of Bursar's own, which change
+    /// nothing about what the client has done.
+    #[must_use]
+    pub fn is_clients(&self) -> bool {
+        let own = |op: &Op| matches!(op.injected, Some(Injected::Fence));
+        let clients = |op: &Op| !own(op) && !op.made_up;
+        self.is_busy()
+            && (self.ops.iter().any(clients) || self.copy != Copy::None || self.marker != Marker::None)
     }
 
     /// Bursar sends a Parse that is sure to fail, of a statement: the error is the client's.

@@ -455,7 +455,7 @@ impl Tracker {
             self.doubt(doubtful, front.kind, intruder);
         }
         Ok(match front.injected {
-            Some(Injected::Segment) => Give::InjectedError,
+            Some(Injected::Segment | Injected::Fence) => Give::InjectedError,
             Some(Injected::Failure) => Give::Suppress,
             _ => Give::Pass,
         })
@@ -508,7 +508,7 @@ impl Tracker {
             _ => return Err(Desync(b'Z')),
         };
         self.queries -= u32::from(op.is_query());
-        self.syncs -= u32::from(op.kind == OpKind::Sync);
+        self.syncs -= u32::from(op.kind == OpKind::Sync && op.injected != Some(Injected::Fence));
         self.ops.pop_front();
         self.failed_query = false;
         if self.marker == Marker::AfterReady {

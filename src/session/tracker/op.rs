@@ -68,6 +68,9 @@ pub enum Injected {
     /// Something that fails on purpose, so that what the client's segment or transaction has done is
     /// undone.
     Failure,
+    /// Part of a segment that sets the tenant context: whatever comes behind an error in it is no
+    /// answer for the client.
+    Fence,
     /// Part of a BEGIN that the client has been answered before: an error in it is the client's, and
     /// nothing that follows may run.
     Begin,

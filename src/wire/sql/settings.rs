@@ -306,7 +306,7 @@ fn is_dot(token: Option<Token<'_>>) -> bool {
 }
 
 /// A setting's name from its first token on, in lower case.
-fn name(first: Token<'_>, tokens: &mut Tokens<'_>) -> Option<String> {
+pub(super) fn name(first: Token<'_>, tokens: &mut Tokens<'_>) -> Option<String> {
     let mut name = identifier(first)?;
     while is_dot(peek(tokens)) {
         tokens.next();

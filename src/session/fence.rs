@@ -1,0 +1,276 @@
+//! Whose rows a session's statements see: its tenant context is given to a backend with the lease, ahead
+//! of the client's first bytes and in the same write, and taken back before anybody else has the backend
+//! (wire.md C4).
+//!
+//! A lease that outlives its transaction (session mode, a pin) gets the context again where each
+//! transaction begins, also because the client may have named another tenant. Within a transaction the
+//! tenant stays what it was; a statement that says it is another one's is refused.
+//!
+//! That is a fence between an application's tenants, not against an application: what a text shows of a
+//! client's own setting of the context is refused, what a function hides is not.
+//!
+//! The messages, and what a backend has, are [`crate::state::fence`]'s.
+
+use super::message::query_text;
+use super::reply::isolation;
+use super::serve::End;
+use super::up::{Next, Stop};
+use super::{Glance, Session, Socket};
+use crate::backend::Backend;
+use crate::config::{Config, PoolMode, PoolRules};
+use crate::metrics::Isolation;
+use crate::pool::cell::Order;
+use crate::pool::lease::Lease;
+use crate::state::fence::Context;
+use crate::statements::session::Look;
+use crate::tag::{Key, Tag};
+use crate::wire::backend::TxStatus;
+use crate::wire::error::Report;
+use crate::wire::frontend::{Kind, bind_names};
+use crate::wire::sql::reserved::{mentions, sets_any};
+use crate::wire::walk::{HEADER, Header, cstr};
+use std::ops::Range;
+
+/// Whether sessions of a pool have to be looked at before they may have a lease.
+pub(super) fn guards(rules: &PoolRules, config: &Config) -> bool {
+    rules.require_tenant_context
+        || rules.tenant_context.kept().is_some()
+        || config.tenants.values().any(|tenant| !tenant.users.is_empty())
+}
+
+/// How the context of a statement on a held lease compares to the backend's.
+enum Standing {
+    /// The backend has it.
+    Same,
+    /// A transaction begins: the backend gets it now.
+    Begins,
+    /// What runs is another tenant's, and not in a transaction: after that.
+    Behind,
+    /// It is refused.
+    Refused(Report),
+}
+
+impl<S> Session<S> {
+    /// Whether work with these tags may have a backend.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub(super) fn may_run(&mut self, tag: &Tag) -> Result<(), Report> {
+        let users = &self.config.tenant(&tag.tenant).users;
+        if !users.is_empty() && !users.iter().any(|user| **user == *self.pool.user) {
+            return Err(self.violated(Isolation::V5, tag));
+        }
+        let tenant = match &self.fence {
+            Some(fence) => match fence.context(tag, &self.pool.user) {
+                Ok(context) => context.tenant.is_some(),
+                Err(bad) => return Err(isolation::bad_value(bad)),
+            },
+            None => tag.has_tenant,
+        };
+        if !tenant && self.pool.rules().require_tenant_context {
+            return Err(self.violated(Isolation::V2, tag));
+        }
+        Ok(())
+    }
+
+    /// Whether a client may name another tenant at this moment: not in a transaction that runs as one
+    /// already.
+    ///
+    /// # Errors
+    /// What it is told; the transaction goes on.
+    pub(super) fn may_retag(&mut self, key: Key, value: Option<&str>) -> Result<(), Report> {
+        let open =
+            self.lease.is_some() && (self.tracker.status() != TxStatus::Idle || self.tracker.is_unsynced());
+        if !open || key != Key::Tenant || self.fence.is_none() || self.linked.context_due {
+            return Ok(());
+        }
+        if value.is_some() && value == self.linked.context.tenant.as_deref() {
+            return Ok(());
+        }
+        let tag = self.resolve(self.now);
+        Err(self.violated(Isolation::V1, &tag))
+    }
+
+    /// Counts and tells of an isolation violation (budgets.md §2.7); a session that does it again is
+    /// closed. Returns what its client is told.
+    pub(super) fn violated(&mut self, kind: Isolation, tag: &Tag) -> Report {
+        self.pools.metrics.isolation.inc(kind);
+        self.violations = self.violations.saturating_add(1);
+        let repeated = self.violations > 1;
+        crate::pool::events::isolation(kind, &self.cell, tag, repeated);
+        if repeated {
+            self.cell.order(Order::Expel);
+        }
+        isolation::violation(kind, tag, &self.pool.user)
+    }
+
+    /// A lease begins: its backend gets the context before anything else.
+    pub(super) fn fence_lease(&mut self, backend: &mut Backend, tag: &Tag) {
+        if self.mode == PoolMode::Session || self.tx.leads_failed() {
+            // No statement has come yet, or none can run: with the next transaction, then.
+            self.linked.context_due = self.fence.is_some();
+            return;
+        }
+        // A tenant that no context may have got no lease.
+        let context = self.fence.as_ref().and_then(|fence| fence.context(tag, &self.pool.user).ok());
+        self.send_context(backend, context.unwrap_or_default());
+    }
+
+    fn send_context(&mut self, backend: &mut Backend, context: Context) {
+        let fence = self.fence.clone();
+        let want = fence.as_ref().map(|fence| (fence, &context));
+        let again = fence.as_ref().is_some_and(|fence| fence.is_strict());
+        let segments = self.up.lane.make(|out| backend.context.bring(want, again, out));
+        for parses in &segments {
+            self.tracker.fence(*parses);
+        }
+        self.linked.injected |= !segments.is_empty();
+        self.linked.context = context;
+        self.linked.context_due = false;
+    }
+
+    /// A message of the client's is about to be decided. `Some`: it is dealt with, or waits.
+    pub(super) fn fence_message(&mut self, kind: Kind, total: usize) -> Option<Next> {
+        let uses =
+            matches!(kind, Kind::Bind | Kind::Describe | Kind::Close | Kind::Execute | Kind::FunctionCall);
+        if matches!(kind, Kind::Query | Kind::Parse) {
+            return self.refuse_reserved(kind, total).then_some(Next::Done);
+        }
+        if kind == Kind::Bind && self.refuse_reserved_value(total) {
+            return Some(Next::Done);
+        }
+        if !uses || self.lease.is_none() {
+            return None;
+        }
+        match self.standing() {
+            Standing::Same => None,
+            Standing::Begins => {
+                self.fence_again();
+                Some(Next::Done)
+            }
+            Standing::Behind => Some(Next::Stop(Stop::Hold)),
+            Standing::Refused(report) => {
+                self.refuse_message(kind, total, &report);
+                Some(Next::Done)
+            }
+        }
+    }
+
+    /// A statement whose tags are known is about to be sent on a held lease. `cut` is what the look at it
+    /// has found.
+    pub(super) fn fence_statement(
+        &mut self,
+        cut: Option<Range<usize>>,
+    ) -> Result<Option<Range<usize>>, Next> {
+        match self.standing() {
+            Standing::Same => Ok(cut),
+            Standing::Begins => {
+                self.fence_again();
+                self.glanced = Some(Glance { cut });
+                Err(Next::Done)
+            }
+            // Looked at again then: the end of what runs takes the tags of its comment with it.
+            Standing::Behind => Err(Next::Stop(Stop::Hold)),
+            Standing::Refused(report) => {
+                let head = Header::read(self.up.lane.unwalked());
+                if let Some((kind, total)) = head.and_then(|head| Some((Kind::of(head.kind)?, head.total()?)))
+                {
+                    self.refuse_message(kind, total, &report);
+                }
+                Err(Next::Done)
+            }
+        }
+    }
+
+    /// Refuses a text that would set what is Bursar's to set. Returns whether it did.
+    fn refuse_reserved(&mut self, kind: Kind, total: usize) -> bool {
+        let bytes = self.up.lane.unwalked();
+        // Looked at before, too long to be looked at, or in a COPY, where the server has more to say.
+        if self.glanced.is_some() || bytes.len() < total || self.tracker.is_copying_in() {
+            return false;
+        }
+        let Some(fence) = &self.fence else { return false };
+        let text = match kind {
+            Kind::Query => Some(query_text(bytes, total).0),
+            _ => cstr(&bytes[HEADER..total]).and_then(|(_, rest)| cstr(rest)).map(|(text, _)| text),
+        };
+        text.is_some_and(|text| sets_any(text, fence.keys())) && self.refuse_v1(kind, total)
+    }
+
+    /// Refuses a Bind that names the context in a parameter of a statement that sets what it is told to.
+    /// Returns whether it did.
+    fn refuse_reserved_value(&mut self, total: usize) -> bool {
+        let bytes = self.up.lane.unwalked();
+        let body = &bytes[HEADER..bytes.len().min(total)];
+        let (Some(fence), Some((_, name))) = (&self.fence, bind_names(body)) else { return false };
+        let sets = match name {
+            b"" => self.statements.unnamed().0.sets(),
+            name => match self.statements.look(name) {
+                Look::Shared(statement) => statement.facts.scan.sets(),
+                Look::Private => true,
+                Look::None | Look::Replies => false,
+            },
+        };
+        sets && fence.keys().any(|key| mentions(body, key.as_bytes())) && self.refuse_v1(Kind::Bind, total)
+    }
+
+    fn refuse_v1(&mut self, kind: Kind, total: usize) -> bool {
+        let tag = self.resolve(self.now);
+        let report = self.violated(Isolation::V1, &tag);
+        self.refuse_message(kind, total, &report);
+        true
+    }
+
+    fn standing(&mut self) -> Standing {
+        let Some(fence) = self.fence.clone() else { return Standing::Same };
+        if self.tracker.is_copying_in() {
+            return Standing::Same;
+        }
+        let tag = self.resolve(self.now);
+        if self.linked.context_due {
+            return match self.may_run(&tag) {
+                Ok(()) => Standing::Begins,
+                Err(report) => Standing::Refused(report),
+            };
+        }
+        match fence.context(&tag, &self.pool.user) {
+            Ok(context) if context.tenant == self.linked.context.tenant => Standing::Same,
+            _ if self.tracker.status() == TxStatus::Idle && !self.tracker.is_unsynced() => Standing::Behind,
+            Ok(_) => Standing::Refused(self.violated(Isolation::V1, &tag)),
+            Err(bad) => Standing::Refused(isolation::bad_value(bad)),
+        }
+    }
+
+    /// A transaction begins on a held lease.
+    fn fence_again(&mut self) {
+        let tag = self.resolve(self.now);
+        let context = self.fence.as_ref().and_then(|fence| fence.context(&tag, &self.pool.user).ok());
+        let Some(mut lease) = self.lease.take() else { return };
+        self.send_context(lease.backend(), context.unwrap_or_default());
+        self.lease = Some(lease);
+        let injected = self.linked.injected;
+        self.set_injected(injected);
+    }
+
+    /// Something of the client's may change the context.
+    pub(super) fn doubt_context(&mut self) {
+        if self.fence.is_some() {
+            self.lease.iter_mut().for_each(|lease: &mut Lease| lease.backend().context.doubt());
+        }
+    }
+}
+
+impl<S: Socket> Session<S> {
+    /// The backend did not take the context. What the client sent behind it has run as nobody, or as the
+    /// tenant it was meant for, and nobody is told what came of it.
+    pub(super) fn unfenced(&mut self) -> End {
+        let error = self.linked.unfenced.take().unwrap_or_default();
+        tracing::error!(
+            pool = %self.pool.database, session = self.cell.id.0, %error,
+            "a backend did not take its tenant context and is closed"
+        );
+        self.pools.metrics.context_mismatches.inc();
+        self.abandon(false);
+        End::Told(Box::new(isolation::unfenced()))
+    }
+}

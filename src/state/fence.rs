@@ -1,0 +1,263 @@
+//! The tenant context that row-level security reads: what a backend holds, and the messages that give it
+//! another one (wire.md C4).
+//!
+//! The context travels as bound parameters of one `SELECT set_config(…, false)`, prepared once a backend,
+//! in segments of its own (`Bind Execute Sync`) ahead of the client's bytes. So each is committed by
+//! itself: nothing the client does to its transaction takes it back, and nothing that must be first in
+//! its transaction or run outside of one finds it in the way.
+//!
+//! Nobody stops the client's bytes behind a segment that fails. Therefore a backend is never led from one
+//! tenant to another: [`Held::bring`] takes the old context back first ([`Context::DENY`]), and a
+//! statement that runs after either segment failed sees no tenant, or the right one.
+//!
+//! Nothing is sent here, and who may have which context is not decided.
+
+use super::text;
+use crate::config::{ContextPolicy, ContextSource, TenantContext};
+use crate::tag::Tag;
+use crate::wire::backend::message;
+use bytes::{BufMut, BytesMut};
+use smallvec::SmallVec;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+/// The longest value, in bytes (budgets.md §4.5).
+pub const MAX_VALUE: usize = 128;
+
+/// PostgreSQL's number for the type `text`.
+const TEXT: u32 = 25;
+
+/// Execute of the unnamed portal, and Sync.
+const EXECUTE_SYNC: &[u8] = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04";
+
+/// What a lease's transactions run under; `None` is the empty value, for which policies show no row.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Context {
+    /// The tenant.
+    pub tenant: Option<Arc<str>>,
+    /// The request, where the configuration has a setting for it.
+    pub request: Option<Arc<str>>,
+}
+
+impl Context {
+    /// What an idle backend of a strict fence has.
+    pub const DENY: Context = Context { tenant: None, request: None };
+}
+
+/// A tenant whose name no setting may have: `[A-Za-z0-9_.:-]{1,128}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a tenant context takes 1 to 128 of A-Z, a-z, 0-9 and _ . : -")]
+pub struct BadValue;
+
+/// What `[tenant_context]` comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fence {
+    key: Box<str>,
+    request_key: Option<Box<str>>,
+    from: ContextSource,
+    strict: bool,
+    /// The prepared statement's, with its NUL.
+    name: Box<[u8]>,
+    /// Its Parse message.
+    parse: Box<[u8]>,
+}
+
+impl Fence {
+    /// `None` where no context is kept.
+    #[must_use]
+    pub fn of(rules: &TenantContext) -> Option<Fence> {
+        let key = rules.kept()?;
+        let request_key = rules.request_key.as_deref();
+        let mut sql = b"SELECT ".to_vec();
+        for (i, key) in [key].into_iter().chain(request_key).enumerate() {
+            sql.extend_from_slice(if i == 0 { b"" } else { b"," });
+            sql.extend_from_slice(b"pg_catalog.set_config('");
+            sql.extend_from_slice(key.as_bytes());
+            sql.extend_from_slice(format!("',${},false)", i + 1).as_bytes());
+        }
+        // Another name for another text: a reload may change the settings under a living backend.
+        let number = foldhash::fast::FixedState::default().hash_one(&sql);
+        let name = format!("bursar_fence_{number:016x}\0").into_bytes();
+        let keys = 1 + usize::from(request_key.is_some());
+        let mut parse = BytesMut::new();
+        message(&mut parse, b'P', |out| {
+            out.extend_from_slice(&name);
+            out.extend_from_slice(&sql);
+            out.put_u8(0);
+            out.put_u16(keys as u16);
+            (0..keys).for_each(|_| out.put_u32(TEXT));
+        });
+        Some(Fence {
+            key: key.into(),
+            request_key: request_key.map(Into::into),
+            from: rules.from,
+            strict: rules.policy == ContextPolicy::Strict,
+            name: name.into(),
+            parse: parse[..].into(),
+        })
+    }
+
+    /// Whether an idle backend has no tenant.
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    /// The settings, in the order of the statement's columns, in lower case.
+    pub fn keys(&self) -> impl Iterator<Item = &str> + Clone {
+        [&*self.key].into_iter().chain(self.request_key.as_deref())
+    }
+
+    /// What a session with these tags runs under.
+    ///
+    /// # Errors
+    /// The tenant is no value that a context may have. A request id that is none is left out: no policy
+    /// rests on it.
+    pub fn context(&self, tag: &Tag, user: &str) -> Result<Context, BadValue> {
+        let tenant = match self.from {
+            ContextSource::Tenant => tag.has_tenant.then(|| tag.tenant.clone()),
+            ContextSource::UserId => tag.user_id.clone(),
+            ContextSource::User => Some(user.into()),
+        };
+        if tenant.as_deref().is_some_and(|tenant| !fits(tenant)) {
+            return Err(BadValue);
+        }
+        let request = self.request_key.as_ref().and(tag.request.clone());
+        Ok(Context { tenant, request: request.filter(|request| fits(request)) })
+    }
+
+    /// Statements that set the context again behind something of the client's that took it away. As
+    /// `SET`, which needs no snapshot: `SET TRANSACTION ISOLATION LEVEL` may still follow.
+    pub fn restore(&self, context: &Context, out: &mut Vec<u8>) {
+        let values = [context.tenant.as_deref(), context.request.as_deref()];
+        for (key, value) in self.keys().zip(values) {
+            text::set_to(out, key, value.unwrap_or_default().as_bytes());
+        }
+    }
+
+    /// Bind, Execute and Sync.
+    fn segment(&self, context: &Context, out: &mut BytesMut) {
+        message(out, b'B', |out| {
+            out.put_u8(0);
+            out.extend_from_slice(&self.name);
+            // Parameters and results as text, which is what no format means.
+            out.put_u16(0);
+            out.put_u16(1 + u16::from(self.request_key.is_some()));
+            let values = [context.tenant.as_deref(), context.request.as_deref()];
+            for (_, value) in self.keys().zip(values) {
+                let value = value.unwrap_or_default();
+                out.put_u32(value.len() as u32);
+                out.extend_from_slice(value.as_bytes());
+            }
+            out.put_u16(0);
+        });
+        out.extend_from_slice(EXECUTE_SYNC);
+    }
+}
+
+/// Whether a context may have this value.
+#[must_use]
+pub fn fits(value: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte);
+    (1..=MAX_VALUE).contains(&value.len()) && value.bytes().all(plain)
+}
+
+/// For each segment written, whether it begins with a Parse.
+pub type Segments = SmallVec<[bool; 4]>;
+
+/// What is known of a backend's context.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// Who gave it what it has.
+    by: Option<Arc<Fence>>,
+    /// `None`: nobody knows.
+    context: Option<Context>,
+    prepared: bool,
+}
+
+impl Held {
+    /// Writes what gives the backend this context (`None`: nobody keeps one), before anything of the
+    /// client's. Nothing if it has it and `again` is not asked for.
+    ///
+    /// The backend is believed to have it from now on: one that says otherwise is of no use.
+    pub fn bring(
+        &mut self,
+        want: Option<(&Arc<Fence>, &Context)>,
+        again: bool,
+        out: &mut BytesMut,
+    ) -> Segments {
+        let mut segments = Segments::new();
+        let same = |fence: &Arc<Fence>| self.by.as_ref().is_some_and(|by| by.name == fence.name);
+        if let Some(old) = self.by.clone()
+            && !want.is_some_and(|(fence, _)| same(fence))
+        {
+            if self.context != Some(Context::DENY) {
+                segments.push(self.write(&old, &Context::DENY, out));
+                segments.push(self.write(&old, &Context::DENY, out));
+            }
+            *self = Held::default();
+        }
+        let Some((fence, context)) = want else { return segments };
+        self.by = Some(fence.clone());
+        let known = self.context.as_ref();
+        if known == Some(context) && (!again || *context == Context::DENY) {
+            return segments;
+        }
+        if known != Some(context) && known != Some(&Context::DENY) {
+            segments.push(self.write(fence, &Context::DENY, out));
+        }
+        // Also where that is to be nobody's: one of the two is enough.
+        segments.push(self.write(fence, context, out));
+        self.context = Some(context.clone());
+        segments
+    }
+
+    fn write(&mut self, fence: &Fence, context: &Context, out: &mut BytesMut) -> bool {
+        let parses = !std::mem::replace(&mut self.prepared, true);
+        if parses {
+            out.extend_from_slice(&fence.parse);
+        }
+        fence.segment(context, out);
+        parses
+    }
+
+    /// Whether anybody has ever given it one.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.by.is_some()
+    }
+
+    /// Whether a tenant's context is on the backend, or might be, that must not stay on an idle one.
+    #[must_use]
+    pub fn is_to_be_denied(&self) -> bool {
+        self.by.as_ref().is_some_and(|by| by.strict) && self.context != Some(Context::DENY)
+    }
+
+    /// Writes what takes the context back; [`Held::denied`] judges the answer. Returns how many columns
+    /// that has; `None`: there is no context.
+    pub fn write_deny(&mut self, out: &mut BytesMut) -> Option<usize> {
+        let by = self.by.clone()?;
+        self.context = None;
+        self.write(&by, &Context::DENY, out);
+        Some(by.keys().count())
+    }
+
+    /// The backend has said that its settings are empty now.
+    pub fn denied(&mut self) {
+        self.context = Some(Context::DENY);
+    }
+
+    /// Something may have changed the settings.
+    pub fn doubt(&mut self) {
+        self.context = None;
+    }
+
+    /// The backend's prepared statements are gone.
+    pub fn lose_statements(&mut self) {
+        self.prepared = false;
+    }
+}
+
+#[cfg(test)]
+#[path = "fence_tests.rs"]
+mod tests;
