@@ -920,3 +920,21 @@ fn said(refused: crate::support::Refused) -> String {
     let error = reply.error().expect("an error");
     format!("{error} {:?}", error.field(b'M'))
 }
+
+#[test]
+fn a_timeout_that_would_cut_everything_short_can_be_reset() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let (mut one, mut two) = (proxy.connect(), proxy.connect());
+    one.batch("set statement_timeout = '30ms'");
+    assert_eq!(two.query("show statement_timeout").value(), "0");
+    // The backend that it gets is led to these settings first, and is not given back before its turn.
+    one.batch("reset statement_timeout");
+    assert_eq!(one.query("show statement_timeout").value(), "0");
+    one.batch("set statement_timeout = '30ms'");
+    assert_eq!(
+        one.ask(&[msg::unnamed("reset statement_timeout"), msg::sync()].concat()).trace(),
+        "1 2 n C(RESET) Z(I)"
+    );
+    proxy.stop();
+}

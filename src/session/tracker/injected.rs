@@ -39,7 +39,7 @@ impl Tracker {
     /// nothing about what the client has done.
     #[must_use]
     pub fn is_clients(&self) -> bool {
-        let own = |op: &Op| matches!(op.injected, Some(Injected::Fence));
+        let own = |op: &Op| matches!(op.injected, Some(Injected::Fence | Injected::Segment));
         let clients = |op: &Op| !own(op) && !op.made_up;
         self.is_busy()
             && (self.ops.iter().any(clients) || self.copy != Copy::None || self.marker != Marker::None)
