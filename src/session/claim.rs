@@ -18,7 +18,25 @@ const FINGERPRINTED: usize = 256;
 /// Bytes looked at in one go for the start of a value.
 const BLOCK: usize = 16;
 
-/// A hash of the start of a text without its values: equal for texts that differ in numbers and strings
+/// The last fingerprint of a session: with parameters it asks for the same text again and again.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct First {
+    raw: u64,
+    fingerprint: u64,
+}
+
+impl First {
+    fn of(&mut self, text: &[u8]) -> u64 {
+        let start = &text[..text.len().min(FINGERPRINTED)];
+        let raw = foldhash::fast::FixedState::default().hash_one(start);
+        if raw != self.raw || self.fingerprint == 0 {
+            *self = First { raw, fingerprint: fingerprint(text) };
+        }
+        self.fingerprint
+    }
+}
+
+/// A hash of a text without its values: equal for texts that differ in numbers and strings
 /// only. Never 0, and not for people: blanks and letters count as they are written, which is cheap.
 fn fingerprint(text: &[u8]) -> u64 {
     let mut hasher = foldhash::fast::FixedState::default().build_hasher();
@@ -75,7 +93,7 @@ pub(super) fn reads_statements(config: &Config) -> bool {
 impl<S> Session<S> {
     /// Fingerprint and, if asked for, start of the statement that the next message is about; 0 and
     /// `None` where it names none that is known.
-    pub(super) fn first_statement(&self) -> (u64, Option<Arc<str>>) {
+    pub(super) fn first_statement(&mut self) -> (u64, Option<Arc<str>>) {
         let bytes = self.up.lane.unwalked();
         let Some((kind, total)) = Header::read(bytes).and_then(|head| Some((head.kind, head.total()?)))
         else {
@@ -100,7 +118,7 @@ impl<S> Session<S> {
             _ => return (0, None),
         };
         let start = self.reads_statements.then(|| start_of(text));
-        (fingerprint(text), start)
+        (self.first.of(text), start)
     }
 }
 
@@ -132,6 +150,16 @@ mod tests {
         ] {
             assert!(!same(other), "{other}");
         }
+    }
+
+    #[test]
+    fn the_last_text_is_remembered_and_no_other() {
+        let mut first = First::default();
+        for text in ["select $1", "select $1", "select $2", "select $1", ""] {
+            assert_eq!(first.of(text.as_bytes()), fingerprint(text.as_bytes()), "{text}");
+        }
+        let long = |end: &str| format!("{}{end}", "x".repeat(FINGERPRINTED));
+        assert_eq!(first.of(long("a").as_bytes()), first.of(long("b").as_bytes()));
     }
 
     #[test]

@@ -206,6 +206,7 @@ impl Prepared {
             fence: self.pool.fence(),
             violations: 0,
             reads_statements: super::claim::reads_statements(&visitor.pools.config()),
+            first: super::claim::First::default(),
             now: clock::now(),
             client,
             up: Stretch::new(Lane::with(buffers.clone(), &self.leftover)),

@@ -119,6 +119,8 @@ pub struct Session<S> {
     violations: u8,
     /// Classes are recognised by first statements.
     reads_statements: bool,
+    /// The fingerprint of the last lease's first statement.
+    first: claim::First,
 
     /// When something was last read from either side: one look at the clock a wake-up.
     now: Instant,
