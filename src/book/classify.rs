@@ -146,8 +146,10 @@ pub(super) struct Facts {
     pub(super) gone: bool,
     /// Idle in a transaction for so long.
     pub(super) idle: Option<Duration>,
-    /// Another session of its request is at work, or waits for a backend.
+    /// Another session of its request runs something, or waits for a backend.
     pub(super) nests: bool,
+    /// Or did so a moment ago.
+    pub(super) at_work: bool,
     pub(super) evidence: Evidence,
     /// A statement has run for so long.
     pub(super) runs: Option<Duration>,
@@ -168,7 +170,7 @@ pub(super) fn classify(facts: &Facts, thresholds: &Thresholds) -> Option<(LeakCl
     if facts.gone {
         return Some((LeakClass::AbandonedClient, Threshold::fixed(Duration::ZERO)));
     }
-    let is_leaked = !facts.nests && facts.evidence != Evidence::NONE;
+    let is_leaked = !facts.nests && !facts.at_work && facts.evidence != Evidence::NONE;
     let leaked = beyond(facts.idle.filter(|_| is_leaked), thresholds.leaked);
     let idle = beyond(facts.idle, thresholds.idle);
     let stalled = beyond(facts.stalled, Some(thresholds.stall));
@@ -235,6 +237,7 @@ mod tests {
     fn who_is_at_work_elsewhere_has_leaked_nothing() {
         let all = Evidence::SIBLINGS_LEFT.and(Evidence::LONG_IDLE);
         assert_eq!(class(Facts { nests: true, ..idle(3_600, all) }), Some(LeakClass::Nested));
+        assert_eq!(class(Facts { at_work: true, ..idle(3_600, all) }), Some(LeakClass::IdleInTx));
     }
 
     #[test]

@@ -29,8 +29,6 @@ pub(super) struct Watch {
     pub(super) ended: bool,
     /// The open case about it.
     pub(super) case: Option<OpenCase>,
-    /// The statement that PostgreSQL has said to wait for a lock, by its beginning.
-    pub(super) locked: Option<Instant>,
 }
 
 /// What to do about a budget of a lease, with the limit that was crossed.

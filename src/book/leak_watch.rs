@@ -33,7 +33,7 @@ impl<B, W> Book<B, W> {
             Doing::IdleInTx => [(Some(since), limit(least.idle)), (Some(since), limit(least.leaked))],
             Doing::Active => {
                 let slow = limit(least.slow).into_iter().chain([least.lock.limit]).min();
-                [(Some(since), slow), (activity.stalled, Some(least.stall.limit))]
+                [(Some(since), slow), (stalled(sight), Some(least.stall.limit))]
             }
             Doing::Pinned => [(Some(since), limit(least.pinned)), (None, None)],
             Doing::Cleaning => return false,
@@ -80,7 +80,7 @@ impl<B, W> Book<B, W> {
             self.callsites.hold(&lease.tag, lease.fingerprint),
             self.stall_of(sight.id),
         );
-        let facts = self.facts(sight, lease, watch);
+        let facts = self.facts(sight, lease);
         self.expect_more(sight, &thresholds);
         let Some((class, threshold)) = classify(&facts, &thresholds) else { return };
         let acts = self.acts(class, &facts, threshold, sight);
@@ -159,7 +159,7 @@ impl<B, W> Book<B, W> {
         actions.push(Action::End { session: sight.session, lease: sight.id, why });
     }
 
-    fn facts(&self, sight: &Sight, lease: &Lease, watch: &Watch) -> Facts {
+    fn facts(&self, sight: &Sight, lease: &Lease) -> Facts {
         let activity = &sight.activity;
         let for_so_long = |since: Instant| sight.now.saturating_duration_since(since);
         let lends = self.pools[sight.pool.0 as usize].rules.mode != PoolMode::Session;
@@ -168,17 +168,25 @@ impl<B, W> Book<B, W> {
         Facts {
             gone: false,
             idle: sight.idle(),
-            nests: sight.idle().is_some_and(|idle| self.goes_on(lease, idle, sight.now)),
+            nests: self.nests_in(lease, sight),
+            at_work: sight.idle().is_some_and(|idle| self.goes_on(lease, idle, sight.now)),
             evidence: sight.idle().map_or(Evidence::NONE, |idle| self.evidence(lease, idle)),
             runs: statement.map(for_so_long),
-            locked: statement.is_some() && watch.locked == statement,
-            stalled: activity.stalled.filter(|_| activity.state == Doing::Active).map(for_so_long),
+            locked: statement.is_some_and(|since| self.watchman.is_locked(sight.id, since)),
+            stalled: stalled(sight).map(for_so_long),
             tx_age: sight.age(),
             pinned: is_pinned.then(|| for_so_long(activity.since)),
         }
     }
 
-    /// Whether the request of an idle lease is at work in another session, or waits for a backend there.
+    /// Whether another session of an idle lease's request runs something, or waits for a backend.
+    fn nests_in(&self, lease: &Lease, sight: &Sight) -> bool {
+        let Some(at) = lease.who.request.filter(|_| sight.idle().is_some()) else { return false };
+        let request = &self.requests[at];
+        !ended_under(request, lease) && (request.waiting > 0 || request.moved == Some(sight.now))
+    }
+
+    /// The same, or has done so lately: the inner one of two may be between its statements.
     fn goes_on(&self, lease: &Lease, idle: Duration, now: Instant) -> bool {
         let Some(at) = lease.who.request else { return false };
         let request = &self.requests[at];
@@ -216,7 +224,7 @@ impl<B, W> Book<B, W> {
             }
             Doing::Active => {
                 self.expect(sight, since, &[limit(thresholds.slow)]);
-                self.expect(sight, activity.stalled, &[Some(thresholds.stall.limit)]);
+                self.expect(sight, stalled(sight), &[Some(thresholds.stall.limit)]);
             }
             Doing::Pinned => self.expect(sight, since, &[limit(thresholds.pinned), close]),
             Doing::Cleaning => {}
@@ -232,13 +240,6 @@ impl<B, W> Book<B, W> {
     fn leaks_are_armed(&self, now: Instant) -> bool {
         self.limits.leak.force || self.armed.is_none_or(|from| from <= now)
     }
-
-    /// PostgreSQL has said that what a lease has run since then waits for a lock.
-    pub fn waits_for_lock(&mut self, lease: LeaseId, statement: Instant) {
-        if let Some(lease) = self.leases.get_mut(&lease) {
-            lease.watch.get_or_insert_default().locked = Some(statement);
-        }
-    }
 }
 
 /// Whether a request was said to be over while this lease was held.
@@ -246,12 +247,18 @@ fn ended_under(request: &super::requests::Request, lease: &Lease) -> bool {
     request.ended.is_some_and(|ended| ended >= lease.since)
 }
 
+/// Since when a statement waits for its client, whichever way.
+fn stalled(sight: &Sight) -> Option<Instant> {
+    let activity = &sight.activity;
+    activity.stalled.or(activity.silent).filter(|_| activity.state == Doing::Active)
+}
+
 /// What tells a case of this class from the next one of the same lease: when its transaction, statement,
 /// stall or pause began.
 fn mark(class: LeakClass, sight: &Sight) -> Option<Instant> {
     let activity = &sight.activity;
     match class {
-        LeakClass::StalledClient => activity.stalled,
+        LeakClass::StalledClient => stalled(sight),
         LeakClass::LockWait | LeakClass::SlowQuery => {
             activity.statement.filter(|_| activity.state == Doing::Active)
         }

@@ -136,6 +136,8 @@ pub struct LeakEvent {
     pub waiters: usize,
     /// The oldest waiter's wait.
     pub oldest_wait: Duration,
+    /// Of `lock_wait`: who has the lock.
+    pub blocked_by: Option<Arc<str>>,
 }
 
 /// A lease's end of an open case.
@@ -303,6 +305,12 @@ impl<B, W> Book<B, W> {
             request_leases: request.map_or(1, super::requests::Request::leases_total),
             request_peak: request.map_or(1, super::requests::Request::leases_peak),
             request_ended: request.is_some_and(|request| request.ended.is_some()),
+            blocked_by: self
+                .watchman
+                .locked
+                .get(&id)
+                .filter(|_| finding.class == LeakClass::LockWait)
+                .map(|(_, others)| others.clone()),
             waiters: self.pools[lease.pool.0 as usize].waiting,
             oldest_wait: oldest.map_or(Duration::ZERO, |since| spans.now.saturating_duration_since(since)),
         }

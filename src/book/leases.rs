@@ -155,6 +155,7 @@ impl<B, W> Book<B, W> {
         let old = self.leases.remove(&lease)?;
         self.account(&old, &usage, now);
         self.close_cases(lease, &old, (hint, usage.active), now, actions);
+        self.watchman.forget(lease);
         self.shift(old.pool, Some(Place::Leased), None, now);
         let promoted = self.promote(old.who.request);
         let idle = match backend {

@@ -510,6 +510,8 @@ pub struct Activity {
     pub active: Duration,
     /// Since when the client has not taken what is ready for it; `None` = it takes it.
     pub stalled: Option<Instant>,
+    /// Since when it has not sent the data of a COPY that waits for it; `None` = it does, or nothing does.
+    pub silent: Option<Instant>,
     /// What the client has set itself.
     pub own: Own,
 }
@@ -528,6 +530,7 @@ impl Activity {
             first: false,
             active: Duration::ZERO,
             stalled: None,
+            silent: None,
             own: Own::default(),
         }
     }

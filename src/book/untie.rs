@@ -44,6 +44,8 @@ pub(super) struct Watchman {
     extras: bool,
     /// When the server was last asked about locks.
     pub(super) asked: Option<Instant>,
+    /// Leases whose statement, which began then, waits for a lock, and of whom.
+    pub(super) locked: ById<LeaseId, (Instant, std::sync::Arc<str>)>,
 }
 
 /// A session that is connected.
@@ -57,12 +59,27 @@ struct Known {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sight {
     pub(super) doing: Doing,
+    /// When its statement began, or its pause.
     pub(super) since: Instant,
+    /// When its transaction began.
+    pub(super) tx: Option<Instant>,
 }
 
 impl Watchman {
     pub(super) fn look_again(&mut self) {
         self.sights.clear();
+    }
+
+    /// Whether what a lease has run since then is known to wait for a lock.
+    pub(super) fn is_locked(&self, lease: LeaseId, statement: Instant) -> bool {
+        self.locked.get(&lease).is_some_and(|(since, _)| *since == statement)
+    }
+
+    /// A lease is back.
+    pub(super) fn forget(&mut self, lease: LeaseId) {
+        if !self.locked.is_empty() {
+            self.locked.remove(&lease);
+        }
     }
 
     /// A session has a lease of this request.
@@ -79,7 +96,7 @@ impl Watchman {
 
     pub(super) fn saw(&mut self, lease: LeaseId, activity: &Activity) {
         let since = activity.statement.unwrap_or(activity.since);
-        self.sights.insert(lease, Sight { doing: activity.state, since });
+        self.sights.insert(lease, Sight { doing: activity.state, since, tx: activity.tx_start });
     }
 }
 

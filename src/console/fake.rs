@@ -228,6 +228,7 @@ fn leak(id: u64, class: LeakClass, outcome: Outcome) -> LeakEvent {
         request_ended: open,
         waiters: usize::from(open),
         oldest_wait: ms(300),
+        blocked_by: None,
     }
 }
 

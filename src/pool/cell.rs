@@ -93,6 +93,8 @@ pub struct Cell {
     passed: AtomicU64,
     /// Since when the client has not taken what is ready for it, likewise; 0 = it takes it.
     stalled: AtomicU64,
+    /// Since when it has not sent the data of a COPY, likewise; 0 = none waits for it.
+    silent: AtomicU64,
     live: Mutex<Live>,
 }
 
@@ -193,6 +195,7 @@ impl Cell {
             orders: Mutex::new(Vec::new()),
             passed: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
+            silent: AtomicU64::new(0),
             live: Mutex::new(Live {
                 state: State::Login,
                 since: connected,
@@ -352,9 +355,17 @@ impl Cell {
 
     /// Since when the client has not taken what is ready for it.
     pub fn stalled(&self, since: Option<Instant>) {
-        let nanos = |since: Instant| since.saturating_duration_since(self.connected).as_nanos() as u64;
-        // Nobody stalls in the nanosecond of its connecting.
-        self.stalled.store(since.map_or(0, nanos), Ordering::Relaxed);
+        self.stalled.store(self.nanos(since), Ordering::Relaxed);
+    }
+
+    /// Since when a COPY waits for data of the client.
+    pub fn silent(&self, since: Option<Instant>) {
+        self.silent.store(self.nanos(since), Ordering::Relaxed);
+    }
+
+    /// Nobody stalls in the nanosecond of its connecting, so 0 is free to mean never.
+    fn nanos(&self, since: Option<Instant>) -> u64 {
+        since.map_or(0, |since| since.saturating_duration_since(self.connected).as_nanos() as u64)
     }
 
     /// What the client has set itself has changed while it holds a lease.
@@ -414,9 +425,13 @@ impl Cell {
 
     fn activity_of(&self, live: &Live, link: &Link, state: Doing) -> Activity {
         let statement = self.statement_of(live);
-        let stalled = Some(self.stalled.load(Ordering::Relaxed)).filter(|nanos| *nanos > 0);
+        let since = |at: &AtomicU64| {
+            let nanos = Some(at.load(Ordering::Relaxed)).filter(|nanos| *nanos > 0)?;
+            Some(self.connected + Duration::from_nanos(nanos))
+        };
         Activity {
-            stalled: stalled.map(|nanos| self.connected + Duration::from_nanos(nanos)),
+            stalled: since(&self.stalled),
+            silent: since(&self.silent),
             tx_start: link.tx_start,
             pin: link.pin,
             statement,

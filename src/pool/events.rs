@@ -105,6 +105,7 @@ pub(super) fn leak(pools: &Arc<Pools>, event: &LeakEvent) {
         application = cell.map_or("", |cell| &*cell.application),
         client = cell.map_or("", |cell| &*cell.client),
         statements,
+        blocked_by = event.blocked_by.as_deref().unwrap_or(""),
         waiters = event.waiters,
         oldest_wait_ms = event.oldest_wait.as_millis() as u64,
         "a session holds its backend too long"
@@ -209,6 +210,7 @@ mod tests {
             request_ended: false,
             waiters: 0,
             oldest_wait: Duration::ZERO,
+            blocked_by: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Row locks of one's own request: the question to PostgreSQL, and what its answer comes to.
+//! Row locks, of one's own request or of others: the question to PostgreSQL, and what its answer comes to.
 //!
 //! The question goes over a connection of Bursar's own, because it must be heard when every backend of
 //! the pool is taken. There is one a server, opened when a statement is suspected, beside
@@ -105,7 +105,16 @@ impl Pools {
             Some((holder, lease, at))
         });
         let Some((holder, lease, holder_pid)) = own else {
-            return self.report_foreign(address, asked, blockers);
+            let others = self.chain(blockers);
+            if !suspect.idle.is_empty() {
+                self.report_foreign(address, asked, &others);
+            }
+            let mut book = self.book.lock();
+            book.waits_for_lock(suspect.lease, suspect.since, others.into(), clock::now());
+            if let Some(due) = book.hastened() {
+                self.expect_tick(due);
+            }
+            return;
         };
         let idle = holder.activity(lease).map(|activity| activity.since);
         let lock = OwnLock {
@@ -130,7 +139,7 @@ impl Pools {
     }
 
     /// Somebody else has the lock: told once a statement, nothing is done.
-    fn report_foreign(self: &Arc<Self>, address: &Arc<str>, asked: &Asked, blockers: &[i32]) {
+    fn report_foreign(self: &Arc<Self>, address: &Arc<str>, asked: &Asked, others: &str) {
         let Asked { suspect, cell, pid } = asked;
         let key = (suspect.lease, suspect.since);
         let mut spares = self.spares.lock();
@@ -140,10 +149,14 @@ impl Pools {
         }
         told.push(key);
         drop(spares);
-        let chain = blockers.iter().take(8).map(|pid| self.describe(*pid)).collect::<Vec<_>>().join(", ");
         let evidence =
-            format!("statement {} of backend {pid} waits for a lock of {chain}", last_statement(cell));
+            format!("statement {} of backend {pid} waits for a lock of {others}", last_statement(cell));
         self.file(suspect, Resolution::Reported, evidence);
+    }
+
+    /// Who is in the way, the nearest eight.
+    fn chain(&self, blockers: &[i32]) -> String {
+        blockers.iter().take(8).map(|pid| self.describe(*pid)).collect::<Vec<_>>().join(", ")
     }
 
     fn describe(&self, pid: i32) -> String {

@@ -221,6 +221,7 @@ impl Prepared {
             unflushed: BytesMut::new(),
             draining: false,
             stalled: false,
+            silent: false,
             scratch: BytesMut::new(),
             pool: self.pool,
         };

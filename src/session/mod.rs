@@ -146,6 +146,8 @@ pub struct Session<S> {
     draining: bool,
     /// The client does not take what is staged for it.
     stalled: bool,
+    /// A COPY waits for the client, which has sent all it has for now.
+    silent: bool,
     /// Made-up replies on their way from the tracker to the lane.
     scratch: BytesMut,
 }

@@ -193,8 +193,14 @@ impl<S: Socket> Session<S> {
                 return Poll::Ready(Event::ClientLeft);
             }
             match self.up.lane.poll_fill(cx, &mut self.client) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(_)) => self.now = clock::now(),
+                Poll::Pending => {
+                    self.note_silence();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(_)) => {
+                    self.now = clock::now();
+                    self.note_speech();
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientLost),
             }
         }

@@ -55,6 +55,23 @@ impl<S> Session<S> {
         }
     }
 
+    /// The client has sent nothing more for now; if a COPY waits for it, that is known from outside.
+    #[inline]
+    pub(super) fn note_silence(&mut self) {
+        if self.lease.is_some() && !self.silent && self.tracker.is_copying_in() {
+            self.silent = true;
+            self.cell.silent(Some(self.now));
+        }
+    }
+
+    /// The client has sent something.
+    #[inline]
+    pub(super) fn note_speech(&mut self) {
+        if std::mem::take(&mut self.silent) {
+            self.cell.silent(None);
+        }
+    }
+
     /// Whether a message of this kind is to be dropped instead of passed.
     #[inline]
     pub(super) fn drops(&mut self, kind: u8) -> bool {

@@ -29,6 +29,7 @@ mod fence;
 mod hostile;
 mod http;
 mod lazy_begin;
+mod leak_classes;
 mod leak_matrix;
 mod leaks;
 mod load;

@@ -282,9 +282,10 @@ fn a_slow_statement_that_waits_for_a_lock_is_named_so() {
     desk.pass(2 * S);
     desk.tick(working(start, Some(start)));
     assert_eq!(cases(&mut desk), [(LeakClass::SlowQuery, Outcome::Open, "report")]);
-    desk.book.waits_for_lock(lease, start);
+    desk.book.waits_for_lock(lease, start, "backend 7".into(), desk.now);
     desk.tick(working(start, Some(start)));
     assert_eq!(cases(&mut desk), [(LeakClass::LockWait, Outcome::Open, "report")]);
+    assert_eq!(desk.book.view(desk.now).leaks[0].blocked_by.as_deref(), Some("backend 7"));
     desk.checkin(lease, Some(0));
     assert_eq!(cases(&mut desk), [(LeakClass::LockWait, Outcome::Returned, "report")]);
     let totals = desk.book.view(desk.now).leak_totals;

@@ -256,6 +256,7 @@ pub(super) static LEAKS: View = View {
         text("evidence"),
         int("request_peak"),
         truth("request_ended"),
+        text("blocked_by"),
     ],
     rows: leaks,
 };
@@ -307,6 +308,7 @@ fn leaks(source: &dyn Source) -> Vec<Row> {
             leak.evidence.names().join(","),
             leak.request_peak,
             leak.request_ended,
+            leak.blocked_by.as_ref(),
         ]
     };
     book.leaks.iter().map(row).collect()
