@@ -30,6 +30,7 @@
 
 mod aftermath;
 mod banker;
+mod burst;
 mod callsites;
 mod class;
 mod classify;

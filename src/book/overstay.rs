@@ -73,6 +73,7 @@ impl<B, W> Book<B, W> {
         self.refuse_nested(now, actions);
         self.untie(now, actions);
         self.suspect_locks(now, actions);
+        self.watch_bursts(now, actions);
         self.feed(now, actions);
         self.look_again(now, actions);
         self.requests.forget(32, |request| request.forgotten(now));

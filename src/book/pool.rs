@@ -116,6 +116,7 @@ pub(super) struct Pool {
     /// In the book's list of pools that want a backend and could not have one yet.
     pub(super) hungry: bool,
     pub(super) dials: Dials,
+    pub(super) burst: super::burst::Burst,
     /// Since when it has had neither a leased nor an idle backend.
     pub(super) empty_since: Option<Instant>,
     pub(super) last_used: Instant,
@@ -246,6 +247,7 @@ impl Pool {
             stalled: false,
             hungry: false,
             dials: Dials::default(),
+            burst: super::burst::Burst::default(),
             empty_since: Some(now),
             last_used: now,
             pinned: 0,
@@ -268,7 +270,7 @@ impl Pool {
 
     /// Slots it may take up while clients wait.
     pub(super) fn limit(&self) -> usize {
-        self.rules.size + self.rules.overflow + self.extra.map_or(0, |(slots, _)| slots)
+        self.rules.size + self.overflow() + self.extra.map_or(0, |(slots, _)| slots)
     }
 
     /// How long it takes to serve so many waiters; `None` while too few leases are back to tell.

@@ -92,11 +92,13 @@ impl<B, W> Book<B, W> {
             return false;
         }
         self.census.shift(from, to);
+        let over = pool.note_burst(now);
         if pool.census.up() > 0 {
             pool.empty_since = None;
         } else if pool.empty_since.is_none() {
             pool.empty_since = Some(now);
         }
+        over.into_iter().for_each(|at| self.wake(at));
         true
     }
 

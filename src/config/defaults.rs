@@ -76,6 +76,7 @@ impl Default for PoolRules {
             mode: PoolMode::Transaction,
             size: 20,
             overflow: 0,
+            overflow_time: None,
             min_idle: 0,
             express: Express::Auto,
             reuse: Reuse::Lifo,

@@ -182,6 +182,7 @@ pub(super) fn pool_keys() -> Vec<Key<PoolRules>> {
         key!(PoolRules, "mode", POOL_MODES, mode),
         key!(PoolRules, "size", count(1, MAX_BACKENDS), size),
         key!(PoolRules, "overflow", count(0, MAX_BACKENDS), overflow),
+        key!(PoolRules, "overflow_time", OrOff(span(100, 1)), overflow_time),
         key!(PoolRules, "min_idle", count(0, MAX_BACKENDS), min_idle),
         key!(PoolRules, "express", Expressly, express),
         key!(PoolRules, "reuse", REUSES, reuse),

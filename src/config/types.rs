@@ -293,6 +293,8 @@ pub struct PoolRules {
     pub size: usize,
     /// Extra backends while clients wait.
     pub overflow: usize,
+    /// B7: for how long at a time; `None` = as long as they wait.
+    pub overflow_time: Option<Duration>,
     /// Backends kept open while nobody asks.
     pub min_idle: usize,
     /// Slots for short work.

@@ -101,6 +101,35 @@ fn overflow_serves_waiters_and_goes_when_nobody_waits() {
 }
 
 #[test]
+fn overflow_is_for_a_time_and_then_rests_as_long() {
+    let mut setup = setup();
+    (setup.rules.overflow, setup.rules.overflow_time) = (1, Some(Duration::from_secs(5)));
+    setup.rules.max_wait = Duration::from_secs(60);
+    let mut desk = Desk::new(setup, 1);
+    let first = desk.lease("a");
+    desk.queued("a");
+    assert!(matches!(desk.take()[..], [Action::Dial { .. }]));
+    desk.dialled(desk.pool, Ok(7));
+    let second = desk.granted();
+    assert!(desk.book.due().is_some_and(|due| due <= desk.now + Duration::from_secs(5)));
+    desk.pass(Duration::from_secs(5));
+    desk.tick(None);
+    assert!(desk.take().is_empty(), "what is held stays");
+    desk.queued("a");
+    desk.checkin(second, Some(7));
+    assert!(
+        matches!(desk.take()[..], [Action::Store { backend: 7, .. }, Action::Evict { .. }]),
+        "back to size"
+    );
+    desk.book.evicted(desk.now, desk.pool, true, &mut desk.actions);
+    assert!(desk.take().is_empty(), "it rests");
+    desk.pass(Duration::from_secs(5));
+    desk.tick(None);
+    assert!(matches!(desk.take()[..], [Action::Dial { .. }]));
+    desk.checkin(first, Some(0));
+}
+
+#[test]
 fn room_is_made_for_a_waiter_of_another_pool() {
     let mut setup = setup();
     setup.max_backends = 1;

@@ -119,7 +119,10 @@ fn limits(config: &Config, budget: &Budgets, tenant: &TenantRule) -> Vec<Limit> 
         warn_abort(budget.leases_warn.map(|n| n.to_string()), budget.leases_reject.map(|n| n.to_string()));
     let wait = budget.max_wait.map_or_else(|| over_pools(config, |pool| seconds(pool.max_wait)), seconds);
     let queue = over_pools(config, |pool| pool.queue.to_string());
-    let overflow = over_pools(config, |pool| pool.overflow.to_string());
+    let overflow = over_pools(config, |pool| match pool.overflow_time {
+        Some(time) if pool.overflow > 0 => format!("{} for {}", pool.overflow, seconds(time)),
+        _ => pool.overflow.to_string(),
+    });
     let (min, weight) = (tenant.min.to_string(), tenant.weight.to_string());
     let concurrent = budget.max_concurrent.to_string();
     let retries = "20% of the leases and 10/s, over 10 s".to_owned();
