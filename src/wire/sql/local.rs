@@ -121,10 +121,10 @@ fn promising(text: &[u8]) -> bool {
     };
     // A word that only begins so is told apart by the lexer.
     match (code.first().map(|b| b | 0x20), code.get(2).map(|b| b | 0x20)) {
-        (Some(b's'), Some(b'l')) if starts(code, b"select") => {
-            let next = lex::skip_to_code(&code[6..]);
-            matches!(next.first().map(|b| b | 0x20), Some(b's' | b'p'))
-                && (starts(next, b"set_config") || starts(next, b"pg_catalog"))
+        (Some(b's'), Some(b'l')) => {
+            // The second word tells nearly every SELECT apart by its first letter.
+            let next = lex::skip_to_code(code.get(6..).unwrap_or_default());
+            (starts(next, b"set_config") || starts(next, b"pg_catalog")) && starts(code, b"select")
         }
         (Some(b's'), _) => starts(code, b"set") || starts(code, b"show"),
         (Some(b'r'), _) => starts(code, b"reset"),

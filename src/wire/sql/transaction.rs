@@ -40,9 +40,13 @@ impl Verb {
         while let Some(rest) = code.strip_prefix(b";") {
             code = skip_to_code(rest);
         }
-        let word = first_word(code);
-        let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
-        let plain = match word.first().map_or(0, |b| b | 0x20) {
+        // By its first byte nearly every text is told apart.
+        let is = |name: &str| {
+            let start = code.get(..name.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(name.as_bytes()))
+                && first_word(code).len() == name.len()
+        };
+        let plain = match code.first().map_or(0, |b| b | 0x20) {
             b'b' if is("begin") => begin(text).then_some(Verb::Begin),
             b's' if is("start") => start(text).then_some(Verb::Start),
             b'c' if is("commit") => ends(text, Verb::Commit),
