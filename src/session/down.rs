@@ -34,7 +34,10 @@ impl<S> Session<S> {
             if self.tracker.front().is_some_and(|op| op.made_up) {
                 self.emit_made_up();
             }
-            self.pass_rows();
+            let front = self.tracker.front().copied();
+            if let Some(op) = front.filter(Op::expects_rows) {
+                self.pass_rows(op);
+            }
             let bytes = self.down.lane.unwalked();
             let Some(head) = Header::read(bytes) else { return Ok(()) };
             let total = head.total().filter(|_| head.len <= MAX_MESSAGE).ok_or(Desync(head.kind))?;
@@ -43,7 +46,7 @@ impl<S> Session<S> {
                 |body| self.linked.changes.is_none() && self.linked.drops.is_none() && says_nothing(body);
             if total <= bytes.len()
                 && (!is_end || plain(&bytes[HEADER..total]))
-                && !tells_shape(head.kind, self.tracker.front().copied())
+                && !tells_shape(head.kind, front)
                 && let Some(noted) = self.tracker.as_expected(head.kind)
             {
                 if is_end {
@@ -55,7 +58,6 @@ impl<S> Session<S> {
                 self.down.lane.pass(total);
                 continue;
             }
-            let front = self.tracker.front().copied();
             let named =
                 front.and_then(|op| op.statement).filter(|_| head.kind == b'E' && total <= Lane::HELD);
             let shape = tells_shape(head.kind, front);
@@ -153,11 +155,11 @@ impl<S> Session<S> {
 
     /// Passes whole rows of a result, and in the simple protocol what describes and what ends them,
     /// without deciding each: nothing about them differs.
-    fn pass_rows(&mut self) {
-        if !self.tracker.expects_rows() || self.linked.drops.is_some() {
+    fn pass_rows(&mut self, front: Op) {
+        if self.linked.drops.is_some() {
             return;
         }
-        let described = self.tracker.front().is_some_and(|op| op.kind == OpKind::Query);
+        let described = front.kind == OpKind::Query;
         let ends = described && self.tracker.is_calm() && self.linked.changes.is_none();
         let bytes = self.down.lane.unwalked();
         let (mut rows, mut ended) = (0, false);
@@ -184,7 +186,8 @@ impl<S> Session<S> {
     /// back for now.
     fn note(&mut self, kind: u8, seen: usize, front: Option<Op>, give: Give) -> Result<bool, Desync> {
         let mut kept_back = false;
-        if matches!(kind, b'C' | b'E' | b'I' | b'Z' | b's') {
+        // Behind the last ReadyForQuery nothing runs.
+        if matches!(kind, b'C' | b'E' | b'I' | b's') || kind == b'Z' && self.tracker.is_busy() {
             self.cell.passed(self.now);
         }
         let body = &self.down.lane.unwalked()[HEADER..seen];

@@ -6,15 +6,8 @@ use super::marker::Marker;
 use super::{Copy, OpKind, Tracker};
 
 impl Tracker {
-    /// Whether rows that arrive now are the client's.
-    #[must_use]
-    pub fn expects_rows(&self) -> bool {
-        let front = self.ops.front();
-        front.is_some_and(|op| matches!(op.kind, OpKind::Query | OpKind::Execute) && op.injected.is_none())
-    }
-
-    /// Rows have arrived where [`Tracker::expects_rows`]: the same as telling each to
-    /// [`Tracker::server`].
+    /// Rows have arrived where the front op [expects them](super::Op::expects_rows): the same as telling
+    /// each to [`Tracker::server`].
     pub fn had_reply(&mut self) {
         self.slack = 0;
     }

@@ -338,7 +338,7 @@ impl Tracker {
             // Rows are nearly all there is: decide them first.
             return match self.ops.front() {
                 Some(op) if op.injected.is_some() => Ok(Give::Suppress),
-                Some(_) if self.expects_rows() => {
+                Some(op) if op.expects_rows() => {
                     self.had_reply();
                     Ok(Give::Pass)
                 }

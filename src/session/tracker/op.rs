@@ -113,6 +113,12 @@ pub struct Note {
 }
 
 impl Op {
+    /// Whether rows that arrive now are the client's, if this op is the front one.
+    #[must_use]
+    pub fn expects_rows(&self) -> bool {
+        matches!(self.kind, OpKind::Query | OpKind::Execute) && self.injected.is_none()
+    }
+
     /// Whether it is a Query or function call of the client's that the server sees.
     pub(super) fn is_query(self) -> bool {
         matches!(self.kind, OpKind::Query | OpKind::Function) && self.injected.is_none() && !self.made_up
