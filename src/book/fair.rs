@@ -349,8 +349,8 @@ impl<B, W> Book<B, W> {
         let held = now.saturating_duration_since(lease.since);
         let who = lease.who;
         let share = &mut self.shares[who.share];
-        share.minute.add(now.saturating_duration_since(lease.counted), now);
-        lease.counted = now;
+        share.minute.add(held.saturating_sub(lease.counted), now);
+        lease.counted = held;
         let turns_long = !lease.long && held > super::predict::LONG;
         if turns_long {
             lease.long = true;

@@ -29,8 +29,8 @@ pub(super) struct Lease {
     pub(super) charged: u64,
     /// Counted among those known to be long.
     pub(super) long: bool,
-    /// Up to when it is in its tenant's last minute.
-    pub(super) counted: Instant,
+    /// So much of its hold is in its tenant's last minute.
+    pub(super) counted: Duration,
     /// Kept beyond its transaction (B17).
     pub(super) pinned: bool,
     /// Of its first statement; 0 = not known.
@@ -280,7 +280,10 @@ impl<B, W> Book<B, W> {
         now: Instant,
         warnings: &mut Vec<Warning>,
     ) -> LeaseId {
-        let waited = now.saturating_duration_since(asked.at);
+        let waited = match asked.entrance {
+            Entrance::AtOnce => Duration::ZERO,
+            Entrance::Turn | Entrance::Other => now.saturating_duration_since(asked.at),
+        };
         let leased = self.census.at(Place::Leased) as u64;
         self.leases_peak = self.leases_peak.max(leased);
         let pool = &mut self.pools[claim.pool.0 as usize];
@@ -340,7 +343,7 @@ impl<B, W> Book<B, W> {
             since: now,
             charged,
             long: who.guess.long,
-            counted: now,
+            counted: Duration::ZERO,
             pinned: false,
             fingerprint,
             watch: None,
@@ -411,7 +414,7 @@ impl<B, W> Book<B, W> {
         share.pinned -= u32::from(old.pinned);
         share.held += held;
         share.active += usage.active;
-        share.minute.add(now.saturating_duration_since(old.counted), now);
+        share.minute.add(held.saturating_sub(old.counted), now);
         let due = units(held, share.weight);
         if let Some(request) = old.who.request {
             self.requests[request].returned(held, usage, now);

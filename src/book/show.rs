@@ -140,7 +140,7 @@ impl<B, W> Book<B, W> {
         }
         for lease in self.leases.values() {
             *recent.shares.entry(lease.who.share).or_default() +=
-                now.saturating_duration_since(lease.counted);
+                now.saturating_duration_since(lease.since).saturating_sub(lease.counted);
         }
         for (&at, &had) in &recent.shares {
             let share = &self.shares[at];
