@@ -304,9 +304,8 @@ impl Pools {
 
     /// Idle backends found dead on the way to a good one.
     fn tell_lost(self: &Arc<Self>, pool: &Pool) {
-        let lost = pool.store.take_lost();
-        if lost > 0 {
-            self.idle_closed(pool, lost);
+        if pool.store.has_lost() {
+            self.idle_closed(pool, pool.store.take_lost());
         }
     }
 
