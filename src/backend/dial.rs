@@ -50,6 +50,8 @@ pub struct Backend {
     pub prepared: Held,
     /// Whose rows it shows.
     pub context: fence::Held,
+    /// Leases to go before what they left is looked at.
+    pub unseen: u32,
     /// Room for the statements of its next lease.
     pub trail: Option<Box<Trail>>,
     /// Thousandths of the configured lifetime that are this one's, 900 to 1,100: a pool that was
@@ -98,6 +100,7 @@ async fn ready(target: &Target, mut stream: Stream, endpoint: Endpoint) -> Resul
         settings: Set::BASE,
         prepared: Held::default(),
         context: fence::Held::default(),
+        unseen: 0,
         trail: None,
         lifetime_permille: rand::random_range(900..=1100),
     })
@@ -124,6 +127,12 @@ impl Endpoint {
 }
 
 impl Backend {
+    /// A lease ends. Whether it is the one in `every` after which the backend is looked at; 0: none is.
+    pub fn is_to_be_seen(&mut self, every: u32) -> bool {
+        self.unseen = self.unseen.saturating_add(1);
+        every != 0 && self.unseen >= every && std::mem::take(&mut self.unseen) > 0
+    }
+
     /// Its prepared statements are gone.
     pub fn lose_statements(&mut self) {
         self.prepared.clear();

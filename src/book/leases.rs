@@ -201,6 +201,7 @@ impl<B, W> Book<B, W> {
                 self.requests[at].seen(&claim.tag, now);
             }
             self.requests[at].budgets = budgets;
+            self.requests[at].used_by(&claim.tag, claim.pool);
             at
         });
         let pool = &mut self.pools[claim.pool.0 as usize];

@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) tag: Arc<Tag>,
+    /// The user and the pool whose work was the first of it (V3).
+    pub(super) user_id: Option<Arc<str>>,
+    pub(super) pool: Option<PoolId>,
     /// The client's own B1, as it said last.
     pub(super) own: Option<u32>,
     /// The number of its budgets, as of its last checkout.
@@ -84,6 +87,8 @@ impl Request {
     pub(super) fn new(tag: Arc<Tag>, now: Instant) -> Self {
         Request {
             own: tag.max_concurrent,
+            user_id: None,
+            pool: None,
             budgets: 0,
             tag,
             since: now,
@@ -116,9 +121,17 @@ impl Request {
         }
     }
 
+    /// It is this user's work, in this pool.
+    pub(super) fn used_by(&mut self, tag: &Tag, pool: PoolId) {
+        self.pool.get_or_insert(pool);
+        if self.user_id.is_none() {
+            self.user_id.clone_from(&tag.user_id);
+        }
+    }
+
     /// Its id is seen again: goes on, or starts over if it was over or has reached its cap.
     pub(super) fn seen(&mut self, tag: &Arc<Tag>, now: Instant) {
-        if self.over(now) || now.saturating_duration_since(self.since) >= REQUEST_CAP {
+        if self.begins_anew(now) {
             let old = std::mem::replace(self, Request::new(tag.clone(), now));
             (self.leases, self.leases_peak, self.waiting) = (old.leases, old.leases, old.waiting);
             (self.back, self.lined, self.first, self.holds) = (old.back, old.lined, old.first, old.holds);
@@ -131,6 +144,11 @@ impl Request {
     /// Time in which its statements have run, as of the last tick.
     pub(super) fn used(&self) -> Duration {
         self.active + self.running
+    }
+
+    /// Whoever uses its id from now on begins it anew.
+    fn begins_anew(&self, now: Instant) -> bool {
+        self.over(now) || now.saturating_duration_since(self.since) >= REQUEST_CAP
     }
 
     fn over(&self, now: Instant) -> bool {
@@ -241,6 +259,21 @@ impl Request {
 }
 
 impl<B, W> Book<B, W> {
+    /// V3 (budgets.md §2.7): whether the request of a claim is already another user's work, or another
+    /// login role's.
+    #[must_use]
+    pub fn mixes(&self, claim: &Claim, now: Instant) -> bool {
+        let id = claim.tag.request.as_ref().filter(|_| !claim.login);
+        let Some(at) = id.and_then(|id| self.requests.find(0, id)) else { return false };
+        let request = &self.requests[at];
+        if request.begins_anew(now) {
+            return false;
+        }
+        let role = |pool: PoolId| &*self.pools[pool.0 as usize].user;
+        request.pool.is_some_and(|first| first != claim.pool && role(first) != role(claim.pool))
+            || matches!((&request.user_id, &claim.tag.user_id), (Some(one), Some(other)) if one != other)
+    }
+
     /// The client says that a request is over: its id starts anew once its last lease is back.
     pub fn request_ended(&mut self, id: &str, now: Instant) {
         if let Some(at) = self.requests.find(0, id) {

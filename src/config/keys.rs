@@ -338,6 +338,8 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
     );
     keys.extend(context_keys().map(|key| key.within("", |c: &Config| &c.pool, |c| &mut c.pool)));
     keys.extend([
+        key!(Config, "isolation.mode", MODES, isolation.mode),
+        key!(Config, "isolation.verify", OrOff(count(1, 1_000_000_000)), isolation.verify),
         key!(Config, "leak.hold", OrOff(span(TICK, 30)), leak.hold),
         key!(Config, "leak.idle", OrOff(span(TICK, 30)), leak.idle),
         key!(Config, "leak.leaked", OrOff(span(TICK, 30)), leak.leaked),

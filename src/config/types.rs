@@ -39,6 +39,8 @@ pub struct Config {
     pub tenants: BTreeMap<String, TenantRule>,
     /// `[class.NAME]`, the built-in ones included.
     pub classes: BTreeMap<String, super::ClassRule>,
+    /// `[isolation]`
+    pub isolation: Isolation,
     /// `[leak]`
     pub leak: Leak,
     /// `[drain]`
@@ -491,6 +493,15 @@ pub struct TenantRule {
     pub mode: Mode,
     /// V5: login roles that may act for it; none named: any.
     pub users: Vec<String>,
+}
+
+/// `[isolation]`: budgets.md §2.7.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Isolation {
+    /// What becomes of V3, V6 and V7. The others act wherever something else asks for them.
+    pub mode: Mode,
+    /// V4: one lease in so many is followed by a look at what it left; `None` = never.
+    pub verify: Option<u32>,
 }
 
 /// `[leak]`: budgets.md §5.

@@ -36,8 +36,8 @@ use crate::book::{
     Action, Book, Checkout, Claim, LeaseId, Outcome, PoolId, Refusal, SessionId, Usage, Warning,
 };
 use crate::clock;
-use crate::config::Config;
-use crate::metrics::Metrics;
+use crate::config::{Config, Mode};
+use crate::metrics::{Isolation, Metrics};
 use crate::state::fence::Fence;
 use crate::state::{self};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -66,6 +66,8 @@ pub enum Start {
     Wait(Waiting),
     /// Refused.
     Refused(Refusal),
+    /// Its request is another user's (V3).
+    Mixed,
 }
 
 /// Every pool of this process. See the module's page.
@@ -239,6 +241,9 @@ impl Pools {
         let mut actions = Vec::new();
         let mut wait = None;
         let mut book = self.book.lock();
+        if claim.tag.request.is_some() && book.mixes(claim, now) && self.refuses_mixed(claim) {
+            return Start::Mixed;
+        }
         let mut answer = book.checkout(now, claim, |_| Waiter::new(&mut wait), &mut warnings, &mut actions);
         if let Some(due) = book.hastened() {
             self.expect_tick(due);
@@ -264,6 +269,18 @@ impl Pools {
                 }
             }
         }
+    }
+
+    /// V3: whether it is refused. If not, it is counted here.
+    fn refuses_mixed(&self, claim: &Claim) -> bool {
+        let mode = self.config.load().isolation.mode;
+        if mode != Mode::Enforce {
+            self.metrics.isolation.inc(Isolation::V3);
+            if let (Mode::Warn, Some(cell)) = (mode, self.cell(claim.session)) {
+                events::isolation(Isolation::V3, &cell, &claim.tag, false);
+            }
+        }
+        mode == Mode::Enforce
     }
 
     /// An idle backend that the book has promised; `None` = the idle ones were dead, and are closed.

@@ -15,9 +15,10 @@ use super::message::query_text;
 use super::reply::isolation;
 use super::serve::End;
 use super::up::{Next, Stop};
-use super::{Glance, Session, Socket};
+use super::{Glance, Session, Socket, private};
 use crate::backend::Backend;
-use crate::config::{Config, PoolMode, PoolRules};
+use crate::clock;
+use crate::config::{Config, Mode, PoolMode, PoolRules};
 use crate::metrics::Isolation;
 use crate::pool::cell::Order;
 use crate::pool::lease::Lease;
@@ -30,6 +31,7 @@ use crate::wire::frontend::{Kind, bind_names};
 use crate::wire::sql::reserved::{mentions, sets_any};
 use crate::wire::walk::{HEADER, Header, cstr};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Whether sessions of a pool have to be looked at before they may have a lease.
 pub(super) fn guards(rules: &PoolRules, config: &Config) -> bool {
@@ -73,22 +75,38 @@ impl<S> Session<S> {
         Ok(())
     }
 
-    /// Whether a client may name another tenant at this moment: not in a transaction that runs as one
-    /// already.
+    /// Whether a client may name another tenant, user or request at this moment: not in a transaction that
+    /// works for one already.
     ///
     /// # Errors
     /// What it is told; the transaction goes on.
     pub(super) fn may_retag(&mut self, key: Key, value: Option<&str>) -> Result<(), Report> {
         let open =
             self.lease.is_some() && (self.tracker.status() != TxStatus::Idle || self.tracker.is_unsynced());
-        if !open || key != Key::Tenant || self.fence.is_none() || self.linked.context_due {
-            return Ok(());
-        }
-        if value.is_some() && value == self.linked.context.tenant.as_deref() {
+        if !open {
             return Ok(());
         }
         let tag = self.resolve(self.now);
-        Err(self.violated(Isolation::V1, &tag))
+        let told = value.filter(|value| !value.is_empty());
+        let differs = |now: &Option<Arc<str>>| now.is_some() && told.is_some() && now.as_deref() != told;
+        let kind = match key {
+            Key::Tenant if self.fence.is_some() && !self.linked.context_due => {
+                let same = value.is_some() && value == self.linked.context.tenant.as_deref();
+                return if same { Ok(()) } else { Err(self.violated(Isolation::V1, &tag)) };
+            }
+            Key::UserId if differs(&tag.user_id) => Isolation::V6,
+            Key::RequestId if differs(&tag.request) => Isolation::V7,
+            _ => return Ok(()),
+        };
+        let mode = self.config.isolation.mode;
+        if mode == Mode::Enforce {
+            return Err(self.violated(kind, &tag));
+        }
+        self.pools.metrics.isolation.inc(kind);
+        if mode == Mode::Warn {
+            crate::pool::events::isolation(kind, &self.cell, &tag, false);
+        }
+        Ok(())
     }
 
     /// Counts and tells of an isolation violation (budgets.md §2.7); a session that does it again is
@@ -261,6 +279,18 @@ impl<S> Session<S> {
 }
 
 impl<S: Socket> Session<S> {
+    /// V4: whether the backend of a lease that has ended is as it should be. If not, it must be closed.
+    pub(super) async fn looks_clean(&mut self, lease: &mut Lease) -> bool {
+        self.cell.finished(self.now);
+        let clean = private::is_clean(lease.backend(), &self.pools.buffers).await;
+        self.now = clock::now();
+        if let Ok(false) = clean {
+            self.pools.metrics.isolation.inc(Isolation::V4);
+            crate::pool::events::isolation(Isolation::V4, &self.cell, &self.cell.glance().1, false);
+        }
+        clean.unwrap_or(false)
+    }
+
     /// The backend did not take the context. What the client sent behind it has run as nobody, or as the
     /// tenant it was meant for, and nobody is told what came of it.
     pub(super) fn unfenced(&mut self) -> End {

@@ -205,6 +205,7 @@ impl Prepared {
             guarded: super::fence::guards(&rules, &visitor.pools.config()),
             fence: self.pool.fence(),
             violations: 0,
+            verify: visitor.pools.config().isolation.verify.unwrap_or(0),
             reads_statements: super::claim::reads_statements(&visitor.pools.config()),
             first: super::claim::First::default(),
             now: clock::now(),

@@ -117,6 +117,8 @@ pub struct Session<S> {
     guarded: bool,
     /// How often it has mixed what is to be kept apart.
     violations: u8,
+    /// After one lease in so many its backend is looked at (V4); 0: after none.
+    verify: u32,
     /// Classes are recognised by first statements.
     reads_statements: bool,
     /// The fingerprint of the last lease's first statement.
@@ -209,6 +211,8 @@ struct Linked {
     context: Context,
     /// To be given to it again before the next statement, with which a transaction begins.
     context_due: bool,
+    /// The backend is looked at before it is given back (V4).
+    looks: bool,
     /// It could not be given, for this.
     unfenced: Option<Box<str>>,
     /// Every SET in the text of what the unnamed portal was bound to is a local one.

@@ -227,6 +227,26 @@ pub(super) async fn scrub(
     Ok(())
 }
 
+/// Whether a backend that is believed to be fit for anybody is: no tenant's context but the one it is
+/// known for, no role, nothing that pins.
+///
+/// # Errors
+/// See [`Trouble`].
+pub(super) async fn is_clean(backend: &mut Backend, buffers: &Buffers) -> Result<bool, Trouble> {
+    let mut text = text::LEFT.as_bytes().to_vec();
+    text.extend_from_slice(b",pg_catalog.current_setting('role')");
+    let context = backend.context.known();
+    for (key, _) in &context {
+        text.extend_from_slice(format!(",pg_catalog.current_setting('{key}',true)").as_bytes());
+    }
+    let role = backend.settings.value("role").unwrap_or(b"none").to_vec();
+    let answer = insist(backend, buffers, &text).await?;
+    let row = answer.rows.into_iter().next().flatten().unwrap_or_default();
+    let expected = text::LOOKED_FOR.iter().map(|_| &b"f"[..]).chain([&role[..]]);
+    let mut expected = expected.chain(context.iter().map(|(_, value)| value.as_bytes()));
+    Ok(row.iter().all(|value| value.as_deref() == expected.next()) && expected.next().is_none())
+}
+
 /// Takes the tenant context back, and looks whether it is gone.
 ///
 /// # Errors

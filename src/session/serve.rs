@@ -10,6 +10,7 @@ use super::{Linked, Session, Socket, begins_lazily, prepared_cap};
 use crate::book::{Claim, Outcome, Overrun, Overstay, Refusal, Warning};
 use crate::clock;
 use crate::config::PoolMode;
+use crate::metrics::Isolation;
 use crate::pool::Start;
 use crate::pool::cell::Order;
 use crate::pool::lease::Lease;
@@ -468,6 +469,7 @@ impl<S> Session<S> {
             }
             Start::Wait(waiting) => Err(Slow::Queued(waiting, claim.tag)),
             Start::Refused(refusal) => Err(Slow::Refused(Box::new(refusal))),
+            Start::Mixed => Err(Slow::Forbidden(Box::new(self.violated(Isolation::V3, &claim.tag)))),
         }
     }
 
@@ -488,6 +490,7 @@ impl<S> Session<S> {
             self.policy = Masks::of(&rules, self.mode, &self.config);
             self.fence = self.pool.fence();
             self.guarded = super::fence::guards(&rules, &self.config);
+            self.verify = self.config.isolation.verify.unwrap_or(0);
             self.reads_statements = super::claim::reads_statements(&self.config);
             self.tags.invalidate();
         }

@@ -154,7 +154,8 @@ impl<S: Socket> Session<S> {
         if always || !left.is_none() || self.tracker.status() != TxStatus::Idle {
             return Some(true);
         }
-        if lease.backend().context.is_to_be_denied() {
+        self.linked.looks = self.linked.looks || lease.backend().is_to_be_seen(self.verify);
+        if self.linked.looks || lease.backend().context.is_to_be_denied() {
             return Some(false);
         }
         let Some(worked) = self.cell.unlink(lease.backend(), self.now) else { return Some(false) };
@@ -189,6 +190,10 @@ impl<S: Socket> Session<S> {
                 return;
             }
             self.now = clock::now();
+        }
+        if self.linked.looks && !self.looks_clean(&mut lease).await {
+            self.close_lease(lease, client_gone);
+            return;
         }
         let worked = loop {
             if let Some(worked) = self.cell.unlink(lease.backend(), self.now) {

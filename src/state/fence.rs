@@ -247,6 +247,17 @@ impl Held {
         self.context = Some(Context::DENY);
     }
 
+    /// The settings, and the values that they are known to have.
+    #[must_use]
+    pub fn known(&self) -> Vec<(String, String)> {
+        let (Some(by), Some(context)) = (&self.by, &self.context) else { return Vec::new() };
+        let values = [context.tenant.as_deref(), context.request.as_deref()];
+        by.keys()
+            .zip(values)
+            .map(|(key, value)| (key.to_owned(), value.unwrap_or_default().to_owned()))
+            .collect()
+    }
+
     /// Something may have changed the settings.
     pub fn doubt(&mut self) {
         self.context = None;

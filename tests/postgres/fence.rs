@@ -380,3 +380,103 @@ fn cancels_and_kills_at_any_moment_show_no_foreign_row() {
         proxy.stop();
     }
 }
+
+#[test]
+fn a_request_is_one_users_and_one_roles() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::of_size(2));
+    let user = |role: &str, id: &str, request: &str| {
+        let mut wire = Wire::login(proxy.addr(), &Login::new(role, db.name()));
+        wire.batch(&format!("set bursar.user_id = '{id}'; set bursar.request_id = '{request}'"));
+        wire
+    };
+    let mut ann = user("app", "ann", "r1");
+    ann.batch("select 1");
+    ann.batch("select 1");
+    user("app", "ann", "r1").batch("select 1");
+    user("app", "", "r1").batch("select 1");
+    assert_eq!(user("app", "bob", "r1").query("select 1").trace(), "E(42501) Z(I)");
+    assert_eq!(violations(&proxy, "V3"), 1.0);
+    assert_eq!(user("postgres", "ann", "r1").query("select 1").trace(), "E(42501) Z(I)");
+    assert_eq!(violations(&proxy, "V3"), 2.0);
+    user("app", "bob", "r2").batch("select 1");
+    // A request that is over is nobody's.
+    ann.batch("reset bursar.request_id");
+    user("app", "bob", "r1").batch("select 1");
+    assert_eq!(violations(&proxy, "V3"), 2.0);
+    proxy.stop();
+}
+
+#[test]
+fn a_transaction_is_one_users_and_one_requests() {
+    let db = Db::new();
+    for mode in ["enforce", "warn", "observe"] {
+        let proxy = Proxy::start(&db, Config::of_size(2).with("isolation", &format!("mode = \"{mode}\"")));
+        for (key, kind) in [("user_id", "V6"), ("request_id", "V7")] {
+            let mut wire = proxy.connect();
+            let set = |value: &str| format!("set bursar.{key} = '{value}'");
+            wire.batch("begin");
+            for clean in ["one", "one", ""] {
+                wire.batch(&set(clean));
+                wire.batch("select 1");
+            }
+            wire.batch(&set("one"));
+            assert_eq!(violations(&proxy, kind), 0.0);
+            let expected = if mode == "enforce" { "E(42501) Z(T)" } else { "C(SET) Z(T)" };
+            assert_eq!(wire.query(&set("two")).trace(), expected, "{mode}");
+            wire.batch("select 1");
+            wire.batch("commit");
+            assert_eq!(violations(&proxy, kind), 1.0);
+            wire.batch(&set("three"));
+            wire.batch("select 1");
+            assert_eq!(violations(&proxy, kind), 1.0);
+        }
+        let event = "event=\"isolation_violation\" kind=\"V6\"";
+        assert_eq!(proxy.log().contains(event), mode != "observe", "{mode}");
+        proxy.stop();
+    }
+}
+
+#[test]
+fn a_backend_with_something_left_on_it_is_found_and_closed() {
+    let db = Db::new();
+    db.run(SETUP);
+    db.run(&[
+        "create function locks() returns void language plpgsql as $$ begin perform pg_advisory_lock(1); end $$",
+        "create function makes() returns void language plpgsql as $$ begin create temp table left_here (); end $$",
+        "create function acts() returns void language plpgsql as $$ begin set role app; end $$",
+        "create function listens() returns void language plpgsql as $$ begin listen news; end $$",
+        "create function names() returns void language plpgsql as $$ begin \
+         perform set_config('app.tenant_id', 'b', false); end $$",
+    ]);
+    let backend = |wire: &mut Wire| wire.query("select pg_backend_pid()").value();
+    for policy in ["strict", "trusted"] {
+        let proxy = Proxy::start(&db, fenced(1, policy).with("isolation", "verify = 1"));
+        let mut wire = Wire::login(proxy.addr(), &Login::new("postgres", db.name()));
+        wire.batch("set bursar.tenant = 'a'");
+        let before = backend(&mut wire);
+        for _ in 0..20 {
+            wire.batch("begin; select 1; commit");
+            wire.batch("set work_mem = '5MB'");
+            wire.batch("reset all");
+        }
+        assert_eq!(
+            (backend(&mut wire), violations(&proxy, "V4")),
+            (before, 0.0),
+            "{policy}: nothing was left"
+        );
+        for (found, call) in ["locks()", "makes()", "acts()", "listens()"].iter().enumerate() {
+            let before = backend(&mut wire);
+            wire.batch(&format!("select {call}"));
+            until("it is found", || violations(&proxy, "V4") == (found + 1) as f64);
+            assert_ne!(backend(&mut wire), before, "{policy}: {call}");
+        }
+        // What is taken back after each lease need not be found.
+        let before = backend(&mut wire);
+        wire.batch("select names()");
+        let found = if policy == "trusted" { 5.0 } else { 4.0 };
+        until("it is found", || violations(&proxy, "V4") == found);
+        assert_eq!(backend(&mut wire) == before, policy == "strict");
+        proxy.stop();
+    }
+}

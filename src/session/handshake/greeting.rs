@@ -6,6 +6,7 @@
 
 use super::Refused;
 use crate::book::Claim;
+use crate::metrics::Isolation;
 use crate::pool::cell::Cell;
 use crate::pool::lease::Lease;
 use crate::pool::wait::Granted;
@@ -75,6 +76,11 @@ async fn checkout(pools: &Arc<Pools>, pool: &Arc<Pool>, claim: &Claim) -> Result
     let waiting = match pools.checkout(pool, claim, crate::clock::now()) {
         Start::Ready(lease, _) => return Ok(lease),
         Start::Refused(refusal) => return Err(Refused::Told(reply::refusal_at_login(&refusal))),
+        Start::Mixed => {
+            let (kind, tag) = (Isolation::V3, &claim.tag);
+            pools.metrics.isolation.inc(kind);
+            return Err(Refused::Told(reply::isolation::violation(kind, tag, &pool.user).fatal()));
+        }
         Start::Wait(waiting) => waiting,
     };
     tokio::select! {
