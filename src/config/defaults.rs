@@ -33,7 +33,7 @@ impl Default for Config {
             tenant_default: TenantRule::default(),
             tenants: BTreeMap::new(),
             classes: super::class::built_in(),
-            isolation: Isolation { mode: Mode::Enforce, verify: Some(1_000) },
+            isolation: Isolation { mode: Mode::Warn, verify: Some(1_000) },
             leak: Leak::default(),
             drain: Drain { notice: Duration::ZERO, deadline: seconds(25) },
             log: Log { format: LogFormat::Text, level: "info".to_owned() },
