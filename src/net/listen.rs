@@ -4,7 +4,7 @@
 //! What happens with an accepted stream, and how many there may be, is decided by the caller.
 
 use super::stream::{Stream, spare_loopback};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +18,14 @@ const BACKLOG: i32 = 1024;
 /// Rest after an accept that failed for want of descriptors or memory: sessions must end first,
 /// and asking again at once would only burn the processor they need for it.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Silence after which the kernel probes whether a client is still there (budgets.md §5.1): its session may
+/// hold a transaction. There is no TCP_USER_TIMEOUT beside it, as for servers, because that also ends a
+/// connection whose other side lives and does not read for a while (tcp(7)); B13 is for those.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// Between two probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Unanswered probes after which the client is gone.
+const KEEPALIVE_RETRIES: u32 = 3;
 /// How often to try for a directory's lock, which others hold for a moment at their own start.
 const LOCK_TRIES: u32 = 200;
 /// Between two tries.
@@ -52,7 +60,12 @@ impl Listener {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_tcp_nodelay(true)?;
-        socket.set_keepalive(true)?;
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new()
+                .with_time(KEEPALIVE_IDLE)
+                .with_interval(KEEPALIVE_INTERVAL)
+                .with_retries(KEEPALIVE_RETRIES),
+        )?;
         if address.ip().is_loopback() {
             spare_loopback(SockRef::from(&socket));
         }
@@ -198,6 +211,9 @@ mod tests {
         let Stream::Tcp(tcp) = &stream else { panic!("not TCP") };
         assert!(tcp.nodelay().unwrap());
         assert!(SockRef::from(tcp).keepalive().unwrap());
+        assert_eq!(SockRef::from(tcp).tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(SockRef::from(tcp).tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(SockRef::from(tcp).tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
         #[cfg(target_os = "linux")]
         assert_eq!(
             SockRef::from(tcp).tcp_congestion().unwrap().split(|b| *b == 0).next(),
