@@ -177,13 +177,15 @@ pub(super) fn classify(facts: &Facts, thresholds: &Thresholds) -> Option<(LeakCl
     // Who waits for its client is not slow, however short that has been.
     let runs = facts.runs.filter(|_| facts.stalled.is_none());
     let locked = beyond(runs.filter(|_| facts.locked), Some(thresholds.lock));
+    // Of a transaction that is mostly one statement, that is what is long.
+    let works = facts.tx_age.filter(|age| facts.runs.is_none_or(|runs| runs < *age / 2));
     None.or(leaked.map(|it| (LeakClass::Leaked, it)))
         .or(idle.filter(|_| facts.nests).map(|it| (LeakClass::Nested, it)))
         .or(idle.map(|it| (LeakClass::IdleInTx, it)))
         .or(stalled.map(|it| (LeakClass::StalledClient, it)))
         .or(locked.map(|it| (LeakClass::LockWait, it)))
         .or(beyond(runs, thresholds.slow).map(|it| (LeakClass::SlowQuery, it)))
-        .or(beyond(facts.tx_age, thresholds.long).map(|it| (LeakClass::LongTx, it)))
+        .or(beyond(works, thresholds.long).map(|it| (LeakClass::LongTx, it)))
         .or(beyond(facts.pinned, thresholds.pinned).map(|it| (LeakClass::Pinned, it)))
 }
 
@@ -226,6 +228,7 @@ mod tests {
             (Some(LeakClass::StalledClient), Facts { stalled: Some(2 * S), ..runs }),
             (Some(LeakClass::LongTx), Facts { runs: Some(S), tx_age: Some(30 * S), ..Facts::default() }),
             (Some(LeakClass::LongTx), Facts { idle: Some(S), tx_age: Some(30 * S), ..Facts::default() }),
+            (None, Facts { runs: Some(29 * S), tx_age: Some(30 * S), ..Facts::default() }),
             (Some(LeakClass::Pinned), Facts { pinned: Some(300 * S), ..Facts::default() }),
             (None, Facts { pinned: Some(299 * S), ..Facts::default() }),
         ] {
