@@ -107,6 +107,7 @@ families! {
     LEAKS Counter "bursar_leaks_total" ["class", "action", "outcome"] "Leak reports.";
     LEAKS_OPEN Gauge "bursar_leaks_open" ["class"] "Leak cases open now.";
     DEADLOCKS Counter "bursar_deadlocks_total" ["kind", "resolution"] "Sessions that waited for each other, by what was done.";
+    SATURATED Counter "bursar_client_pool_saturated_total" [] "Applications found to starve on their own connection pools.";
     PINS Gauge "bursar_pins" ["reason"] "Leases kept beyond their transaction, by reason.";
     REQUESTS Gauge "bursar_requests" [] "Requests known now.";
     CLIENT_SESSIONS Gauge "bursar_client_sessions" ["state"] "Client sessions by state.";

@@ -160,7 +160,7 @@ impl CallSites {
         }
         // Knuth's constants (MMIX); the high bits are the good ones.
         self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        if (self.dice >> 32) as u32 % EVERY == 0 { EVERY } else { 0 }
+        if ((self.dice >> 32) as u32).is_multiple_of(EVERY) { EVERY } else { 0 }
     }
 
     fn find(&self, tag: &Tag, fingerprint: u64) -> Option<usize> {

@@ -41,6 +41,19 @@ pub enum LeakClass {
 }
 
 impl LeakClass {
+    /// Each of them, the strongest first.
+    pub const ALL: [LeakClass; 9] = [
+        LeakClass::AbandonedClient,
+        LeakClass::Leaked,
+        LeakClass::IdleInTx,
+        LeakClass::Nested,
+        LeakClass::LockWait,
+        LeakClass::SlowQuery,
+        LeakClass::StalledClient,
+        LeakClass::LongTx,
+        LeakClass::Pinned,
+    ];
+
     /// As in `SHOW LEAKS` and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -446,7 +446,12 @@ impl<B, W> Book<B, W> {
         if old.login || old.pinned || forced || !lends {
             return;
         }
-        let lesson = Lesson { held, active: usage.active, gap: usage.gap, repeats: usage.repeats };
+        let lesson = Lesson {
+            held,
+            active: usage.active,
+            gap: Duration::from_micros(usage.gap_us.into()),
+            repeats: usage.repeats,
+        };
         self.callsites.learn(&old.tag, old.fingerprint, lesson, now);
     }
 }

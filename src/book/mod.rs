@@ -28,6 +28,7 @@
 //! backend once: by `checkin`, `dialled`, `idle_closed`, `idle_vanished` or `evicted`, after it is
 //! closed if it is. Wake a timer at [`Book::due`].
 
+pub mod advice;
 mod aftermath;
 mod banker;
 mod burst;
@@ -56,6 +57,7 @@ mod queue;
 mod requests;
 mod retries;
 mod roll;
+pub mod saturation;
 mod share;
 mod show;
 mod sketch;

@@ -484,8 +484,9 @@ pub struct Usage {
     pub server_parses: u64,
     /// Binds of shared statements.
     pub binds: u64,
-    /// The longest time that it was idle within a transaction.
-    pub gap: Duration,
+    /// The longest time that it was idle within a transaction, in microseconds: an hour fits, and a lease is
+    /// moved about.
+    pub gap_us: u32,
     /// How often it ran the statement that it ran most often, of its last few.
     pub repeats: u32,
 }

@@ -1,6 +1,7 @@
 //! What the faces may see and do. The house implements it over pools, registry and configuration;
 //! tests implement it over planted rows.
 
+use crate::book::advice::Advice;
 use crate::book::view::{CallSiteView, RequestView};
 use crate::book::{PoolId, View};
 use crate::config::Config;
@@ -37,6 +38,10 @@ pub trait Source: Send + Sync + 'static {
     fn leases(&self) -> Vec<LeaseDetail>;
     /// What the book does not know of the leak cases in its view, by case number.
     fn leaks(&self) -> HashMap<u64, LeakDetail>;
+    /// What to change, the gravest first.
+    fn advice(&self) -> Vec<Advice>;
+    /// How often an application was found to starve on its own pool.
+    fn saturated_total(&self) -> u64;
     /// Call sites, the one first whose leases did nothing for longest.
     fn callsites(&self) -> Vec<CallSiteView>;
     /// The shared prepared statements that sessions have most names for, of all pools.

@@ -254,14 +254,6 @@ fn of_tenants(tenants: &[Series], names: &Names) -> Vec<MetricFamily> {
 
 /// What a client session does, as its row says it.
 const STATES: [&str; 6] = ["login", "idle", "waiting", "active", "idle_in_tx", "pinned"];
-const CLASSES: [LeakClass; 5] = [
-    LeakClass::IdleInTx,
-    LeakClass::LongTx,
-    LeakClass::SlowQuery,
-    LeakClass::Pinned,
-    LeakClass::AbandonedClient,
-];
-
 /// What is counted over all pools.
 fn over_all(source: &dyn Source, view: &View) -> Vec<MetricFamily> {
     // Those at zero too: a gauge that comes and goes cannot be compared with zero.
@@ -269,7 +261,7 @@ fn over_all(source: &dyn Source, view: &View) -> Vec<MetricFamily> {
     for client in source.clients() {
         *sessions.entry(client.state).or_default() += 1;
     }
-    let mut open: BTreeMap<&'static str, u64> = CLASSES.map(|class| (class.name(), 0)).into();
+    let mut open: BTreeMap<&'static str, u64> = LeakClass::ALL.map(|class| (class.name(), 0)).into();
     for leak in view.leaks.iter().filter(|leak| leak.outcome == Outcome::Open) {
         *open.entry(leak.class.name()).or_default() += 1;
     }
@@ -287,6 +279,7 @@ fn over_all(source: &dyn Source, view: &View) -> Vec<MetricFamily> {
         family(&metrics::LEAKS, leaks),
         family(&metrics::LEAKS_OPEN, open.into_iter().map(|(class, count)| sample!(class => count))),
         family(&metrics::DEADLOCKS, deadlocks),
+        family(&metrics::SATURATED, [sample!(=> source.saturated_total())]),
         family(&metrics::PINS, view.pins.iter().map(|(reason, count)| sample!(*reason => *count))),
         family(&metrics::REQUESTS, [sample!(=> view.requests.len())]),
         family(&metrics::CLIENT_SESSIONS, sessions.into_iter().map(|(state, count)| sample!(state => count))),

@@ -144,6 +144,7 @@ fn promised_names_are_kept() {
         bursar_backend_connect_seconds histogram\n\
         bursar_backend_resets_total counter kind\n\
         bursar_client_sessions gauge state\n\
+        bursar_client_pool_saturated_total counter\n\
         bursar_pins gauge reason";
     for line in promised.lines() {
         let mut words = line.split_ascii_whitespace();

@@ -44,7 +44,7 @@ const HEADER_BYTES: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The views under `/api/`. CONFIG and the rest are for administrators, who log in to the console.
-const API: [&str; 14] = [
+const API: [&str; 15] = [
     "pools",
     "clients",
     "servers",
@@ -54,6 +54,7 @@ const API: [&str; 14] = [
     "queue",
     "leaks",
     "callsites",
+    "advice",
     "deadlocks",
     "budgets",
     "pins",

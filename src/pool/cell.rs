@@ -4,6 +4,8 @@
 //! transaction; the janitor, the console and cancel requests read it. Orders go the other way: they
 //! are left here and the session is woken.
 
+mod signs;
+
 use super::view::{LeaseDetail, StatementTrace};
 use crate::backend::trail::{Trail, fingerprint};
 use crate::backend::{Backend, CancelHandle};
@@ -82,6 +84,8 @@ pub struct Cell {
     pub client: Arc<str>,
     /// A replication connection, and of what kind.
     pub replication: Replication,
+    /// Its instance of an application: a hash of [`Cell::host`], the application name and the role.
+    pub instance: u64,
     /// When it connected.
     pub connected: Instant,
     /// Names of shared prepared statements it has.
@@ -105,6 +109,9 @@ struct Live {
     tag: Arc<Tag>,
     /// When it last asked for something.
     requested: Option<Instant>,
+    /// How often it asked anew, and how often that was at once ([`AT_ONCE`]).
+    taken: u64,
+    quick: u64,
     link: Option<Link>,
     /// The lease it held last, or holds, and its backend's process id: a lease that ends is still
     /// reported on.
@@ -181,8 +188,10 @@ impl Cell {
         client: Arc<str>,
         connected: Instant,
     ) -> Cell {
+        let instance = signs::instance(&client, &application, &user);
         Cell {
             id,
+            instance,
             database,
             user,
             application,
@@ -201,6 +210,8 @@ impl Cell {
                 since: connected,
                 tag: Arc::new(Tag::default()),
                 requested: None,
+                taken: 0,
+                quick: 0,
                 link: None,
                 last: None,
             }),
@@ -241,6 +252,9 @@ impl Cell {
     /// The session waits for a lease, or is idle again.
     pub fn set_waiting(&self, waiting: bool, tag: &Arc<Tag>, now: Instant) {
         let mut live = self.live.lock();
+        if waiting {
+            live.take(now);
+        }
         live.state = if waiting { State::Waiting } else { State::Idle };
         live.since = now;
         if waiting {
@@ -262,6 +276,7 @@ impl Cell {
         let mut trail = backend.trail.take().unwrap_or_default();
         trail.clear();
         let mut live = self.live.lock();
+        live.take(now);
         live.state = State::Leased(Doing::Active);
         live.since = now;
         live.requested = Some(now);
@@ -351,21 +366,6 @@ impl Cell {
     pub fn passed(&self, now: Instant) {
         let since = now.saturating_duration_since(self.connected).as_nanos() as u64;
         self.passed.store(since, Ordering::Relaxed);
-    }
-
-    /// Since when the client has not taken what is ready for it.
-    pub fn stalled(&self, since: Option<Instant>) {
-        self.stalled.store(self.nanos(since), Ordering::Relaxed);
-    }
-
-    /// Since when a COPY waits for data of the client.
-    pub fn silent(&self, since: Option<Instant>) {
-        self.silent.store(self.nanos(since), Ordering::Relaxed);
-    }
-
-    /// Nobody stalls in the nanosecond of its connecting, so 0 is free to mean never.
-    fn nanos(&self, since: Option<Instant>) -> u64 {
-        since.map_or(0, |since| since.saturating_duration_since(self.connected).as_nanos() as u64)
     }
 
     /// What the client has set itself has changed while it holds a lease.

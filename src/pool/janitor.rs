@@ -4,6 +4,7 @@
 //! at the idle backends once a second.
 
 use super::Pools;
+use super::advise::DAILY;
 use crate::clock;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +16,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Runs for ever. Cancel safe between two ticks.
 pub async fn run(pools: Arc<Pools>) {
     let mut housekeeping = clock::now();
+    let mut advised = housekeeping;
     let alarm = clock::Alarm::new();
     loop {
         let now = clock::now();
@@ -22,6 +24,11 @@ pub async fn run(pools: Arc<Pools>) {
             housekeeping = now;
             pools.close_expired();
             pools.close_spares();
+            pools.look_at_instances();
+            if now.saturating_duration_since(advised) >= DAILY {
+                advised = now;
+                pools.log_advice();
+            }
         }
         pools.tick();
         let sleep = pools.until_tick().clamp(Duration::from_millis(1), HOUSEKEEPING);

@@ -256,16 +256,3 @@ fn last_statement(cell: &Cell) -> String {
     let last = detail.and_then(|detail| detail.statements.last().map(|last| last.fingerprint.clone()));
     last.unwrap_or_else(|| "unknown".into())
 }
-
-/// What tells one instance of an application from another: where its clients come from (without
-/// the port), what it calls itself, and its role.
-pub(super) fn instance(cell: &Cell) -> u64 {
-    use std::hash::{Hash, Hasher};
-    let host = match cell.client.rsplit_once(':') {
-        Some((host, _)) => host,
-        None => &*cell.client,
-    };
-    let mut hasher = std::hash::DefaultHasher::new();
-    (host, &*cell.application, &*cell.user).hash(&mut hasher);
-    hasher.finish()
-}

@@ -13,6 +13,7 @@
 //! | `actions` | carrying out what the book decided |
 //! | `levers` | what the console pulls and sees |
 //! | [`janitor`] | deadlines, leaks, idle backends: whatever happens while nobody asks |
+//! | `advise` | looking for applications that starve on their own pool; the daily line of advice |
 //! | `locks` | asking PostgreSQL who waits for a lock of its own request |
 //! | [`events`] | leak and deadlock events for the log |
 //! | [`view`] | rows for the faces |
@@ -20,6 +21,7 @@
 //! A mutex and not an actor, because a lease must be given back from `Drop`.
 
 mod actions;
+mod advise;
 pub mod cell;
 pub mod events;
 pub mod janitor;
@@ -82,6 +84,7 @@ pub struct Pools {
     cells: Mutex<HashMap<SessionId, Arc<Cell>>>,
     leaks: Mutex<events::Details>,
     spares: Mutex<locks::Spares>,
+    saturation: Mutex<crate::book::saturation::Saturation>,
     settings: Mutex<state::Table>,
     /// Process counters.
     pub metrics: Arc<Metrics>,
@@ -123,6 +126,7 @@ impl Pools {
             cells: Mutex::default(),
             leaks: Mutex::default(),
             spares: Mutex::default(),
+            saturation: Mutex::default(),
             settings: Mutex::default(),
             metrics,
             buffers: crate::net::buffers::Buffers::default(),
@@ -210,10 +214,9 @@ impl Pools {
     /// # Errors
     /// The tenant has as many sessions as it may.
     pub fn login(&self, cell: &Arc<Cell>, tenant: &Arc<str>) -> Result<Option<Warning>, Refusal> {
-        let instance = locks::instance(cell);
         let mut book = self.book.lock();
         let warning = book.login(tenant)?;
-        book.comes_from(cell.id, instance);
+        book.comes_from(cell.id, cell.instance);
         drop(book);
         self.cells.lock().insert(cell.id, cell.clone());
         Ok(warning)

@@ -1,6 +1,7 @@
 //! What the faces see and pull: the house behind [`Source`].
 
 use super::House;
+use crate::book::advice::Advice;
 use crate::book::view::{CallSiteView, RequestView};
 use crate::book::{PoolId, View};
 use crate::clock;
@@ -122,6 +123,14 @@ impl Source for Levers {
 
     fn leaks(&self) -> HashMap<u64, LeakDetail> {
         self.house.pools.leak_details()
+    }
+
+    fn advice(&self) -> Vec<Advice> {
+        self.house.pools.advice()
+    }
+
+    fn saturated_total(&self) -> u64 {
+        self.house.pools.saturated_total()
     }
 
     fn callsites(&self) -> Vec<CallSiteView> {

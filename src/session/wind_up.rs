@@ -266,7 +266,8 @@ impl<S: Socket> Session<S> {
 fn settle(lease: &mut Lease, worked: Worked, client_gone: bool) {
     lease.usage.active = worked.active;
     lease.usage.statements = worked.statements;
-    (lease.usage.gap, lease.usage.repeats) = (worked.gap, worked.repeats);
+    lease.usage.gap_us = u32::try_from(worked.gap.as_micros()).unwrap_or(u32::MAX);
+    lease.usage.repeats = worked.repeats;
     if client_gone {
         lease.outcome.get_or_insert(Outcome::ClientGone);
     }

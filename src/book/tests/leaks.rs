@@ -227,7 +227,7 @@ fn a_request_at_work_elsewhere_nests_and_leaks_only_once_it_is_over() {
     desk.book.cancel(desk.now, waiter, &mut desk.actions);
     desk.checkin(other, Some(1));
     desk.book.request_ended("r", desk.now);
-    let evidence = vec!["request_ended", "siblings_left", "long_idle"];
+    let evidence = ["request_ended", "siblings_left", "long_idle"];
     let found = found(&mut desk, lease, idle, None);
     let Case::Told(LeakClass::Leaked, "soft_abort", told) = &found[1] else { panic!("{found:?}") };
     assert!(told.iter().all(|each| evidence.contains(each)) && told.contains(&"request_ended"));
@@ -238,7 +238,7 @@ fn taught(desk: &mut Desk, gap: Duration) {
     for _ in 0..100 {
         let lease = desk.lease("a");
         desk.pass(gap);
-        let usage = Usage { gap, ..Usage::default() };
+        let usage = Usage { gap_us: gap.as_micros() as u32, ..Usage::default() };
         let _ = desk.book.checkin(desk.now, lease, Some(0), usage, None, &mut desk.actions);
     }
     desk.take();

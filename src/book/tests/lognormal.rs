@@ -75,7 +75,7 @@ fn no_honest_lease_of_a_hundred_thousand_is_ended_and_every_leak_is() {
 /// One lease: half of them tagged, half of these with a second session of their request.
 fn begin(desk: &mut Desk, random: &mut StdRng, number: usize, leaks: bool) -> Held {
     let site = random.random_range(0..SITES.len());
-    let (tagged, sibling) = (number % 2 == 0, number % 4 == 0);
+    let (tagged, sibling) = (number.is_multiple_of(2), number.is_multiple_of(4));
     let fate = match number % 4 {
         _ if !leaks => Fate::Returns(lognormal(random, SITES[site])),
         0 => Fate::SiblingCloses,
@@ -118,7 +118,7 @@ fn run(desk: &mut Desk, mut held: Vec<Held>, score: &mut Score) {
         let now = desk.now;
         held.retain(|one| match one.fate {
             Fate::Returns(pause) if one.idle + pause <= now => {
-                let usage = Usage { gap: pause, ..Usage::default() };
+                let usage = Usage { gap_us: pause.as_micros() as u32, ..Usage::default() };
                 let _ = desk.book.checkin(now, one.lease, Some(0), usage, None, &mut desk.actions);
                 false
             }

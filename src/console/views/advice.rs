@@ -1,6 +1,7 @@
-//! SHOW CALLSITES: what is known of leases that begin alike.
+//! SHOW ADVICE: what to change; SHOW CALLSITES: what is known of leases that begin alike.
 
 use super::{View, row};
+use crate::book::advice::Advice;
 use crate::book::view::CallSiteView;
 use crate::console::source::Source;
 use crate::console::table::{Row, Value, fraction, int, text};
@@ -23,6 +24,16 @@ pub(super) static CALLSITES: View = View {
         int("leaks"),
     ],
     rows: callsites,
+};
+
+pub(super) static ADVICE: View = View {
+    name: "advice",
+    what: "what to change in the application or here, the gravest first",
+    columns: &[text("topic"), text("scope"), text("finding"), text("advice"), fraction("value")],
+    rows: |source| {
+        let row = |it: Advice| row![it.topic, it.scope, it.finding, it.advice, Value::Float(it.value)];
+        source.advice().into_iter().map(row).collect()
+    },
 };
 
 fn callsites(source: &dyn Source) -> Vec<Row> {

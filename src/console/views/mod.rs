@@ -62,6 +62,7 @@ pub static VIEWS: &[&View] = &[
     &bursar::LEASES,
     &bursar::QUEUE,
     &bursar::LEAKS,
+    &advice::ADVICE,
     &advice::CALLSITES,
     &deadlocks::DEADLOCKS,
     &budgets::BUDGETS,
