@@ -15,6 +15,7 @@ mod clients;
 #[path = "../common/mod.rs"]
 mod common;
 mod deadlocks;
+mod leaks;
 mod messages;
 mod neighbours;
 mod occupancy;
@@ -58,11 +59,12 @@ struct Options {
 }
 
 /// An experiment's name in `ROWS=`, what it is about, and the seconds of each of its measurements.
-const EXPERIMENTS: [(&str, &str, u32); 7] = [
+const EXPERIMENTS: [(&str, &str, u32); 8] = [
     ("e1", "noisy neighbour: 200 greedy clients, one tenant of long transactions, 50 quiet tenants", 12),
     ("e1b", "long transactions everywhere: 20 tenants of them, 50 quiet tenants", 16),
     ("e2", "provision_user: calls that open 26 sessions, nested three deep", 6),
     ("e6", "parallel tools and a billing writer beside a tenant that overloads the pool", 14),
+    ("e7", "leaks among honest transactions, and clients that vanish", 15),
     ("e8", "requests that nest sessions at random: progress and aborts", 12),
     ("e8b", "a session that waits for a row its own request has locked", 5),
     ("e15", "random messages against the model of the transaction that a client sees", 10),
@@ -155,6 +157,7 @@ async fn measure(name: &str, bench: &Bench, length: Duration) -> Result<Table, F
         "e1b" => neighbours::long_everywhere(bench, length).await,
         "e2" => provisioning::experiment(bench, length).await,
         "e6" => billing::experiment(bench, length).await,
+        "e7" => leaks::experiment(bench, length).await,
         "e8" => deadlocks::random_trees(bench, length).await,
         "e8b" => deadlocks::own_row_lock(bench, length).await,
         "e15" => messages::experiment(length),
