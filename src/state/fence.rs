@@ -172,6 +172,8 @@ pub struct Held {
     by: Option<Arc<Fence>>,
     /// `None`: nobody knows.
     context: Option<Context>,
+    /// Nothing of a client's has run since.
+    untouched: bool,
     prepared: bool,
 }
 
@@ -200,7 +202,8 @@ impl Held {
         let Some((fence, context)) = want else { return segments };
         self.by = Some(fence.clone());
         let known = self.context.as_ref();
-        if known == Some(context) && (!again || *context == Context::DENY) {
+        let untouched = std::mem::take(&mut self.untouched);
+        if known == Some(context) && (!again || untouched) {
             return segments;
         }
         if known != Some(context) && known != Some(&Context::DENY) {
@@ -230,7 +233,9 @@ impl Held {
     /// Whether a tenant's context is on the backend, or might be, that must not stay on an idle one.
     #[must_use]
     pub fn is_to_be_denied(&self) -> bool {
-        self.by.as_ref().is_some_and(|by| by.strict) && self.context != Some(Context::DENY)
+        // Also from nobody's session: a function may have named a tenant unseen.
+        self.by.as_ref().is_some_and(|by| by.strict)
+            && !(self.untouched && self.context == Some(Context::DENY))
     }
 
     /// Writes what takes the context back; [`Held::denied`] judges the answer. Returns how many columns
@@ -245,6 +250,7 @@ impl Held {
     /// The backend has said that its settings are empty now.
     pub fn denied(&mut self) {
         self.context = Some(Context::DENY);
+        self.untouched = true;
     }
 
     /// The settings, and the values that they are known to have.

@@ -55,6 +55,9 @@ fn what_a_backend_has_is_sent_again_only_where_it_is_asked_for() {
         kinds(&out)
     };
     assert_eq!(bring(&mut held, "", false), "PBESBES", "nobody knows what it has");
+    assert_eq!(bring(&mut held, "", false), "");
+    assert_eq!(bring(&mut held, "", true), "BES", "its session may have changed it");
+    held.denied();
     assert_eq!(bring(&mut held, "", true), "");
     assert_eq!(bring(&mut held, "one", false), "BES");
     assert_eq!(bring(&mut held, "one", false), "");
@@ -76,6 +79,11 @@ fn another_fence_takes_back_what_the_old_one_had_set() {
     held.bring(Some((&two, &of("acme"))), false, &mut out);
     assert_eq!(kinds(&out), "BESBESPBESBES");
     assert!(held.is_to_be_denied());
+    held.denied();
+    assert!(!held.is_to_be_denied());
+    held.bring(Some((&two, &of(""))), true, &mut out);
+    assert!(held.is_to_be_denied(), "nobody's session may have changed it");
+    held.bring(Some((&two, &of("acme"))), true, &mut out);
     out.clear();
     assert_eq!(held.bring(None, true, &mut out)[..], [false, false]);
     assert!(!held.is_to_be_denied() && held.write_deny(&mut out).is_none());

@@ -160,6 +160,8 @@ fn an_idle_backend_has_no_tenant_even_after_a_function_has_changed_it() {
         a.batch(statement);
         assert_eq!(nobody.query("select current_setting('app.tenant_id')").value(), "", "{statement}");
         assert_eq!(look(&mut nobody, 0), "none0", "{statement}");
+        nobody.batch(statement);
+        assert_eq!(look(&mut nobody, 0), "none0", "nobody after {statement}");
         assert_eq!(look(&mut a, 0), "a3", "{statement}");
     }
     proxy.stop();

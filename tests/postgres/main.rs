@@ -26,6 +26,7 @@ mod drivers_sqlx;
 mod examples;
 mod fairness;
 mod fence;
+mod fence_random;
 mod hostile;
 mod http;
 mod lazy_begin;
