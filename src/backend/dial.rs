@@ -99,7 +99,7 @@ async fn ready(target: &Target, mut stream: Stream, endpoint: Endpoint) -> Resul
         cancel: Arc::new(CancelHandle { endpoint, pid: login.pid, key: login.key }),
         settings: Set::BASE,
         prepared: Held::default(),
-        context: fence::Held::default(),
+        context: fence::Held::of(login.pid),
         unseen: 0,
         trail: None,
         lifetime_permille: rand::random_range(900..=1100),

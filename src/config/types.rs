@@ -267,6 +267,8 @@ pub struct TenantContext {
     pub policy: ContextPolicy,
     /// A setting that gets the request tag as well.
     pub request_key: Option<String>,
+    /// What tenants are signed with, for policies that check it.
+    pub secret: Option<Secret>,
 }
 
 impl TenantContext {

@@ -222,7 +222,8 @@ impl<S> Session<S> {
                 if !text.is_empty() {
                     text.push(b';');
                 }
-                fence.restore(&self.linked.context, &mut text);
+                let pid = self.lease.as_mut().map_or(0, |lease| lease.backend().pid);
+                fence.restore(&self.linked.context, pid, &mut text);
             }
             changes.restoring = true;
             // A Query drops the unnamed statement.

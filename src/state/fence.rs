@@ -13,11 +13,14 @@
 //! Nothing is sent here, and who may have which context is not decided.
 
 use super::text;
-use crate::config::{ContextPolicy, ContextSource, TenantContext};
+use crate::config::{ContextPolicy, ContextSource, Secret, TenantContext};
 use crate::tag::Tag;
 use crate::wire::backend::message;
 use bytes::{BufMut, BytesMut};
+use ring::hmac;
 use smallvec::SmallVec;
+use std::borrow::Cow;
+use std::fmt::Write;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -56,10 +59,45 @@ pub struct Fence {
     request_key: Option<Box<str>>,
     from: ContextSource,
     strict: bool,
+    signs: Option<Signature>,
     /// The prepared statement's, with its NUL.
     name: Box<[u8]>,
     /// Its Parse message.
     parse: Box<[u8]>,
+}
+
+/// What signs tenants. A signature is worth something on the backend it was made for only, so that one
+/// that was seen on another is of no use.
+#[derive(Debug)]
+struct Signature {
+    secret: Secret,
+    key: hmac::Key,
+}
+
+impl PartialEq for Signature {
+    fn eq(&self, other: &Signature) -> bool {
+        self.secret == other.secret
+    }
+}
+
+impl Eq for Signature {}
+
+impl Signature {
+    fn of(secret: &Secret) -> Signature {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes());
+        Signature { secret: secret.clone(), key }
+    }
+
+    /// `tenant|pid|HMAC-SHA-256(secret, "tenant|pid")`, the last in hexadecimal digits.
+    fn sign(&self, tenant: &str, pid: i32) -> String {
+        let mut value = format!("{tenant}|{pid}");
+        let tag = hmac::sign(&self.key, value.as_bytes());
+        value.push('|');
+        for byte in tag.as_ref() {
+            let _ = write!(value, "{byte:02x}");
+        }
+        value
+    }
 }
 
 impl Fence {
@@ -92,6 +130,7 @@ impl Fence {
             request_key: request_key.map(Into::into),
             from: rules.from,
             strict: rules.policy == ContextPolicy::Strict,
+            signs: rules.secret.as_ref().map(Signature::of),
             name: name.into(),
             parse: parse[..].into(),
         })
@@ -128,24 +167,31 @@ impl Fence {
 
     /// Statements that set the context again behind something of the client's that took it away. As
     /// `SET`, which needs no snapshot: `SET TRANSACTION ISOLATION LEVEL` may still follow.
-    pub fn restore(&self, context: &Context, out: &mut Vec<u8>) {
-        let values = [context.tenant.as_deref(), context.request.as_deref()];
-        for (key, value) in self.keys().zip(values) {
-            text::set_to(out, key, value.unwrap_or_default().as_bytes());
+    pub fn restore(&self, context: &Context, pid: i32, out: &mut Vec<u8>) {
+        for (key, value) in self.keys().zip(self.values(context, pid)) {
+            text::set_to(out, key, value.as_bytes());
         }
     }
 
+    /// The values of [`Fence::keys`] on the backend with this process id.
+    fn values<'a>(&self, context: &'a Context, pid: i32) -> [Cow<'a, str>; 2] {
+        let tenant = context.tenant.as_deref().unwrap_or_default();
+        let tenant = match &self.signs {
+            Some(signature) if !tenant.is_empty() => signature.sign(tenant, pid).into(),
+            _ => tenant.into(),
+        };
+        [tenant, context.request.as_deref().unwrap_or_default().into()]
+    }
+
     /// Bind, Execute and Sync.
-    fn segment(&self, context: &Context, out: &mut BytesMut) {
+    fn segment(&self, context: &Context, pid: i32, out: &mut BytesMut) {
         message(out, b'B', |out| {
             out.put_u8(0);
             out.extend_from_slice(&self.name);
             // Parameters and results as text, which is what no format means.
             out.put_u16(0);
             out.put_u16(1 + u16::from(self.request_key.is_some()));
-            let values = [context.tenant.as_deref(), context.request.as_deref()];
-            for (_, value) in self.keys().zip(values) {
-                let value = value.unwrap_or_default();
+            for (_, value) in self.keys().zip(self.values(context, pid)) {
                 out.put_u32(value.len() as u32);
                 out.extend_from_slice(value.as_bytes());
             }
@@ -168,6 +214,8 @@ pub type Segments = SmallVec<[bool; 4]>;
 /// What is known of a backend's context.
 #[derive(Debug, Default)]
 pub struct Held {
+    /// The backend's process id.
+    pid: i32,
     /// Who gave it what it has.
     by: Option<Arc<Fence>>,
     /// `None`: nobody knows.
@@ -178,6 +226,12 @@ pub struct Held {
 }
 
 impl Held {
+    /// Of a new backend with this process id.
+    #[must_use]
+    pub fn of(pid: i32) -> Held {
+        Held { pid, ..Held::default() }
+    }
+
     /// Writes what gives the backend this context (`None`: nobody keeps one), before anything of the
     /// client's. Nothing if it has it and `again` is not asked for.
     ///
@@ -197,9 +251,12 @@ impl Held {
                 segments.push(self.write(&old, &Context::DENY, out));
                 segments.push(self.write(&old, &Context::DENY, out));
             }
-            *self = Held::default();
+            *self = Held::of(self.pid);
         }
         let Some((fence, context)) = want else { return segments };
+        if self.by.as_ref().is_some_and(|by| by.signs != fence.signs) {
+            self.context = None;
+        }
         self.by = Some(fence.clone());
         let known = self.context.as_ref();
         let untouched = std::mem::take(&mut self.untouched);
@@ -220,7 +277,7 @@ impl Held {
         if parses {
             out.extend_from_slice(&fence.parse);
         }
-        fence.segment(context, out);
+        fence.segment(context, self.pid, out);
         parses
     }
 
@@ -257,11 +314,8 @@ impl Held {
     #[must_use]
     pub fn known(&self) -> Vec<(String, String)> {
         let (Some(by), Some(context)) = (&self.by, &self.context) else { return Vec::new() };
-        let values = [context.tenant.as_deref(), context.request.as_deref()];
-        by.keys()
-            .zip(values)
-            .map(|(key, value)| (key.to_owned(), value.unwrap_or_default().to_owned()))
-            .collect()
+        let values = by.values(context, self.pid);
+        by.keys().zip(values).map(|(key, value)| (key.to_owned(), value.into_owned())).collect()
     }
 
     /// Something may have changed the settings.

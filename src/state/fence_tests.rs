@@ -41,7 +41,7 @@ fn a_segment_is_one_statement_with_its_values_bound() {
     );
     assert!(memchr::memmem::find(&out, b"\0\0\0\x02\0\0\0\x04acme\0\0\0\x03r-1\0\0E").is_some());
     let mut text = Vec::new();
-    fence.restore(&context, &mut text);
+    fence.restore(&context, 1, &mut text);
     assert_eq!(text, br#"SET "app"."tenant_id" TO E'acme';SET "app"."request_id" TO E'r-1';"#);
 }
 
@@ -87,6 +87,33 @@ fn another_fence_takes_back_what_the_old_one_had_set() {
     out.clear();
     assert_eq!(held.bring(None, true, &mut out)[..], [false, false]);
     assert!(!held.is_to_be_denied() && held.write_deny(&mut out).is_none());
+}
+
+#[test]
+fn a_signed_tenant_is_worth_something_on_one_backend() {
+    let with = |secret: &str| {
+        let secret = Some(crate::config::Secret::new(secret.to_owned()));
+        Arc::new(
+            Fence::of(&TenantContext { secret, policy: ContextPolicy::Trusted, ..rules_of("a.b") }).unwrap(),
+        )
+    };
+    let (one, two) = (with("key"), with("other"));
+    // By openssl: printf 'acme|7' | openssl dgst -sha256 -hmac key
+    let signed = "acme|7|e79b28abc05c38974527c694d330885698e59b3aec7631981672183066b583b7";
+    let mut held = Held::of(7);
+    let mut bring = |fence: &Arc<Fence>, tenant| {
+        let mut out = BytesMut::new();
+        held.bring(Some((fence, &of(tenant))), false, &mut out);
+        (kinds(&out), held.known()[0].1.clone())
+    };
+    assert_eq!(bring(&one, "acme"), ("PBESBES".to_owned(), signed.to_owned()));
+    assert_eq!(bring(&one, "acme").0, "");
+    let (sent, other) = bring(&two, "acme");
+    assert!(
+        sent == "BESBES" && other.starts_with("acme|7|") && other != signed,
+        "a new secret: {sent} {other}"
+    );
+    assert_eq!(bring(&two, ""), ("BESBES".to_owned(), String::new()), "nobody is not signed");
 }
 
 #[test]

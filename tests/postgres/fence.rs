@@ -482,3 +482,43 @@ fn a_backend_with_something_left_on_it_is_found_and_closed() {
         proxy.stop();
     }
 }
+
+#[test]
+fn a_signed_tenant_cannot_be_forged() {
+    let db = Db::new();
+    db.run(SETUP);
+    let mut superuser = Wire::login(db.cluster().addr(), &Login::new("postgres", db.name()));
+    superuser.batch(include_str!("../../deploy/sql/signed-tenant.sql"));
+    superuser.batch("select bursar.set_secret('hush')");
+    superuser.batch(
+        "drop policy own on docs; create policy own on docs using (tenant = (select bursar.tenant()))",
+    );
+    for policy in ["strict", "trusted"] {
+        let proxy = Proxy::start(&db, fenced(1, policy).with("tenant_context", "secret = \"hush\""));
+        let (mut a, mut b) = (of(&proxy, "a"), of(&proxy, "b"));
+        for _ in 0..3 {
+            assert_eq!((look(&mut a, 0), look(&mut b, 1)), ("a3".to_owned(), "b3".to_owned()), "{policy}");
+        }
+        // What b has here is b's, whoever has it next; nothing else that a can say is anybody's.
+        let value = "select current_setting('app.tenant_id')";
+        let own = a.query(value).value();
+        let forged =
+            [own.replacen('a', "b", 1), "b".to_owned(), format!("{own}0"), "b||".to_owned(), "||".to_owned()];
+        for forged in forged {
+            a.batch("begin");
+            a.batch(&format!("select secretly('{forged}')"));
+            assert_eq!(look(&mut a, 0), "none0", "{policy}: {forged}");
+            a.batch("rollback");
+            assert_eq!(look(&mut a, 0), "a3");
+        }
+        a.batch("begin; reset all");
+        assert_eq!(look(&mut a, 0), "a3");
+        a.batch("commit");
+        assert_eq!(a.query("select count(*) from bursar.secret").code(), "42501");
+        assert_eq!(a.query("select bursar.set_secret('x')").code(), "42501");
+        proxy.stop();
+    }
+    let proxy = Proxy::start(&db, fenced(1, "strict").with("tenant_context", "secret = \"another\""));
+    assert_eq!(look(&mut of(&proxy, "a"), 0), "none0", "another secret");
+    proxy.stop();
+}

@@ -149,7 +149,8 @@ impl Client {
             .flat_map(|t| [msg::query(&format!("set bursar.tenant = 't{t}'")), msg::query(LOOK)].concat())
             .collect();
         if self.wire.try_send(&bytes).is_err() {
-            return drop(self.settle(&Reply { messages: Vec::new(), closed: true }));
+            self.settle(&Reply { messages: Vec::new(), closed: true });
+            return;
         }
         for tenant in tenants {
             let reply = self.wire.recv_reply();
@@ -209,7 +210,8 @@ impl Client {
         }
         if self.dice.roll(10) == 0 {
             self.wire.reset_when_dropped();
-            return drop(self.settle(&Reply { messages: Vec::new(), closed: true }));
+            self.settle(&Reply { messages: Vec::new(), closed: true });
+            return;
         }
         let end = ["commit", "rollback"][self.dice.roll(2) as usize];
         let mut reply = self.ask(&msg::query(end));
