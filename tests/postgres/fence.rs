@@ -386,7 +386,7 @@ fn cancels_and_kills_at_any_moment_show_no_foreign_row() {
 #[test]
 fn a_request_is_one_users_and_one_roles() {
     let db = Db::new();
-    let proxy = Proxy::start(&db, Config::of_size(2));
+    let proxy = Proxy::start(&db, Config::of_size(2).with("isolation", "mode = \"enforce\""));
     let user = |role: &str, id: &str, request: &str| {
         let mut wire = Wire::login(proxy.addr(), &Login::new(role, db.name()));
         wire.batch(&format!("set bursar.user_id = '{id}'; set bursar.request_id = '{request}'"));
