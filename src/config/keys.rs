@@ -245,7 +245,7 @@ fn context_keys() -> impl Iterator<Item = Key<PoolRules>> {
         key!(TenantContext, "from", SOURCES, from),
         key!(TenantContext, "policy", POLICIES, policy),
         key!(TenantContext, "request_key", OrOff(SettingName), request_key),
-        key!(TenantContext, "secret", Given(Password), secret).secret(),
+        key!(TenantContext, "secret", OrOff(Password), secret).secret(),
     ];
     keys.into_iter()
         .map(|k| k.within("tenant_context", |r: &PoolRules| &r.tenant_context, |r| &mut r.tenant_context))
