@@ -1,6 +1,7 @@
 //! From the client to the backend: what to do with each client message.
 
 use super::answers::describe;
+use super::claim::uncommented;
 use super::message::{is_enough, query_text, too_long, without};
 use super::reply::{self, Fault};
 use super::serve::Slow;
@@ -59,6 +60,11 @@ pub(super) enum Next {
     Done,
     /// Stop before it.
     Stop(Stop),
+}
+
+/// What views show of a text that stands at `start` in its message: without the comment of its tags.
+fn shown<'t>(text: &'t [u8], start: usize, cut: Option<&Range<usize>>) -> &'t [u8] {
+    cut.map_or(text, |cut| uncommented(text, &(cut.start - start..cut.end - start)))
 }
 
 impl<S> Session<S> {
@@ -214,7 +220,7 @@ impl<S> Session<S> {
         let deallocates_all = whole && deallocates(text) == Some(Deallocates::All);
         let note = Note { noted, local_settings, deallocates_all, ..Note::default() };
         self.tracker.client(Kind::Query, note);
-        self.cell.statement(text, self.now);
+        self.cell.statement(shown(text, HEADER, cut.as_ref()), self.now);
         let text = HEADER..HEADER + text.len();
         self.note_span(text, scanned);
         if !self.linked.traces.is_none() {
@@ -323,10 +329,11 @@ impl<S> Session<S> {
         }
         let bytes = self.up.lane.unwalked();
         let bytes = &bytes[..bytes.len().min(total)];
+        let start = text.start;
         let (name, text) = (&bytes[HEADER..at - 1], &bytes[text]);
         self.linked.deallocating |= whole && deallocates(text).is_some();
         self.linked.text_noted = true;
-        self.cell.statement(text, self.now);
+        self.cell.statement(shown(text, start, cut.as_ref()), self.now);
         if !self.locals.is_empty() {
             self.locals.forget_statement(name);
         }
