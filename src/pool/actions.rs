@@ -65,7 +65,7 @@ impl Pools {
         if let Some(object) = backend.or_else(|| self.take_idle(&pool)) {
             let mut lease = Lease::new(self.clone(), pool, lease, object);
             lease.mark_unused();
-            waiter.tell(Granted::Lease(lease, warnings));
+            waiter.tell(Granted::Lease(Box::new(lease), warnings));
             return;
         }
         let mut actions = Vec::new();

@@ -12,8 +12,9 @@ use tokio::sync::oneshot;
 /// How a wait ends. The waiter is handed the lease itself: if nobody is there to take it, it is
 /// dropped and so given back.
 pub enum Granted {
-    /// With a lease, and budgets in `warn` mode that it exceeds.
-    Lease(Lease, Vec<Warning>),
+    /// With a lease, and budgets in `warn` mode that it exceeds. In a box: it is passed on many times
+    /// before it is taken.
+    Lease(Box<Lease>, Vec<Warning>),
     /// Without.
     Refused(Refusal),
 }

@@ -149,9 +149,9 @@ impl<S: Socket> Session<S> {
         match granted {
             Some(Granted::Lease(mut lease, warnings)) => {
                 if self.is_unfit(&mut lease) {
-                    return Box::pin(self.adopt_unfit(Box::new((lease, warnings, tag)))).await;
+                    return Box::pin(self.adopt_unfit(Box::new((*lease, warnings, tag)))).await;
                 }
-                self.adopt(lease, &warnings, &tag, self.now);
+                self.adopt(*lease, &warnings, &tag, self.now);
                 Ok(())
             }
             Some(Granted::Refused(refusal)) => {

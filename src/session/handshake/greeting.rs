@@ -86,7 +86,7 @@ async fn checkout(pools: &Arc<Pools>, pool: &Arc<Pool>, claim: &Claim) -> Result
     tokio::select! {
         biased;
         granted = waiting => match granted {
-            Granted::Lease(lease, _) => Ok(lease),
+            Granted::Lease(lease, _) => Ok(*lease),
             Granted::Refused(refusal) => Err(Refused::Told(reply::refusal_at_login(&refusal))),
         },
         Ok(()) = refusals.changed() => {
