@@ -1,5 +1,5 @@
-//! What a decision costs: a checkout and checkin with nobody else about, tagged and not, and the
-//! hand-off of a busy backend with ten thousand waiting.
+//! What a decision costs: a checkout and checkin with nobody else about, with and without budgets, and
+//! the hand-off of a busy backend with ten thousand waiting.
 //!
 //! Integers stand for backends and waiters, so this is the book alone: no lock, no socket, no clock.
 
@@ -18,6 +18,17 @@ fn main() {
     divan::main();
 }
 
+/// What is accounted of a lease.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Ledger {
+    /// Slots only: no budget has a limit.
+    Slots,
+    /// Every budget has limits that act.
+    Budgets,
+    /// So it has, and the lease is a request's.
+    BudgetsOfRequest,
+}
+
 struct Rig {
     book: Book<u32, WaiterId>,
     pool: PoolId,
@@ -27,10 +38,10 @@ struct Rig {
 
 impl Rig {
     /// A pool with its backends idle.
-    fn new(size: usize) -> Self {
+    fn new(size: usize, ledger: Ledger) -> Self {
         let rules = rules(size);
         let now = Instant::now();
-        let mut book = Book::new(&config(&rules));
+        let mut book = Book::new(&config(&rules, ledger));
         let mut actions = Vec::new();
         let pool = book.pool("app", "web", &rules, now, &mut actions);
         let mut backend = 0;
@@ -67,10 +78,11 @@ impl Rig {
 }
 
 /// A lease and its return with an idle backend and nobody waiting.
-#[divan::bench(args = [false, true], sample_size = 1_000)]
-fn grant_and_return(bencher: Bencher<'_, '_>, tagged: bool) {
-    let mut rig = Rig::new(20);
-    let claim = rig.claim("acme", tagged.then_some("4bf92f3577b34da6a3ce929d0e0e4736"));
+#[divan::bench(args = [Ledger::Slots, Ledger::Budgets, Ledger::BudgetsOfRequest], sample_size = 1_000)]
+fn grant_and_return(bencher: Bencher<'_, '_>, ledger: Ledger) {
+    let mut rig = Rig::new(20, ledger);
+    let request = (ledger == Ledger::BudgetsOfRequest).then_some("4bf92f3577b34da6a3ce929d0e0e4736");
+    let claim = rig.claim("acme", request);
     bencher.bench_local(|| {
         let Checkout::Idle(lease) = rig.checkout(black_box(&claim)) else { panic!("not idle") };
         rig.checkin(lease);
@@ -78,13 +90,13 @@ fn grant_and_return(bencher: Bencher<'_, '_>, tagged: bool) {
     });
 }
 
-/// A busy backend goes from a lease to the next of 10,000 waiters of 5,000 tenants, and whoever was
-/// served queues again.
-#[divan::bench(sample_size = 1_000)]
-fn hand_off_among_10_000(bencher: Bencher<'_, '_>) {
-    let mut rig = Rig::new(20);
+/// A busy backend goes from a lease to the next of 10,000 waiters of so many tenants, and another waiter
+/// comes.
+#[divan::bench(args = [1, 5_000], sample_size = 1_000)]
+fn hand_off_among_10_000(bencher: Bencher<'_, '_>, tenants: usize) {
+    let mut rig = Rig::new(20, Ledger::Budgets);
     let claims: Vec<Claim> =
-        (0..10_000).map(|at| rig.claim(&format!("tenant {}", at % 5_000), None)).collect();
+        (0..10_000).map(|at| rig.claim(&format!("tenant {}", at % tenants), None)).collect();
     let first = rig.claim("first", None);
     let mut leases: Vec<LeaseId> = Vec::new();
     while let Checkout::Idle(lease) = rig.checkout(&first) {
@@ -117,23 +129,34 @@ fn rules(size: usize) -> PoolRules {
     }
 }
 
-fn config(rules: &PoolRules) -> Config {
+fn config(rules: &PoolRules, ledger: Ledger) -> Config {
+    let limited = ledger != Ledger::Slots;
+    let mode = if limited { Mode::Enforce } else { Mode::Observe };
+    let most = Duration::from_secs(60);
+    let timed = Timed { warn: limited.then_some(most), abort: limited.then_some(most), mode, force: true };
     Config {
         any_database: Some(Arc::new(Database { pool: rules.clone(), ..Database::default() })),
         pool: rules.clone(),
         server: Server { max_backends: 100, connect_parallel: 4 },
         budget: Budgets {
-            max_concurrent_mode: Mode::Enforce,
-            leases_mode: Mode::Observe,
+            max_concurrent_mode: mode,
+            leases_warn: None,
+            leases_reject: limited.then_some(u32::MAX),
+            leases_mode: mode,
+            db_time: timed,
+            age: timed,
+            idle: timed,
+            statement: timed,
+            stall: timed,
             ..Budgets::default()
         },
         tenant_default: TenantRule {
             max: Share::Percent(100.0),
             queue: 20_000,
-            mode: Mode::Enforce,
+            mode,
             ..TenantRule::default()
         },
-        leak: Leak { hold: Some(Duration::from_secs(60)), ..Config::default().leak },
+        leak: Leak { hold: limited.then_some(most), ..Config::default().leak },
         ..Config::default()
     }
 }
