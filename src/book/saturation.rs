@@ -2,8 +2,8 @@
 //!
 //! `QueuePool limit reached` and its like are raised inside the application, before a byte reaches Bursar: no
 //! budget here can help, only a wider pool there. From outside it shows: all connections of an instance are
-//! in a transaction, there have been that many for a while and no more, and each is taken again within a
-//! millisecond of being free, because somebody was waiting for it.
+//! in a transaction, there have been that many for a while and no more, and most often each is taken again
+//! within a millisecond of being free, because somebody was waiting for it.
 //!
 //! Looked at once a second. A closed loop of as many workers as connections looks the same; so it is said,
 //! and nothing is done.
@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 const LOOKS: u32 = 10;
 /// Of its connections, so many in a hundred have to be in a transaction, over those looks.
 const BUSY: u64 = 90;
-/// Of the times a connection was taken again, so many in a hundred have to have been quick.
-const QUICK: u64 = 90;
+/// Of the times a connection was taken again, so many in a hundred have to have been quick: the median, since
+/// a BEGIN that Bursar answers itself, and a busy machine, come in between.
+const QUICK: u64 = 50;
 /// The same instance is told of again after this.
 const AGAIN: Duration = Duration::from_secs(3_600);
 /// Instances looked at.
@@ -253,7 +254,7 @@ mod tests {
     fn who_has_room_or_rests_or_grows_does_not_starve() {
         for of in [
             |n| sample(17, 15, 40 * n, 40 * n),
-            |n| sample(17, 17, 20 * n, 40 * n),
+            |n| sample(17, 17, 19 * n, 40 * n),
             |n| sample(17 + n as u32 % 2, 17, 40 * n, 40 * n),
             |n| sample(1, 1, 40 * n, 40 * n),
             |_| sample(17, 17, 0, 0),
