@@ -252,6 +252,7 @@ fn a_context_that_cannot_be_set_shows_nothing_and_closes() {
     let (db, proxy) = start(fenced(1, "strict"));
     let mut wire = of(&proxy, "a");
     assert_eq!(look(&mut wire, 0), "a3");
+    until("its lease has ended", || leases(&proxy) == 0);
     let revoke = "revoke execute on function pg_catalog.set_config(text, text, boolean) from public";
     let mut superuser = Wire::login(db.cluster().addr(), &Login::new("postgres", db.name()));
     superuser.batch(revoke);

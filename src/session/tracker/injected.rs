@@ -9,7 +9,8 @@ impl Tracker {
     /// client's, and so is its BEGIN: an error of theirs lands where PostgreSQL would raise it.
     #[must_use]
     pub fn is_own_work(&self) -> bool {
-        let own = |op: &Op| matches!(op.injected, Some(Injected::Segment | Injected::Failure));
+        let own =
+            |op: &Op| matches!(op.injected, Some(Injected::Segment | Injected::Failure | Injected::Fence));
         self.marker != Marker::None || self.front().is_some_and(own)
     }
 

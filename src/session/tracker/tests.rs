@@ -249,3 +249,19 @@ fn ops_are_bounded() {
     let taken = (0..MAX_OPS + 1).map(|_| tracker.client(Kind::Sync, Note::default()));
     assert_eq!(taken.filter(|take| *take == Take::Forward).count(), MAX_OPS);
 }
+
+#[test]
+fn a_fence_ahead_of_a_begin_says_nothing_of_the_clients_transaction() {
+    let (mut tracker, mut out) = (Tracker::default(), BytesMut::new());
+    tracker.set_status(TxStatus::InTransaction);
+    tracker.fence(true);
+    [OpKind::Parse, OpKind::Bind, OpKind::Execute, OpKind::Close]
+        .into_iter()
+        .for_each(|kind| tracker.inject(kind, Injected::Begin));
+    for (kind, body) in [(b'1', &b""[..]), (b'2', b""), (b'C', b"SELECT 1\0"), (b'Z', b"I")] {
+        assert!(tracker.is_own_work(), "a cancel must not hit it");
+        assert_eq!(tracker.server(kind, body, &mut out), Ok(Give::Suppress));
+    }
+    assert_eq!(tracker.status(), TxStatus::InTransaction);
+    assert!(!tracker.is_own_work() && tracker.knows_status());
+}
