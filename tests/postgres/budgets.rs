@@ -217,7 +217,7 @@ fn enforced_the_callers_of_s0_never_hold_more_than_their_budget() {
 #[test]
 fn a_wait_ends_in_time_and_says_who_holds() {
     let db = Db::new();
-    let proxy = Proxy::start(&db, Config::one_backend().with("pool", "max_wait = \"200ms\""));
+    let proxy = Proxy::start(&db, Config::one_backend().with("pool", "max_wait = \"1s\""));
     let mut holder = proxy.connect_for("acme", "slow");
     holder.batch("set bursar.route = '/api/orders'");
     holder.batch("begin");
@@ -228,9 +228,9 @@ fn a_wait_ends_in_time_and_says_who_holds() {
     assert_eq!(reply.trace(), "E(53300) Z(I)");
     let [_, message, detail, hint] = refusal(&reply);
     assert_eq!(message, "bursar: no backend became available in time");
-    assert!(detail.starts_with("waited 2") && detail.contains("pool 1/1"), "{detail}");
+    assert!(detail.starts_with("waited 1") && detail.contains("pool 1/1"), "{detail}");
     assert!(hint.starts_with("Retry after ") && hint.contains("/api/orders"), "{hint}");
-    assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(2), "{took:?}");
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(20), "{took:?}");
     holder.batch("commit");
     assert_eq!(waiter.query("select 1").value(), "1");
     // The client's own deadline is tighter.

@@ -63,7 +63,7 @@ fn nest(proxy: &Proxy, request: &str, depth: usize, met: &dyn Fn()) -> Result<()
 }
 
 #[test]
-fn four_calls_three_deep_on_four_backends_all_finish_after_two_victims() {
+fn four_calls_three_deep_on_four_backends_all_finish_after_a_few_victims() {
     let db = Db::new();
     db.run(&["create table done (request text)"]);
     let proxy = Proxy::start(&db, crowded(4));
@@ -85,9 +85,11 @@ fn four_calls_three_deep_on_four_backends_all_finish_after_two_victims() {
         let calls: Vec<_> = (0..4).map(one).collect();
         calls.into_iter().map(|call| call.join().expect("a call")).collect()
     });
-    // One makes room for the eldest's second session, one for its third; then all go on in turn.
-    assert_eq!(count(&proxy, "victim"), 2, "{tries:?}");
-    assert_eq!(tries.iter().sum::<u32>(), 4 + 2, "{tries:?}");
+    // One makes room for the eldest's second session, one for its third; then all go on in turn, unless
+    // a victim is back, on a slow machine, before the eldest has its third.
+    let victims = count(&proxy, "victim");
+    assert!((2..=4).contains(&victims), "{tries:?}");
+    assert_eq!(tries.iter().sum::<u32>(), 4 + victims, "{tries:?}");
     assert_eq!(db.value("select count(*) from done"), "12");
     assert_eq!(row(&proxy, "select count(*) from bursar.leases"), ["0"]);
     assert_eq!(row(&proxy, "select count(*) from bursar.deadlocks where lasted_ms is null"), ["0"]);

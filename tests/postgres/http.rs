@@ -10,7 +10,7 @@ const LEAK: &str = "bursar_leaks_open{class=\"idle_in_tx\"}";
 #[test]
 fn metrics_have_every_family_of_the_page() {
     let db = Db::new();
-    let config = Config::of_size(2).with("pool", "max_wait = \"50ms\"").with("leak", "idle = \"50ms\"");
+    let config = Config::of_size(2).with("pool", "max_wait = \"2s\"").with("leak", "idle = \"50ms\"");
     let proxy = Proxy::start(&db, config);
     // A family without series is not shown: so one of each, of what need not happen.
     let mut client = proxy.connect_for("acme", "r-1");

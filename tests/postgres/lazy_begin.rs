@@ -128,7 +128,7 @@ fn what_has_a_snapshot_or_a_text_of_its_own_begins_at_once() {
 
 #[test]
 fn who_is_refused_a_backend_is_in_a_failed_transaction() {
-    let (_db, proxy) = start(Config::one_backend().lazy().with("pool", "max_wait = \"100ms\""));
+    let (_db, proxy) = start(Config::one_backend().lazy().with("pool", "max_wait = \"1s\""));
     let (mut holds, mut wire) = (proxy.connect(), proxy.connect());
     holds.batch("begin");
     holds.batch("select 1");

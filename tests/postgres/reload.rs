@@ -49,7 +49,7 @@ fn a_reload_changes_pools_and_drops_nobody() {
 #[test]
 fn a_bad_file_changes_nothing_and_says_why() {
     let db = Db::new();
-    let proxy = Proxy::start(&db, Config::one_backend().with("pool", "max_wait = \"100ms\""));
+    let proxy = Proxy::start(&db, Config::one_backend().with("pool", "max_wait = \"1s\""));
     let mut client = proxy.connect();
     client.batch("begin");
     let mut console = proxy.console();

@@ -194,7 +194,7 @@ fn transactional_state_does_not_hold_a_backend() {
 
 #[test]
 fn a_pinned_backend_is_waited_for_and_comes_back() {
-    let (db, proxy) = start(Config::one_backend().with("pool", "max_wait = \"300ms\""));
+    let (db, proxy) = start(Config::one_backend().with("pool", "max_wait = \"1s\""));
     let mut first = proxy.connect();
     first.batch("listen bell");
     let mut second = proxy.connect();

@@ -8,7 +8,7 @@ const SIMPLE: &str = "C(SET) Z(I)";
 
 fn start() -> (Db<'static>, Proxy) {
     let db = Db::new();
-    let proxy = Proxy::start(&db, Config::one_backend().with("pool", "max_wait = \"100ms\""));
+    let proxy = Proxy::start(&db, Config::one_backend().with("pool", "max_wait = \"1s\""));
     (db, proxy)
 }
 
