@@ -13,6 +13,14 @@ pub struct PoolId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
+impl SessionId {
+    /// The process id that its client is told and cancels by, where backends change.
+    #[must_use]
+    pub fn process_id(self) -> u32 {
+        (self.0 & 0x7fff_ffff) as u32
+    }
+}
+
 /// A session's hold on a backend, unique in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(pub u64);

@@ -13,6 +13,7 @@ use crate::wire::sql::scan::{
 };
 use crate::wire::walk::{HEADER, Header, cstr};
 use bytes::BytesMut;
+use std::ops::Range;
 
 /// Zeros that complete a CopyData frame the client had half sent when its COPY failed; beyond this
 /// much the backend is closed instead (wire.md A5).
@@ -61,7 +62,7 @@ impl<S> Session<S> {
             let named =
                 front.and_then(|op| op.statement).filter(|_| head.kind == b'E' && total <= Lane::HELD);
             let shape = tells_shape(head.kind, front);
-            let whole = named.is_some() || shape && total <= Lane::HELD;
+            let whole = named.is_some() || (shape || head.kind == b'A') && total <= Lane::HELD;
             let seen = if whole { total } else { HEADER + wants(head.kind, total - HEADER) };
             if bytes.len() < seen {
                 return Ok(());
@@ -105,6 +106,9 @@ impl<S> Session<S> {
                 _ if keep && head.kind == b'E' && self.is_cut(seen) => self.pass_cut(total),
                 _ if keep && head.kind == b'E' && self.says_verdict(seen) => self.down.take(total, false),
                 (Some(id), Some(name)) if keep => self.pass_error(total, id, &name),
+                _ if keep && head.kind == b'A' && self.pass_own_notification(seen) => {
+                    self.down.take(total, false);
+                }
                 _ => self.down.take(total, keep),
             }
             if !self.scratch.is_empty() {
@@ -137,6 +141,24 @@ impl<S> Session<S> {
         }
         let Some(lock) = self.cell.take_own_lock() else { return false };
         self.down.lane.make(|out| reply::own_lock(&lock).encode(out));
+        true
+    }
+
+    /// What the session has told itself comes from the process that it takes its server for. Returns
+    /// whether that is this message, which is all of it.
+    fn pass_own_notification(&mut self, total: usize) -> bool {
+        const PID: Range<usize> = HEADER..HEADER + 4;
+        let Some(lease) = self.lease.as_mut().filter(|_| self.mode != PoolMode::Session) else {
+            return false;
+        };
+        let own = lease.backend().cancel.pid.to_be_bytes();
+        let message = &self.down.lane.unwalked()[..total];
+        if message.get(PID) != Some(&own) {
+            return false;
+        }
+        let mut told = message.to_vec();
+        told[PID].copy_from_slice(&self.cell.id.process_id().to_be_bytes());
+        self.down.lane.make(|out| out.extend_from_slice(&told));
         true
     }
 

@@ -372,7 +372,7 @@ async fn prepare(
     let session_mode = pool.rules().mode == PoolMode::Session;
     let (parameters, lease) = greeting::greet(pools, &pool, &cell, &tag, &settings, session_mode).await?;
     // In session mode the client may use the process id with pg_terminate_backend and the like.
-    let pid = lease.as_ref().map_or((cell.id.0 & 0x7fff_ffff) as u32, |(_, pid)| *pid as u32);
+    let pid = lease.as_ref().map_or(cell.id.process_id(), |(_, pid)| *pid as u32);
     let registered = welcome(visitor, &startup, &cell, pid, &parameters, warning, &mut out);
     cell.set_waiting(false, &tag, clock::now());
     Ok(Prepared {

@@ -69,6 +69,18 @@ fn one_query_that_resets_and_rolls_back_leaves_the_servers_value() {
 }
 
 #[test]
+fn a_prepared_reset_in_session_mode_goes_to_the_servers_value() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend().with("pool", "mode = \"session\""));
+    let mut wire = with_work_mem(&proxy);
+    wire.ask(&[msg::parse("s", "reset work_mem"), msg::sync()].concat());
+    let reset = wire.ask(&[msg::bind("", "s"), msg::execute("", 0), msg::sync()].concat());
+    assert_eq!(reset.trace(), "2 C(RESET) Z(I)");
+    assert_eq!(wire.query("show work_mem").value(), "4MB");
+    proxy.stop();
+}
+
+#[test]
 fn a_setting_of_an_application_that_others_have_used_is_empty_and_not_null() {
     let db = Db::new();
     let proxy = Proxy::start(&db, Config::one_backend());

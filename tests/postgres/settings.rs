@@ -896,6 +896,27 @@ fn notifications_arrive_while_bursar_looks() {
     proxy.stop();
 }
 
+/// Programs tell their own notifications from others' by the process id they were given at login.
+#[test]
+fn a_notification_of_ones_own_comes_from_ones_own_process() {
+    let db = Db::new();
+    for mode in ["transaction", "session"] {
+        let proxy = Proxy::start(&db, Config::of_size(2).with("pool", &format!("mode = \"{mode}\"")));
+        let (mut client, mut other) = (proxy.connect(), proxy.connect());
+        client.batch("listen bell");
+        let from = |message: &Msg| i32::from_be_bytes(message.body[..4].try_into().expect("a pid"));
+        let reply = client.query("notify bell, 'own'");
+        let heard: Vec<&Msg> = reply.messages.iter().filter(|message| message.kind == b'A').collect();
+        assert_eq!(heard.iter().map(|message| message.to_string()).collect::<Vec<_>>(), ["A(bell own)"]);
+        assert_eq!(from(heard[0]), client.pid, "{mode} mode");
+        other.batch("notify bell, 'other'");
+        let message = client.recv().expect("a message");
+        assert_eq!(message.to_string(), "A(bell other)");
+        assert_ne!(from(&message), client.pid, "{mode} mode");
+        proxy.stop();
+    }
+}
+
 /// A bad start-up value is the client's own trouble, on whatever backend it is found.
 #[test]
 fn a_bad_start_up_value_harms_nobody() {
