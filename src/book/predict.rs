@@ -3,8 +3,8 @@
 //!
 //! A lease is *long* if more than one in ten like it was held for more than [`LONG`] lately, that
 //! is, if the 90th percentile of its kind is above it. What is unknown counts as short: a wrong guess
-//! costs one slot once, since a lease teaches as soon as it is long, not when it is back. Memory is bounded: a table of two-way sets in which the less used of two
-//! makes room.
+//! costs one slot once, since a lease teaches as soon as it is long, not when it is back. Memory is
+//! bounded: a table of two-way sets in which the less used of two makes room.
 
 use foldhash::fast::FixedState;
 use std::hash::BuildHasher;

@@ -13,7 +13,6 @@ use tokio_postgres::{Client, NoTls};
 #[test]
 fn tokio_postgres() {
     let db = Db::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let all = |addr: SocketAddr, table: &'static str| {
         let url = format!("postgresql://app@{addr}/{}", db.name());
         async move {
@@ -27,21 +26,34 @@ fn tokio_postgres() {
             connection.await.expect("no panic").expect("a clean end");
         }
     };
+    run_everywhere(&db, all, ["rust_t", "rust_a", "rust_b"], |_| Config::of_size(2).lazy());
+}
+
+/// Directly, then twice through pools of both modes, then two at once before one backend: as
+/// [`super::drivers`] does with programs. `config` is for a mode, `tables` for one alone and for two.
+pub(super) fn run_everywhere<F: Future<Output = ()>>(
+    db: &Db<'_>,
+    all: impl Fn(SocketAddr, &'static str) -> F,
+    tables: [&'static str; 3],
+    config: impl Fn(&str) -> Config,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let [alone, one, other] = tables;
     let run = |addr: SocketAddr| {
-        let bounded = async { tokio::time::timeout(Duration::from_secs(60), all(addr, "rust_t")).await };
+        let bounded = async { tokio::time::timeout(Duration::from_secs(60), all(addr, alone)).await };
         runtime.block_on(bounded).expect("every answer comes");
     };
     run(db.cluster().addr());
     for mode in ["transaction", "session"] {
-        let config = Config::of_size(2).lazy().with("pool", &format!("mode = \"{mode}\""));
-        let proxy = Proxy::start(&db, config.with("pool", "reuse = \"round_robin\""));
+        let config = config(mode).with("pool", &format!("mode = \"{mode}\""));
+        let proxy = Proxy::start(db, config.with("pool", "reuse = \"round_robin\""));
         run(proxy.addr());
         run(proxy.addr());
         proxy.stop();
     }
-    let proxy = Proxy::start(&db, for_two_copies());
+    let proxy = Proxy::start(db, for_two_copies());
     let two = async {
-        let two = async { tokio::join!(all(proxy.addr(), "rust_a"), all(proxy.addr(), "rust_b")) };
+        let two = async { tokio::join!(all(proxy.addr(), one), all(proxy.addr(), other)) };
         tokio::time::timeout(Duration::from_secs(60), two).await
     };
     runtime.block_on(two).expect("every answer comes, to both");

@@ -1,12 +1,11 @@
 //! sqlx, whose every query is a named statement that it has described, by itself and as a pool of its own.
 
-use super::drivers::for_two_copies;
-use crate::support::{Config, Db, Proxy};
+use super::drivers_rust::run_everywhere;
+use crate::support::{Config, Db};
 use futures_util::TryStreamExt;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor, Row};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 fn options(addr: SocketAddr, db: &str) -> PgConnectOptions {
     PgConnectOptions::new().host("127.0.0.1").port(addr.port()).username("app").database(db)
@@ -15,7 +14,6 @@ fn options(addr: SocketAddr, db: &str) -> PgConnectOptions {
 #[test]
 fn sqlx() {
     let db = Db::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let all = |addr: SocketAddr, table: &'static str| {
         let options = options(addr, db.name());
         async move {
@@ -28,28 +26,10 @@ fn sqlx() {
             pooled(&pool.expect("a pool"), table).await;
         }
     };
-    let run = |addr: SocketAddr| {
-        let bounded = async { tokio::time::timeout(Duration::from_secs(60), all(addr, "sqlx_t")).await };
-        runtime.block_on(bounded).expect("every answer comes");
-    };
-    run(db.cluster().addr());
-    for mode in ["transaction", "session"] {
-        // In session mode each of its connections has a backend.
-        let size = if mode == "session" { 4 } else { 2 };
-        let config = Config::of_size(size).with("pool", &format!("mode = \"{mode}\""));
-        let config = config.with("tenant.\"*\"", "mode = \"observe\"");
-        let proxy = Proxy::start(&db, config.with("pool", "reuse = \"round_robin\""));
-        run(proxy.addr());
-        run(proxy.addr());
-        proxy.stop();
-    }
-    let proxy = Proxy::start(&db, for_two_copies());
-    let two = async {
-        let two = async { tokio::join!(all(proxy.addr(), "sqlx_a"), all(proxy.addr(), "sqlx_b")) };
-        tokio::time::timeout(Duration::from_secs(60), two).await
-    };
-    runtime.block_on(two).expect("every answer comes, to both");
-    proxy.stop();
+    // In session mode each of its connections has a backend.
+    let size = |mode: &str| if mode == "session" { 4 } else { 2 };
+    let config = |mode: &str| Config::of_size(size(mode)).with("tenant.\"*\"", "mode = \"observe\"");
+    run_everywhere(&db, all, ["sqlx_t", "sqlx_a", "sqlx_b"], config);
 }
 
 async fn queries(db: &mut PgConnection) {
