@@ -7,6 +7,7 @@ use bursar::book::{Action, Book, Checkout, Claim, LeaseId, PoolId, SessionId, Us
 use bursar::config::*;
 use bursar::tag::Tag;
 use divan::{Bencher, black_box};
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -90,31 +91,60 @@ fn grant_and_return(bencher: Bencher<'_, '_>, ledger: Ledger) {
     });
 }
 
-/// A busy backend goes from a lease to the next of 10,000 waiters of so many tenants, and another waiter
-/// comes.
+/// A busy backend goes from a lease to the next of some 10,000 waiters of so many tenants.
 #[divan::bench(args = [1, 5_000], sample_size = 1_000)]
 fn hand_off_among_10_000(bencher: Bencher<'_, '_>, tenants: usize) {
-    let mut rig = Rig::new(20, Ledger::Budgets);
-    let claims: Vec<Claim> =
-        (0..10_000).map(|at| rig.claim(&format!("tenant {}", at % tenants), None)).collect();
-    let first = rig.claim("first", None);
-    let mut leases: Vec<LeaseId> = Vec::new();
-    while let Checkout::Idle(lease) = rig.checkout(&first) {
-        leases.push(lease);
+    let crowd = RefCell::new(Crowd::of(tenants));
+    bencher
+        .with_inputs(|| crowd.borrow_mut().another_waits())
+        .bench_local_values(|()| crowd.borrow_mut().hand_off());
+}
+
+/// A waiter joins some 10,000 of so many tenants.
+#[divan::bench(args = [1, 5_000], sample_size = 1_000)]
+fn queue_behind_10_000(bencher: Bencher<'_, '_>, tenants: usize) {
+    let crowd = RefCell::new(Crowd::of(tenants));
+    bencher
+        .with_inputs(|| crowd.borrow_mut().hand_off())
+        .bench_local_values(|()| crowd.borrow_mut().another_waits());
+}
+
+/// A pool of twenty, all leased, and 10,000 waiters; each timed call comes with one of the other kind,
+/// a thousand at a time, so that there are 9,000 to 11,000 of them.
+struct Crowd {
+    rig: Rig,
+    claims: Vec<Claim>,
+    next: usize,
+    /// The lease that ends next.
+    lease: LeaseId,
+}
+
+impl Crowd {
+    fn of(tenants: usize) -> Self {
+        let mut rig = Rig::new(20, Ledger::Budgets);
+        let claims: Vec<Claim> =
+            (0..10_000).map(|at| rig.claim(&format!("tenant {}", at % tenants), None)).collect();
+        let first = rig.claim("first", None);
+        let Checkout::Idle(lease) = rig.checkout(&first) else { panic!("not idle") };
+        while let Checkout::Idle(_) = rig.checkout(&first) {}
+        for claim in &claims {
+            assert!(matches!(rig.checkout(claim), Checkout::Queued(_)));
+        }
+        rig.actions.clear();
+        Crowd { rig, claims, next: 0, lease }
     }
-    for claim in &claims {
-        assert!(matches!(rig.checkout(claim), Checkout::Queued(_)));
+
+    fn hand_off(&mut self) {
+        self.rig.checkin(self.lease);
+        let Some(Action::Grant { lease, .. }) = self.rig.actions.pop() else { panic!("no grant") };
+        self.lease = lease;
     }
-    rig.actions.clear();
-    let mut lease = leases[0];
-    let mut next = 0;
-    bencher.bench_local(|| {
-        rig.checkin(lease);
-        let Some(Action::Grant { lease: granted, .. }) = rig.actions.pop() else { panic!("no grant") };
-        lease = granted;
-        rig.checkout(&claims[next % claims.len()]);
-        next += 1;
-    });
+
+    fn another_waits(&mut self) {
+        let claim = &self.claims[self.next % self.claims.len()];
+        assert!(matches!(self.rig.checkout(claim), Checkout::Queued(_)));
+        self.next += 1;
+    }
 }
 
 fn rules(size: usize) -> PoolRules {

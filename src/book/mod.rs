@@ -30,6 +30,7 @@
 
 pub mod advice;
 mod aftermath;
+mod agenda;
 mod banker;
 mod burst;
 mod callsites;
@@ -83,6 +84,7 @@ pub use violations::Violation;
 use crate::config::{Config, Mode, PoolRules, Timed};
 use counters::{Dim, Told};
 use hashbrown::HashMap;
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap as Named, VecDeque};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -133,7 +135,8 @@ pub struct Book<B, W> {
     leases_peak: u64,
     waiters: ById<WaiterId, queue::Waiter<W>>,
     next_waiter: u64,
-    deadlines: BTreeSet<(Instant, WaiterId)>,
+    /// Waiters by deadline (B9).
+    deadlines: agenda::Agenda<Reverse<Instant>>,
     /// The next number before all places in line, and the next behind them.
     ends: (i64, i64),
 
@@ -192,7 +195,7 @@ impl<B, W> Book<B, W> {
             leases_peak: 0,
             waiters: ById::default(),
             next_waiter: 1,
-            deadlines: BTreeSet::new(),
+            deadlines: agenda::Agenda::new(),
             ends: (-1, 0),
             tally: counters::Tally::default(),
             storms: storms::Storms::default(),

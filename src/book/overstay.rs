@@ -12,6 +12,7 @@ use super::{
     Action, Activity, Book, Doing, Holder, LeaseId, Overstay, PoolId, Refusal, SessionId, WaiterId, Warning,
 };
 use crate::config::Timed;
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 /// No two ticks are closer than this.
@@ -78,7 +79,7 @@ impl<B, W> Book<B, W> {
         self.look_again(now, actions);
         self.requests.forget(32, |request| request.forgotten(now));
 
-        if let Some(&(deadline, _)) = self.deadlines.first() {
+        if let Some((Reverse(deadline), _)) = self.deadlines.first(|id| self.waiters.contains_key(&id)) {
             self.wake(deadline);
         }
         if !self.crowded.is_empty() {
@@ -121,16 +122,17 @@ impl<B, W> Book<B, W> {
     /// For [`Book::wake_to_watch`], from a new configuration.
     pub(super) fn set_pace(&mut self) {
         let leak = &self.limits.leak;
-        let shortest = leak.idle.into_iter().chain(leak.hold).min().unwrap_or(TICK_MOST);
-        // A deadlock that begins right after a tick is to be noticed within its time and the slack.
-        let patience = self.pools.iter().filter_map(|pool| pool.rules.deadlock_after);
-        let shortest = patience.min().map_or(shortest, |after| after.min(shortest));
-        self.pace = shortest.saturating_add(LEAK_SLACK).min(TICK_MOST);
+        let leaks = leak.idle.into_iter().chain(leak.hold).min();
+        let leaks = leaks.map(|shortest| shortest.saturating_add(LEAK_SLACK));
+        // A deadlock that begins right after a tick is seen by the next one to have stood for its time:
+        // what is left of the 250 ms of budgets.md §3.4 is for ending it.
+        let deadlocks = self.pools.iter().filter_map(|pool| pool.rules.deadlock_after).min();
+        self.pace = leaks.into_iter().chain(deadlocks).min().unwrap_or(TICK_MOST).min(TICK_MOST);
     }
 
     /// B9: waits whose deadline has come.
     fn expire(&mut self, now: Instant, actions: &mut Vec<Action<B, W>>) {
-        while let Some(&(deadline, id)) = self.deadlines.first()
+        while let Some((Reverse(deadline), id)) = self.deadlines.first(|id| self.waiters.contains_key(&id))
             && deadline <= now
         {
             self.tally.count(Dim::B9, Told::Reject);

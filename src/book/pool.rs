@@ -1,11 +1,12 @@
 //! One pool's numbers: where its backends are, how dialling goes, what it has done so far.
 
+use super::agenda::Agenda;
 use super::class::ClassId;
 use super::counters::Histogram;
 use super::{LeaseId, PoolId, Usage, WaiterId};
 use crate::config::PoolRules;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -96,7 +97,7 @@ pub(super) struct Pool {
     /// Backends that came to be a tenant's by its turn.
     pub(super) turns: u64,
     /// Every waiter that may be shed: the lowest class first, in it the newest (budgets.md §6.2).
-    pub(super) shed: BTreeSet<(u32, Reverse<i64>, WaiterId)>,
+    pub(super) shed: Agenda<(Reverse<u32>, i64)>,
     /// How long leases are held, lately.
     pub(super) hold: Mean,
     /// Waiters of all lines that their tenants' caps allow.
@@ -235,7 +236,7 @@ impl Pool {
             finish: BTreeMap::new(),
             parts: super::class::Parts::default(),
             turns: 0,
-            shed: BTreeSet::new(),
+            shed: Agenda::new(),
             hold: Mean::default(),
             demand: 0,
             express: 0,

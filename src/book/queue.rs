@@ -44,8 +44,6 @@ pub(super) struct Waiter<W> {
     pub(super) deadline: Instant,
     /// Its place among others of its line, whichever that is.
     pub(super) order: i64,
-    /// Its class's, when it came.
-    rank: u32,
     pub(super) line: Line,
     /// Its lane among its tenant's.
     pub(super) kind: Kind,
@@ -130,10 +128,15 @@ impl<B, W> Book<B, W> {
         now: Instant,
         actions: &mut Vec<Action<B, W>>,
     ) {
-        let pool = &self.pools[pool.0 as usize];
+        let pool = &mut self.pools[pool.0 as usize];
+        if pool.waiting < limit {
+            return;
+        }
         let rank = self.classes.get(who.class).rule.rank();
-        let lowest = pool.shed.first().filter(|(lowest, ..)| pool.waiting >= limit && *lowest < rank);
-        if let Some(&(.., waiter)) = lowest {
+        let lowest = pool.shed.first(|id| self.waiters.contains_key(&id));
+        if let Some(((Reverse(lowest), _), waiter)) = lowest
+            && lowest < rank
+        {
             self.tally.count(Dim::B15, Told::Reject);
             self.refuse(waiter, now, actions, |standing| Refusal::QueueFull { limit, standing });
         }
@@ -182,7 +185,8 @@ impl<B, W> Book<B, W> {
         let most = own.unwrap_or(pool.rules.max_wait);
         let asked = claim.tag.deadline_ms.map_or(Duration::MAX, |ms| Duration::from_millis(ms.into()));
         let deadline = later(since, most.min(asked));
-        self.deadlines.insert((deadline, id));
+        let waits = |id| self.waiters.contains_key(&id);
+        self.deadlines.add(Reverse(deadline), id, self.waiters.len(), waits);
         self.wake(deadline);
 
         let again = entry != Entry::Back;
@@ -190,7 +194,9 @@ impl<B, W> Book<B, W> {
         let held_back = !again && !behind && self.held_back(who.request);
         let rank = self.classes.get(who.class).rule.rank();
         if !again {
-            self.pools[claim.pool.0 as usize].shed.insert((rank, Reverse(order), id));
+            let pool = &mut self.pools[claim.pool.0 as usize];
+            let waits = |id| self.waiters.contains_key(&id);
+            pool.shed.add((Reverse(rank), order), id, pool.waiting, waits);
         }
         let waiter = Waiter {
             handle: handle(id),
@@ -199,7 +205,6 @@ impl<B, W> Book<B, W> {
             since,
             deadline,
             order,
-            rank,
             line: Line::None,
             kind: Kind::of(who.guess.long, false),
             again,
@@ -304,10 +309,7 @@ impl<B, W> Book<B, W> {
     pub(super) fn detach(&mut self, id: WaiterId, granted: bool) -> Option<Waiter<W>> {
         self.unline(id, !granted);
         let waiter = self.waiters.remove(&id)?;
-        self.deadlines.remove(&(waiter.deadline, id));
-        let pool = &mut self.pools[waiter.claim.pool.0 as usize];
-        pool.waiting -= 1;
-        pool.shed.remove(&(waiter.rank, Reverse(waiter.order), id));
+        self.pools[waiter.claim.pool.0 as usize].waiting -= 1;
         let who = waiter.who;
         self.shares[who.share].waiting -= 1;
         self.shares.settle(who.share);
