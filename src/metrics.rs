@@ -113,7 +113,7 @@ families! {
     CLIENT_SESSIONS Gauge "bursar_client_sessions" ["state"] "Client sessions by state.";
     LOGINS Counter "bursar_logins_total" ["result"] "Client logins by result.";
     CANCELS Counter "bursar_cancels_total" ["result"] "Cancel requests by what became of them.";
-    STALE_TAGS Counter "bursar_stale_tags_total" [] "Request tags dropped because nobody used them.";
+    STALE_TAGS Counter "bursar_stale_tags_total" [] "Request tags dropped because nobody used them, or their request was ended.";
     CONNECTS Counter "bursar_backend_connects_total" ["result"] "Dials to PostgreSQL by result.";
     CONNECT_SECONDS Histogram "bursar_backend_connect_seconds" [] "Time from dial to ready of the dials that succeeded.";
     RESETS Counter "bursar_backend_resets_total" ["kind"] "Used backends made fit for the next session, by how.";

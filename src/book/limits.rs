@@ -12,6 +12,9 @@ pub(super) const REQUEST_IDLE_TTL: Duration = Duration::from_secs(30);
 pub(super) const REQUEST_CAP: Duration = Duration::from_secs(3600);
 /// For how long a request that is over can still be asked about.
 pub(super) const REQUEST_RECALL: Duration = Duration::from_secs(300);
+/// For how long the id of a request is refused in whose name isolation was violated again and again
+/// (budgets.md §2.4).
+pub(super) const QUARANTINE: Duration = Duration::from_secs(60);
 /// A lease idle in transaction for this long makes no progress (B1, budgets.md §2.3).
 pub(super) const STUCK: Duration = Duration::from_millis(50);
 

@@ -5,11 +5,11 @@
 
 use super::counters::{Dim, Told};
 use super::judge::Watch;
-use super::limits::{REQUEST_CAP, REQUEST_IDLE_TTL, REQUEST_RECALL};
+use super::limits::{QUARANTINE, REQUEST_CAP, REQUEST_IDLE_TTL, REQUEST_RECALL, later};
 use super::queue::Who;
 use super::roll::Busy;
 use super::view::RequestView;
-use super::{Action, Book, Claim, PoolId, Refusal, SessionId, Usage, WaiterId, Warning};
+use super::{Action, Book, Claim, Objection, PoolId, Refusal, SessionId, Usage, WaiterId, Warning};
 use crate::config::Mode;
 use crate::tag::Tag;
 use smallvec::SmallVec;
@@ -31,6 +31,10 @@ pub(super) struct Request {
     used: Instant,
     /// When its client said that it is over.
     pub(super) ended: Option<Instant>,
+    /// When it, or an earlier request of this id, was closed for all sessions that carried it then.
+    closed: Option<Instant>,
+    /// Until when its id is refused.
+    quarantined: Option<Instant>,
     /// Leases now, logins not counted.
     pub(super) leases: u32,
     leases_peak: u32,
@@ -94,6 +98,8 @@ impl Request {
             since: now,
             used: now,
             ended: None,
+            closed: None,
+            quarantined: None,
             leases: 0,
             leases_peak: 0,
             leases_total: 0,
@@ -136,6 +142,7 @@ impl Request {
             (self.leases, self.leases_peak, self.waiting) = (old.leases, old.leases, old.waiting);
             (self.back, self.lined, self.first, self.holds) = (old.back, old.lined, old.first, old.holds);
             (self.sessions, self.all_sessions) = (old.sessions, old.all_sessions);
+            (self.closed, self.quarantined) = (old.closed, old.quarantined);
         }
         self.own = tag.max_concurrent;
         self.used = now;
@@ -259,19 +266,50 @@ impl Request {
 }
 
 impl<B, W> Book<B, W> {
+    /// Whether a claim may be made in the name of its request; asked before [`Book::checkout`], of tagged
+    /// claims.
+    #[must_use]
+    pub fn objects(&self, claim: &Claim, now: Instant) -> Option<Objection> {
+        let id = claim.tag.request.as_ref().filter(|_| !claim.login);
+        let request = &self.requests[id.and_then(|id| self.requests.find(0, id))?];
+        if let Some(until) = request.quarantined.filter(|until| *until > now) {
+            return Some(Objection::Quarantined { left: until - now });
+        }
+        // What is set anew, or comes with each statement, is meant.
+        if let (Some(closed), Some(told)) = (request.closed, claim.tag.request_since)
+            && told < closed
+        {
+            return Some(Objection::Closed);
+        }
+        self.mixes(request, claim, now).then_some(Objection::Mixed)
+    }
+
     /// V3 (budgets.md §2.7): whether the request of a claim is already another user's work, or another
     /// login role's.
-    #[must_use]
-    pub fn mixes(&self, claim: &Claim, now: Instant) -> bool {
-        let id = claim.tag.request.as_ref().filter(|_| !claim.login);
-        let Some(at) = id.and_then(|id| self.requests.find(0, id)) else { return false };
-        let request = &self.requests[at];
+    fn mixes(&self, request: &Request, claim: &Claim, now: Instant) -> bool {
         if request.begins_anew(now) {
             return false;
         }
         let role = |pool: PoolId| &*self.pools[pool.0 as usize].user;
         request.pool.is_some_and(|first| first != claim.pool && role(first) != role(claim.pool))
             || matches!((&request.user_id, &claim.tag.user_id), (Some(one), Some(other)) if one != other)
+    }
+
+    /// A request is over for all who work for it (`bursar.end_request()`): as [`Book::request_ended`], and
+    /// sessions that were told its id before carry a stale tag.
+    pub fn request_closed(&mut self, id: &str, now: Instant) {
+        self.request_ended(id, now);
+        if let Some(at) = self.requests.find(0, id) {
+            self.requests[at].closed = Some(now);
+        }
+    }
+
+    /// Isolation was violated in the name of a request again and again: its id is refused for a minute
+    /// (budgets.md §2.4).
+    pub fn quarantine(&mut self, id: &str, now: Instant) {
+        if let Some(at) = self.requests.find(0, id) {
+            self.requests[at].quarantined = Some(later(now, QUARANTINE));
+        }
     }
 
     /// The client says that a request is over: its id starts anew once its last lease is back.

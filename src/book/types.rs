@@ -59,6 +59,20 @@ pub enum Checkout {
     Refused(Refusal),
 }
 
+/// Why a claim may not be made in the name of its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objection {
+    /// The request is another user's work, or another login role's (V3).
+    Mixed,
+    /// The request was closed after this session was told its id: the tag is stale (budgets.md §2.2).
+    Closed,
+    /// Its id was used in a way that isolation forbids, again and again (budgets.md §2.4).
+    Quarantined {
+        /// For how long it is still refused.
+        left: Duration,
+    },
+}
+
 /// What must be done, after unlocking, in order.
 #[derive(Debug)]
 pub enum Action<B, W> {

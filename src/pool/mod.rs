@@ -35,7 +35,7 @@ pub mod wait;
 use crate::auth::Users;
 use crate::backend::{Object, Store, Target};
 use crate::book::{
-    Action, Book, Checkout, Claim, LeaseId, Outcome, PoolId, Refusal, SessionId, Usage, Warning,
+    Action, Book, Checkout, Claim, LeaseId, Objection, Outcome, PoolId, Refusal, SessionId, Usage, Warning,
 };
 use crate::clock;
 use crate::config::{Config, Mode};
@@ -70,6 +70,10 @@ pub enum Start {
     Refused(Refusal),
     /// Its request is another user's (V3).
     Mixed,
+    /// Its request was closed after the session was told its id: the tag is to be dropped.
+    Stale,
+    /// Its request is refused for so long.
+    Quarantined(Duration),
 }
 
 /// Every pool of this process. See the module's page.
@@ -244,8 +248,15 @@ impl Pools {
         let mut actions = Vec::new();
         let mut wait = None;
         let mut book = self.book.lock();
-        if claim.tag.request.is_some() && book.mixes(claim, now) && self.refuses_mixed(claim) {
-            return Start::Mixed;
+        if claim.tag.request.is_some()
+            && let Some(objection) = book.objects(claim, now)
+        {
+            match objection {
+                Objection::Closed => return Start::Stale,
+                Objection::Quarantined { left } => return Start::Quarantined(left),
+                Objection::Mixed if self.refuses_mixed(claim) => return Start::Mixed,
+                Objection::Mixed => {}
+            }
         }
         let mut answer = book.checkout(now, claim, |_| Waiter::new(&mut wait), &mut warnings, &mut actions);
         if let Some(due) = book.hastened() {
@@ -412,13 +423,27 @@ impl Pools {
         self.cells.lock().values().cloned().collect()
     }
 
-    /// The client said that its request is over.
+    /// A session no longer works for this request (`SET bursar.request_id = ''`).
     pub fn request_ended(&self, id: &str) {
         let mut book = self.book.lock();
         book.request_ended(id, clock::now());
         if let Some(due) = book.hastened() {
             self.expect_tick(due);
         }
+    }
+
+    /// The client said that its request is over, for all sessions (`bursar.end_request()`).
+    pub fn request_closed(&self, id: &str, now: Instant) {
+        let mut book = self.book.lock();
+        book.request_closed(id, now);
+        if let Some(due) = book.hastened() {
+            self.expect_tick(due);
+        }
+    }
+
+    /// Isolation was violated in the name of a request again and again.
+    pub fn quarantine(&self, id: &str, now: Instant) {
+        self.book.lock().quarantine(id, now);
     }
 
     /// Puts a new configuration in force. Pools keep their backends; those whose server, role or

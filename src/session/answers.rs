@@ -14,6 +14,7 @@ use crate::wire::backend::{TxStatus, bare, command_complete, message, text_colum
 use crate::wire::error::Report;
 use crate::wire::sql::local::Local;
 use bytes::{BufMut, BytesMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 impl<S> Session<S> {
@@ -50,6 +51,14 @@ impl<S> Session<S> {
                 }
                 text_row(out, [Some(self.tags.show(*key))].into_iter());
                 command_complete(out, "SHOW");
+            }
+            Local::EndRequest { column } => {
+                let ended = self.end_request()?;
+                if described {
+                    text_columns(out, [&**column].into_iter());
+                }
+                text_row(out, [ended.as_deref()].into_iter());
+                command_complete(out, "SELECT 1");
             }
             Local::Deallocate { name } => {
                 if !matches!(self.statements.look(name), Look::Shared(_)) {
@@ -100,6 +109,16 @@ impl<S> Session<S> {
         }
     }
 
+    /// The client says that its request is over, for all sessions that work for it. Returns which.
+    fn end_request(&mut self) -> Result<Option<Arc<str>>, Report> {
+        let ended = self.resolve(self.now).request.clone();
+        self.set_tag(Key::RequestId, None, false)?;
+        if let Some(ended) = &ended {
+            self.pools.request_closed(ended, self.now);
+        }
+        Ok(ended)
+    }
+
     fn set_tag(&mut self, key: Key, value: Option<&str>, local: bool) -> Result<(), Report> {
         if local && self.lease.is_none() && self.tracker.status() == TxStatus::Idle {
             return Ok(()); // SET LOCAL outside a transaction has no effect
@@ -128,6 +147,7 @@ pub(super) fn describe(text: &Text, statement: bool, out: &mut BytesMut) {
     }
     match text.first() {
         Some(Local::Show { key }) => text_columns(out, [&*format!("bursar.{}", key.name())].into_iter()),
+        Some(Local::EndRequest { column }) => text_columns(out, [&**column].into_iter()),
         Some(Local::SetConfig { .. }) => text_columns(out, ["set_config"].into_iter()),
         _ => bare(out, b'n'),
     }

@@ -118,6 +118,9 @@ impl<S> Session<S> {
         crate::pool::events::isolation(kind, &self.cell, tag, repeated);
         if repeated {
             self.cell.order(Order::Expel);
+            if let Some(request) = &tag.request {
+                self.pools.quarantine(request, self.now);
+            }
         }
         isolation::violation(kind, tag, &self.pool.user)
     }

@@ -9,6 +9,7 @@ mod deadlock;
 pub mod isolation;
 mod login;
 mod pinned;
+pub mod request;
 
 pub use deadlock::own_lock;
 pub use login::{bad_setting, bad_tag, login_result, startup, unknown_tag};

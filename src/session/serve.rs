@@ -339,7 +339,11 @@ impl<S: Socket> Session<S> {
                 Order::Warn(lease, warning) if self.holds(lease) => self.warn(&warning),
                 Order::CancelDone => self.cut_delivered(),
                 Order::Kill => return Err(End::fault(&Fault::Shutdown)),
-                Order::Expel => return Err(End::Told(Box::new(reply::isolation::expelled()))),
+                Order::Expel => {
+                    // What a session that mixes work has left on its backend is nobody's to find.
+                    self.linked.dying = true;
+                    return Err(End::Told(Box::new(reply::isolation::expelled())));
+                }
                 Order::Drain if !self.tracker.is_busy() && self.tracker.status() == TxStatus::Idle => {
                     return Err(End::fault(&Fault::Shutdown));
                 }
@@ -470,6 +474,23 @@ impl<S> Session<S> {
             Start::Wait(waiting) => Err(Slow::Queued(waiting, claim.tag)),
             Start::Refused(refusal) => Err(Slow::Refused(Box::new(refusal))),
             Start::Mixed => Err(Slow::Forbidden(Box::new(self.violated(Isolation::V3, &claim.tag)))),
+            Start::Quarantined(left) => {
+                Err(Slow::Forbidden(Box::new(reply::isolation::quarantined(&claim.tag, left))))
+            }
+            Start::Stale => {
+                self.drop_request(&claim.tag);
+                self.begin_at_once()
+            }
+        }
+    }
+
+    /// The session still carries the id of a request that was closed since: from now on it works for
+    /// none, and its client is told (budgets.md §2.2).
+    fn drop_request(&mut self, tag: &Tag) {
+        let Some(request) = tag.request.as_deref().filter(|id| self.tags.request_closed(id)) else { return };
+        self.pools.metrics.stale_tags.inc();
+        if self.down.rest == 0 {
+            self.down.lane.make(|out| reply::request::over(request).encode(out));
         }
     }
 

@@ -107,6 +107,8 @@ pub struct Tags {
     in_transaction: bool,
     /// When the session-level request tag was last set or used.
     used: Option<Instant>,
+    /// When it was last set.
+    told: Option<Instant>,
     stale: u64,
     ended: Option<Arc<str>>,
     resolved: Option<Arc<Tag>>,
@@ -133,6 +135,7 @@ impl Tags {
                 self.local.set(key, None);
                 if key == Key::RequestId {
                     self.used = told.then_some(now);
+                    self.told = self.used;
                 }
             }
             Scope::Local => {
@@ -197,11 +200,14 @@ impl Tags {
         }
     }
 
-    /// The book has closed this request: a session that still carries it carries a stale tag.
-    pub fn request_closed(&mut self, request: &str) {
-        if self.session.get(Key::RequestId).is_some_and(|id| **id == *request) {
+    /// The book has closed this request: a session that still carries it carries a stale tag. Returns
+    /// whether it did.
+    pub fn request_closed(&mut self, request: &str) -> bool {
+        let carried = self.session.get(Key::RequestId).is_some_and(|id| **id == *request);
+        if carried {
             self.drop_stale();
         }
+        carried
     }
 
     /// What `SHOW bursar.key` reads back: local, session, start-up, in this order; comments do not
@@ -245,7 +251,7 @@ impl Tags {
 
     fn drop_stale(&mut self) {
         let dropped = self.session.set(Key::RequestId, None);
-        self.used = None;
+        (self.used, self.told) = (None, None);
         if dropped.is_some() {
             self.stale += 1;
             self.resolved = None;
@@ -300,10 +306,15 @@ impl Tags {
     fn compute(&self, rules: &TagRules, identity: &Identity<'_>) -> Tag {
         let number = |key: Key| self.value(key).and_then(|value| value.parse().ok());
         let tenant = self.first_of(&rules.tenant, Key::Tenant, identity);
+        let request = self.first_of(&rules.request, Key::RequestId, identity);
+        let by_session = |(source, _): &(&TagSource, Arc<str>)| {
+            **source == TagSource::Set && self.local.get(Key::RequestId).is_none()
+        };
         Tag {
             has_tenant: tenant.as_ref().is_some_and(|(source, _)| **source != TagSource::User),
             tenant: tenant.map_or_else(|| fallback(identity.user), |(_, tenant)| tenant),
-            request: self.first_of(&rules.request, Key::RequestId, identity).map(|(_, request)| request),
+            request_since: self.told.filter(|_| request.as_ref().is_some_and(by_session)),
+            request: request.map(|(_, request)| request),
             user_id: self.value(Key::UserId),
             thread_id: self.value(Key::ThreadId),
             session_id: self.value(Key::SessionId),

@@ -12,7 +12,7 @@ pub use value::{MAX_VALUE, TagError};
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The tag keys a client may set with `SET bursar.<key>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -147,6 +147,8 @@ pub struct Tag {
     pub has_tenant: bool,
     /// The request, if tagged.
     pub request: Option<Arc<str>>,
+    /// When a session-level SET last named that request, if one did.
+    pub request_since: Option<Instant>,
     /// `bursar.user_id`
     pub user_id: Option<Arc<str>>,
     /// `bursar.thread_id`

@@ -27,6 +27,7 @@ mod examples;
 mod fairness;
 mod fence;
 mod fence_random;
+mod groups;
 mod hostile;
 mod http;
 mod lazy_begin;

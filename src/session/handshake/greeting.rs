@@ -81,6 +81,11 @@ async fn checkout(pools: &Arc<Pools>, pool: &Arc<Pool>, claim: &Claim) -> Result
             pools.metrics.isolation.inc(kind);
             return Err(Refused::Told(reply::isolation::violation(kind, tag, &pool.user).fatal()));
         }
+        Start::Quarantined(left) => {
+            return Err(Refused::Told(reply::isolation::quarantined(&claim.tag, left).fatal()));
+        }
+        // Only a SET is ever stale.
+        Start::Stale => return Err(Refused::Silent),
         Start::Wait(waiting) => waiting,
     };
     tokio::select! {

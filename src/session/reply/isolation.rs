@@ -5,6 +5,7 @@ use crate::metrics::Isolation;
 use crate::state::fence::BadValue;
 use crate::tag::Tag;
 use crate::wire::error::{Report, Severity};
+use std::time::Duration;
 
 /// A violation, told to who has caused it; its statement did not run.
 #[must_use]
@@ -48,6 +49,19 @@ pub fn violation(kind: Isolation, tag: &Tag, role: &str) -> Report {
         ),
     };
     report(Severity::Error, "42501", message, detail, hint.to_owned())
+}
+
+/// The id of a request is refused, because sessions that used it were closed for what they did.
+#[must_use]
+pub fn quarantined(tag: &Tag, left: Duration) -> Report {
+    let request = tag.request.as_deref().unwrap_or("(none)");
+    report(
+        Severity::Error,
+        "42501",
+        "bursar: the request is in quarantine",
+        format!("request {request}: a session was closed for repeated isolation violations under this id."),
+        format!("Use another request id, or wait {}.", super::span(left)),
+    )
 }
 
 /// The same session has done it again.

@@ -230,6 +230,7 @@ fn everything() -> Vec<Report> {
         StartupError::SwitchValue("x".into()),
     ];
     let tags = [unknown_tag("x"), bad_tag(&TagError::Unprintable { key: Key::Tenant })];
+    let tags = tags.into_iter().chain([request::over("x")]);
     let settings = [SettingsError::Name("x".into()), SettingsError::TooMany];
     let all = all.chain(isolation());
     all.chain(startups.iter().map(startup)).chain(tags).chain(settings.iter().map(bad_setting)).collect()
@@ -242,8 +243,14 @@ fn isolation() -> Vec<Report> {
     let tag = crate::tag::Tag::default();
     let told = Isolation::ALL.iter().filter(|kind| **kind != Isolation::V4);
     let told = told.map(|kind| violation(*kind, &tag, "app"));
-    told.chain([expelled(), unfenced(), bad_value(crate::state::fence::BadValue), reserved_at_login("x")])
-        .collect()
+    told.chain([
+        expelled(),
+        quarantined(&tag, Duration::from_secs(60)),
+        unfenced(),
+        bad_value(crate::state::fence::BadValue),
+        reserved_at_login("x"),
+    ])
+    .collect()
 }
 
 #[test]
@@ -266,7 +273,7 @@ fn the_table_for_readers_says_the_same() {
     let only_told: Vec<_> = told.difference(&done).collect();
     let only_done: Vec<_> = done.difference(&told).collect();
     assert!(only_told.is_empty() && only_done.is_empty(), "page: {only_told:?}, code: {only_done:?}");
-    assert_eq!(done.len(), 80, "every row is another one");
+    assert_eq!(done.len(), 82, "every row is another one");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Statements answered without a backend: `SET bursar.x`, `RESET bursar.x`, `SHOW bursar.x`, and
-//! `SELECT set_config('bursar.x', …)` alone in its text.
+//! Statements answered without a backend: `SET bursar.x`, `RESET bursar.x`, `SHOW bursar.x`, and, alone in
+//! its text, `SELECT set_config('bursar.x', …)` or `SELECT bursar.end_request()`.
 //!
 //! Only whole texts are taken: if one statement of a text is for PostgreSQL, or is not understood to
 //! its last token, the whole text goes there. On a bare PostgreSQL the same statements are legal
@@ -58,6 +58,12 @@ pub enum Local {
         /// The key.
         key: Key,
     },
+    /// `SELECT bursar.end_request() [AS column]`: the request that the session works for is over; answered
+    /// with one row of one text column that holds its id (NULL if there is none), and the tag `SELECT 1`.
+    EndRequest {
+        /// The column's name.
+        column: String,
+    },
     /// `DEALLOCATE name` of a statement that is shared (never from [`parse`]); answered with the tag
     /// `DEALLOCATE`.
     Deallocate {
@@ -93,7 +99,7 @@ pub fn parse(text: &[u8]) -> Option<SmallVec<[Local; 1]>> {
         } else if first.is("show") {
             tokens.name(Verb::Show)?
         } else if first.is("select") && statements.is_empty() {
-            let found = tokens.set_config()?;
+            let found = tokens.select()?;
             // The only statement: its answer is a row, not just a tag.
             return tokens.tokens.all(|t| matches!(t.kind, Kind::Mark(b';' | 0))).then(|| {
                 statements.push(found);
@@ -124,7 +130,8 @@ fn promising(text: &[u8]) -> bool {
         (Some(b's'), Some(b'l')) => {
             // The second word tells nearly every SELECT apart by its first letter.
             let next = lex::skip_to_code(code.get(6..).unwrap_or_default());
-            (starts(next, b"set_config") || starts(next, b"pg_catalog")) && starts(code, b"select")
+            let names: [&[u8]; 4] = [b"set_config", b"pg_catalog", b"bursar", b"\"bursar\""];
+            names.iter().any(|name| starts(next, name)) && starts(code, b"select")
         }
         (Some(b's'), _) => starts(code, b"set") || starts(code, b"show"),
         (Some(b'r'), _) => starts(code, b"reset"),
@@ -200,9 +207,35 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// After SELECT: `[pg_catalog.]set_config('bursar.key', 'value' | NULL, true | false)`.
-    fn set_config(&mut self) -> Option<Local> {
-        let mut function = self.tokens.next()?;
+    /// After SELECT: a call of one of two functions.
+    fn select(&mut self) -> Option<Local> {
+        let first = self.tokens.next()?;
+        if identifier(first).as_deref() == Some("bursar") {
+            self.end_request()
+        } else {
+            self.set_config(first)
+        }
+    }
+
+    /// After `SELECT bursar`: `.end_request() [AS column]`.
+    fn end_request(&mut self) -> Option<Local> {
+        self.mark(b'.')?;
+        let function = identifier(self.tokens.next()?).filter(|name| name == "end_request")?;
+        self.mark(b'(')?;
+        self.mark(b')')?;
+        let column = match self.peek().filter(|next| next.is("as")) {
+            Some(_) => {
+                self.tokens.next();
+                identifier(self.tokens.next()?)?
+            }
+            None => function,
+        };
+        Some(Local::EndRequest { column })
+    }
+
+    /// After SELECT: `[pg_catalog.]set_config('bursar.key', 'value' | NULL, true | false)`, of which this is
+    /// the first token.
+    fn set_config(&mut self, mut function: Token<'a>) -> Option<Local> {
         if function.is("pg_catalog") {
             self.mark(b'.')?;
             function = self.tokens.next()?;
@@ -422,6 +455,35 @@ mod tests {
             "select set_config('bursar.request_id', 'r', false); select 1",
             "set bursar.tenant='x'; select set_config('bursar.request_id', 'r', false)",
             "select set_config('app.request_id', 'r', false)",
+        ] {
+            assert_eq!(parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn end_request_alone() {
+        let end = |column: &str| Local::EndRequest { column: column.to_owned() };
+        for text in [
+            "SELECT bursar.end_request()",
+            "select Bursar . END_REQUEST ( ) ;",
+            "/* c */ select \"bursar\".\"end_request\"() -- end",
+        ] {
+            is(text, &[end("end_request")]);
+        }
+        is("SELECT bursar.end_request() AS end_request_1", &[end("end_request_1")]);
+        is("SELECT bursar.end_request() as \"Done\"", &[end("Done")]);
+        for text in [
+            "select bursar.end_request",
+            "select bursar.end_request(1)",
+            "select bursar.end_request(), 1",
+            "select bursar.end_request(); select 1",
+            "select bursar.ended()",
+            "select end_request()",
+            "select bursar_end_request()",
+            "select bursar.end_request() as",
+            "select bursar.end_request() limit 1",
+            "set bursar.tenant = 'a'; select bursar.end_request()",
+            "select * from bursar.end_request()",
         ] {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
         }

@@ -1,0 +1,153 @@
+//! Request groups (budgets.md §4.1): a client says that its request is over.
+
+use crate::support::watch::{metric, row};
+use crate::support::{Config, Db, Login, Proxy, Wire, msg, trace, until};
+
+const END: &str = "select bursar.end_request()";
+
+/// A session whose request is said by SET.
+fn tagged(proxy: &Proxy, request: &str) -> Wire {
+    let mut wire = proxy.connect();
+    wire.batch(&format!("set bursar.request_id = '{request}'"));
+    wire
+}
+
+/// State and leases so far of a request.
+fn request(proxy: &Proxy, id: &str) -> Vec<String> {
+    let sql = format!("select state, leases_total from bursar.request('{id}')");
+    row(&mut proxy.console(), &sql)
+}
+
+#[test]
+fn a_request_ends_in_every_protocol_shape_and_without_a_backend() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend().with("pool", "max_wait = \"1s\""));
+    let mut wire = tagged(&proxy, "r1");
+    wire.batch("select 1");
+    let mut holder = proxy.connect();
+    holder.batch("begin; select 1");
+    // Simple, by any name of the column.
+    let ended = wire.query(END);
+    assert_eq!((ended.trace().as_str(), ended.value().as_str()), ("T D C(SELECT 1) Z(I)", "r1"));
+    assert_eq!(ended.columns(), ["end_request"]);
+    assert_eq!(request(&proxy, "r1"), ["ended", "1"]);
+    assert_eq!(wire.query("show bursar.request_id").value(), "");
+    let none = wire.query("select bursar.end_request() as end_request_1");
+    assert_eq!((none.columns(), none.rows()), (vec!["end_request_1".to_owned()], vec![vec![None]]));
+    // Extended, described and not.
+    wire.batch("set bursar.request_id = 'r2'");
+    let described = [
+        msg::parse("end", END),
+        msg::describe_statement("end"),
+        msg::bind("", "end"),
+        msg::describe_portal(""),
+        msg::execute("", 0),
+        msg::sync(),
+    ];
+    let ended = wire.ask(&described.concat());
+    assert_eq!((ended.trace().as_str(), ended.value().as_str()), ("1 t T 2 T D C(SELECT 1) Z(I)", "r2"));
+    wire.batch("set bursar.request_id = 'r3'");
+    let again = wire.ask(&[msg::bind("", "end"), msg::execute("", 0), msg::sync()].concat());
+    assert_eq!((again.trace().as_str(), again.value().as_str()), ("2 D C(SELECT 1) Z(I)", "r3"));
+    holder.batch("commit");
+    proxy.stop();
+}
+
+#[test]
+fn the_end_keeps_its_place_in_a_pipeline_and_in_a_transaction() {
+    let db = Db::new();
+    db.run(&["create table t (id int)"]);
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let mut wire = tagged(&proxy, "r1");
+    let show = "show bursar.request_id";
+    let pipeline = [
+        msg::unnamed("insert into t values (1)"),
+        msg::unnamed(END),
+        msg::unnamed(show),
+        msg::unnamed("insert into t values (2)"),
+        msg::sync(),
+        msg::query("set bursar.request_id = 'r2'; show bursar.request_id"),
+    ];
+    wire.send(&pipeline.concat());
+    let first = wire.recv_reply();
+    let inserted = "1 2 n C(INSERT 0 1)";
+    assert_eq!(first.trace(), format!("{inserted} 1 2 T D C(SELECT 1) 1 2 T D C(SHOW) {inserted} Z(I)"));
+    assert_eq!(first.rows(), [[Some("r1".to_owned())], [Some(String::new())]]);
+    assert_eq!(wire.recv_reply().value(), "r2", "set at the same moment, it is another request");
+    assert_eq!(wire.query("insert into t values (3)").trace(), "C(INSERT 0 1) Z(I)");
+    assert_eq!(request(&proxy, "r2"), ["idle", "1"]);
+    // What comes behind an error does not happen.
+    let skipped = [msg::unnamed("select no_such_column"), msg::unnamed(END), msg::sync()].concat();
+    assert_eq!(wire.ask(&skipped).trace(), "E(42703) Z(I)");
+    assert_eq!(wire.query(show).value(), "r2");
+    // In a transaction that goes on; and in one that has failed.
+    wire.batch("begin; insert into t values (4)");
+    let ended = wire.query(END);
+    assert_eq!((ended.trace().as_str(), ended.value().as_str()), ("T D C(SELECT 1) Z(T)", "r2"));
+    assert_eq!(wire.query("commit").trace(), "C(COMMIT) Z(I)");
+    assert_eq!(db.value("select count(*) from t"), "4");
+    wire.batch("set bursar.request_id = 'r3'");
+    wire.batch("begin");
+    assert_eq!(wire.query("select no_such_column").trace(), "E(42703) Z(E)");
+    assert_eq!(wire.query(END).trace(), "T D C(SELECT 1) Z(E)");
+    assert_eq!(wire.query("rollback").trace(), "C(ROLLBACK) Z(I)");
+    // It is told with a Flush too.
+    wire.send(&[msg::unnamed(END), msg::flush()].concat());
+    assert_eq!(trace(&wire.recv_count(5)), "1 2 T D C(SELECT 1)");
+    assert_eq!(wire.ask(&msg::sync()).trace(), "Z(I)");
+    proxy.stop();
+}
+
+#[test]
+fn who_still_carries_the_id_of_an_ended_request_works_for_none_and_is_told() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::of_size(2));
+    let (mut first, mut second) = (tagged(&proxy, "r1"), tagged(&proxy, "r1"));
+    first.batch("select 1");
+    second.batch("begin; select 1");
+    assert_eq!(first.query(END).value(), "r1");
+    // A transaction that is open goes on as the request's, and is what it may have leaked.
+    assert_eq!(second.query("select 1").trace(), "T D C(SELECT 1) Z(T)");
+    assert_eq!(request(&proxy, "r1"), ["ended", "2"]);
+    second.batch("commit");
+    let told = second.query("select 1");
+    assert_eq!(told.trace(), "N(01000) T D C(SELECT 1) Z(I)");
+    assert_eq!(told.notices()[0].field(b'M').as_deref(), Some("bursar: request is over"));
+    assert_eq!(second.query("select 1").trace(), "T D C(SELECT 1) Z(I)", "once");
+    assert_eq!(second.query("show bursar.request_id").value(), "");
+    assert_eq!(metric(&proxy, "bursar_stale_tags_total"), 1.0);
+    assert_eq!(request(&proxy, "r1"), ["ended", "2"]);
+    // Who says the id anew begins anew.
+    second.batch("set bursar.request_id = 'r1'");
+    second.batch("select 1");
+    assert_eq!(request(&proxy, "r1"), ["idle", "1"]);
+    // In the extended protocol, in a pipeline.
+    let mut third = tagged(&proxy, "r1");
+    assert_eq!(second.query(END).value(), "r1");
+    let twice = [msg::unnamed("select 1"), msg::unnamed("select 2"), msg::sync()].concat();
+    assert_eq!(third.ask(&twice).trace(), "N(01000) 1 2 T D C(SELECT 1) 1 2 T D C(SELECT 1) Z(I)");
+    proxy.stop();
+}
+
+#[test]
+fn what_mixes_work_twice_is_closed_and_its_request_in_quarantine() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::of_size(2).with("isolation", "mode = \"enforce\""));
+    let mut wire = tagged(&proxy, "r1");
+    wire.batch("begin");
+    let pid: i32 = wire.query("select pg_backend_pid()").value().parse().expect("a process id");
+    assert_eq!(wire.query("set bursar.request_id = 'r2'").trace(), "E(42501) Z(T)");
+    wire.send(&msg::query("set bursar.request_id = 'r3'"));
+    assert_eq!(wire.recv_to_end().trace(), "E(42501) Z(T) E(FATAL 57P01) EOF");
+    until("its backend is closed", || !db.pids().contains(&pid));
+    let mut other = tagged(&proxy, "r1");
+    let refused = other.query("select 1");
+    assert_eq!(refused.trace(), "E(42501) Z(I)");
+    let message = refused.error().and_then(|error| error.field(b'M'));
+    assert_eq!(message.as_deref(), Some("bursar: the request is in quarantine"));
+    other.batch("set bursar.request_id = 'r4'");
+    other.batch("select 1");
+    let login = Login::new("app", db.name()).with("bursar.request_id", "r1");
+    assert_eq!(Wire::login(proxy.addr(), &login).query("select 1").trace(), "E(42501) Z(I)");
+    proxy.stop();
+}
