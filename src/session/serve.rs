@@ -540,6 +540,7 @@ impl<S> Session<S> {
         // Known to be injected from the first moment, or a cancel might hit it.
         self.cell.link(id, backend, tag, self.linked.injected, now);
         self.lease = Some(lease);
+        self.tags.leased();
         self.bring_transaction();
         for warning in warnings {
             self.warn(warning);

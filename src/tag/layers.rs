@@ -181,6 +181,14 @@ impl Tags {
         }
     }
 
+    /// The statement that runs has got a backend. In a transaction whose BEGIN had no comment, and no backend
+    /// either, it is the one that opens it.
+    pub fn leased(&mut self) {
+        if self.in_transaction && self.opened.is_empty() {
+            self.opened.clone_from(&self.statement);
+        }
+    }
+
     /// The transaction has ended, either way: local values and comments go.
     pub fn end_transaction(&mut self) {
         self.in_transaction = false;

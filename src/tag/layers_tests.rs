@@ -95,6 +95,30 @@ fn a_comment_lasts_for_its_statement_or_the_transaction_it_opened() {
 }
 
 #[test]
+fn the_first_statement_with_a_backend_opens_what_a_begin_without_one_began() {
+    let now = Instant::now();
+    let mut tags = Tags::default();
+    tags.end_statement(true);
+    tags.end_statement(true);
+    tags.comment([("request_id", "r1")]);
+    tags.leased();
+    tags.end_statement(true);
+    assert_eq!(request(&mut tags, now).as_deref(), Some("r1"));
+    tags.comment([("request_id", "r2")]);
+    tags.leased();
+    tags.end_statement(true);
+    assert_eq!(request(&mut tags, now).as_deref(), Some("r1"), "the transaction has an opener");
+    tags.end_transaction();
+    assert_eq!(request(&mut tags, now), None);
+
+    // A single statement opens nothing that outlives it.
+    tags.comment([("request_id", "r3")]);
+    tags.leased();
+    tags.end_statement(false);
+    assert_eq!(request(&mut tags, now), None);
+}
+
+#[test]
 fn a_comment_says_where_in_the_application_in_one_of_three_ways() {
     let now = Instant::now();
     let mut tags = session(Key::CallSite, "set.py:1", now);

@@ -247,6 +247,35 @@ fn a_transaction_has_one_tenant() {
     }
 }
 
+/// As frameworks write them: every statement but BEGIN and COMMIT has the comment.
+#[test]
+fn a_comment_in_a_transaction_begun_without_one_holds_for_all_of_it() {
+    for policy in ["strict", "trusted"] {
+        let (_db, proxy) = start(fenced(1, policy).lazy());
+        let mut wire = proxy.connect();
+        let tagged = format!("{LOOK} /*tenant='a',request_id='r1'*/");
+        for extended in [false, true] {
+            wire.batch("begin");
+            for _ in 0..2 {
+                let look = if extended {
+                    [msg::unnamed(&tagged), msg::sync()].concat()
+                } else {
+                    msg::query(&tagged)
+                };
+                wire.send(&look);
+                assert_eq!(wire.recv_reply().value(), "a3");
+            }
+            assert_eq!(look(&mut wire, 0), "a3", "one that says nothing");
+            wire.batch("commit");
+            assert_eq!(look(&mut wire, 0), "none0", "and behind it nobody");
+        }
+        assert_eq!(violations(&proxy, "V1"), 0.0);
+        let leases = "select leases_total from bursar.request('r1')";
+        assert_eq!(proxy.console().query(leases).value(), "2");
+        proxy.stop();
+    }
+}
+
 #[test]
 fn a_context_that_cannot_be_set_shows_nothing_and_closes() {
     let (db, proxy) = start(fenced(1, "strict"));
