@@ -26,9 +26,17 @@ fn config_of(name: &str) -> Config {
 
 /// Runs the example's check with this environment: whether it passes, and what it prints.
 fn check(name: &str, url: &str, environment: &[(&str, &str)]) -> (bool, String) {
-    let mut command = Command::new(installed("python/bin/python"));
-    command.arg(example(name).join("check.py")).env("DATABASE_URL", url).env("PYTHONDONTWRITEBYTECODE", "1");
-    command.envs(environment.iter().copied());
+    let python = example(name).join("check.py");
+    let mut command = if python.exists() {
+        let mut command = Command::new(installed("python/bin/python"));
+        command.arg(python).env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    } else {
+        let mut command = Command::new("node");
+        command.arg(example(name).join("check.js")).env("NODE_PATH", installed("prisma/node_modules"));
+        command
+    };
+    command.env("DATABASE_URL", url).envs(environment.iter().copied());
     let output = output(&command);
     let error = String::from_utf8_lossy(&output.stderr);
     println!("{name} {environment:?}: {}\n{error}", output.status);
@@ -37,9 +45,13 @@ fn check(name: &str, url: &str, environment: &[(&str, &str)]) -> (bool, String) 
 
 /// Through Bursar, configured like this.
 fn through(name: &str, config: Config) -> (bool, String) {
+    through_with(name, config, &[])
+}
+
+fn through_with(name: &str, config: Config, environment: &[(&str, &str)]) -> (bool, String) {
     let db = Db::new();
     let proxy = Proxy::start(&db, config);
-    let result = check(name, &url(proxy.addr(), &db), &[]);
+    let result = check(name, &url(proxy.addr(), &db), environment);
     proxy.stop();
     result
 }
@@ -85,4 +97,31 @@ fn an_agents_bills_are_lost_with_a_pool_of_the_same_size() {
     assert!(!passed, "{printed}");
     assert!(printed.starts_with("20 of 20 questions answered\n"), "{printed}");
     assert!(!printed.contains("20 of 20 questions billed"), "{printed}");
+}
+
+#[test]
+fn a_shops_tenants_share_its_backends_without_a_transaction_around_each_request() {
+    let printed = "80 of 80 users served\n80 of them at once, and no backend was held\n\
+                   nobody saw another tenant's row\n";
+    assert_eq!(through("prisma-tenants", config_of("prisma-tenants")), (true, printed.to_owned()));
+}
+
+#[test]
+fn a_shop_with_a_transaction_around_each_request_runs_out_of_its_pool() {
+    let environment = [("WRAPPER", "1"), ("POOL_SIZE", "17"), ("MAX_WAIT", "2000")];
+    let (passed, printed) = with_a_pool("prisma-tenants", &environment);
+    assert!(!passed, "{printed}");
+    assert!(printed.contains("P2028: Transaction API error"), "{printed}");
+    assert!(printed.ends_with("nobody saw another tenant's row\n"), "{printed}");
+}
+
+/// A pooler that shares backends between transactions has nothing to share.
+#[test]
+fn a_shop_with_a_transaction_around_each_request_runs_out_of_a_poolers_backends_too() {
+    let config =
+        config_of("prisma-tenants").with("tenant_context", "key = \"off\"").with("pool", "max_wait = \"2s\"");
+    let (passed, printed) = through_with("prisma-tenants", config, &[("WRAPPER", "1")]);
+    assert!(!passed, "{printed}");
+    assert!(printed.contains("bursar: no backend became available in time"), "{printed}");
+    assert!(printed.ends_with("nobody saw another tenant's row\n"), "{printed}");
 }
