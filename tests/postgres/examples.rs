@@ -32,7 +32,7 @@ fn check(name: &str, url: &str, environment: &[(&str, &str)]) -> (bool, String) 
         command.arg(python).env("PYTHONDONTWRITEBYTECODE", "1");
         command
     } else {
-        let mut command = Command::new("node");
+        let mut command = Command::new(installed("prisma/node"));
         command.arg(example(name).join("check.js")).env("NODE_PATH", installed("prisma/node_modules"));
         command
     };
