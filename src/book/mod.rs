@@ -240,6 +240,7 @@ impl<B, W> Book<B, W> {
         let mut pool = pool::Pool::new(database.clone(), user.clone(), rules.clone(), now);
         pool.paused = self.paused_all || self.paused.contains(&*database);
         self.pools.push(pool);
+        self.set_pace();
         self.apportion(id);
         self.by_name.entry(database).or_default().insert(user, id);
         self.serve(id, now, actions);
@@ -254,7 +255,6 @@ impl<B, W> Book<B, W> {
         self.limits = limits::Limits::of(config);
         self.classes.take_over(config);
         self.renumber();
-        self.set_pace();
         for at in 0..self.pools.len() {
             let pool = &mut self.pools[at];
             if let Some(rules) = config.pool_rules(&pool.database, &pool.user) {
@@ -262,6 +262,7 @@ impl<B, W> Book<B, W> {
             }
             self.apportion(PoolId(at as u32));
         }
+        self.set_pace();
         for (at, tenant) in self.shares.names() {
             let share = &mut self.shares[at];
             let pool = &mut self.pools[share.pool.0 as usize];

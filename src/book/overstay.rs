@@ -119,7 +119,7 @@ impl<B, W> Book<B, W> {
         self.wake(now + self.pace);
     }
 
-    /// For [`Book::wake_to_watch`], from a new configuration.
+    /// For [`Book::wake_to_watch`], from a new configuration or with a new pool.
     pub(super) fn set_pace(&mut self) {
         let leak = &self.limits.leak;
         let leaks = leak.idle.into_iter().chain(leak.hold).min();

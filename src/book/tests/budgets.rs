@@ -301,3 +301,26 @@ fn budgets_of_a_class_hold_for_all_its_work() {
     let cut = actions.iter().filter(|action| matches!(action, Action::Cancel { .. })).count();
     assert_eq!(cut, 1, "of the class only: {actions:?}");
 }
+
+/// budgets.md §3.4: within 250 ms, of which `deadlock_after` is 200.
+#[test]
+fn a_deadlock_that_begins_right_after_a_tick_is_undone_in_its_time() {
+    let mut setup = setup();
+    setup.budget.max_concurrent = 1;
+    let mut desk = Desk::new(setup, 2);
+    let tags = || [of("a", Some("one")), of("a", Some("two"))];
+    tags().map(|tag| desk.lease_for(tag));
+    let start = desk.now;
+    let mut due = desk.tick(idle_in_tx(start)).expect("leases to watch");
+    desk.pass(MS);
+    let stuck = desk.now;
+    tags().map(|tag| desk.queued_for(tag));
+    due = desk.book.due().map_or(due, |sooner| sooner.min(due));
+    while desk.take().is_empty() {
+        desk.now = due;
+        due = desk.tick(idle_in_tx(start)).expect("a deadlock to watch");
+    }
+    // And not at once after the tick that has seen it.
+    let took = desk.now - stuck;
+    assert!((200 * MS..=200 * MS + super::super::overstay::TICK_LEAST).contains(&took), "{took:?}");
+}

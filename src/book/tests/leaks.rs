@@ -106,8 +106,9 @@ fn the_tick_rests_when_there_is_nothing_to_watch() {
     let mut desk = Desk::new(leaky(), 1);
     assert!(desk.tick(None).is_none());
     let lease = desk.lease("a");
-    assert_eq!(desk.book.due(), Some(desk.now + 250 * MS));
-    desk.pass(250 * MS);
+    // The pace is that of the pool's `deadlock_after`.
+    assert_eq!(desk.book.due(), Some(desk.now + 200 * MS));
+    desk.pass(200 * MS);
     desk.tick(Some(Activity { pin: "listen", ..Activity::doing(Doing::Pinned, desk.now) }));
     assert_eq!(desk.book.view(desk.now).pins, [("listen", 1)]);
     desk.checkin(lease, Some(0));
