@@ -213,7 +213,6 @@ cert = \"x\"
 [fleet]
 cap = 3
 [pool]
-mode = \"request\"
 tls = \"require\"
 [tenant.acme]
 burst = 4
@@ -225,10 +224,9 @@ method = \"cert\"
         [
             "c.toml:1:2: tls: this key is not available in this version; remove it",
             "c.toml:3:2: fleet: this key is not available in this version; remove it",
-            "c.toml:6:8: pool.mode: \"request\" is not available in this version; remove it",
-            "c.toml:7:1: pool.tls: this key is not available in this version; remove it",
-            "c.toml:9:1: tenant.acme.burst: this key is not available in this version; remove it",
-            "c.toml:11:10: auth.method: \"cert\" is not available in this version; remove it",
+            "c.toml:6:1: pool.tls: this key is not available in this version; remove it",
+            "c.toml:8:1: tenant.acme.burst: this key is not available in this version; remove it",
+            "c.toml:10:10: auth.method: \"cert\" is not available in this version; remove it",
             "environment variable BURSAR_TENANT_ACME_BURST: this key is not available in this version; \
              remove it",
             "environment variable BURSAR_TLS_CLIENT_CERT: this key is not available in this version; \
@@ -247,18 +245,21 @@ mode = \"session\"
 mode = \"transaction\"
 [user.batch]
 mode = \"statement\"
+[user.jobs]
+mode = \"request\"
 [user.web]
 ";
     let config = read(text);
     let mode = |database, user| config.pool_rules(database, user).unwrap().mode;
     assert_eq!(mode("app", "batch"), PoolMode::Statement);
     assert_eq!(mode("other", "batch"), PoolMode::Statement);
+    assert_eq!(mode("app", "jobs"), PoolMode::Request);
     assert_eq!(mode("app", "web"), PoolMode::Transaction);
     assert_eq!(mode("other", "stranger"), PoolMode::Session);
     assert_eq!(
         report("[user.web]\nmode = \"fast\"", &[]),
         [
-            "c.toml:2:8: user.web.mode: \"fast\" is not accepted; expected one of \"session\", \"transaction\", \"statement\""
+            "c.toml:2:8: user.web.mode: \"fast\" is not accepted; expected one of \"session\", \"transaction\", \"statement\", \"request\""
         ]
     );
 }

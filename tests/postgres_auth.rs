@@ -144,7 +144,7 @@ async fn a_backend_that_postgresql_ended_is_not_handed_out() {
     victim.stream.readable().await.unwrap();
     assert_eq!(victim.poke(), Quiet::Bytes, "PostgreSQL says FATAL 57P01 before it closes");
     drop(victim);
-    assert!(store.take_idle().is_none());
+    assert!(store.take_idle(None).is_none());
     assert_eq!((store.take_lost(), store.status().open), (1, 1));
 }
 

@@ -143,17 +143,39 @@ impl Store {
         &self.pool.manager().target
     }
 
-    /// An idle backend that looks alive. Never waits and never dials; the dead ones it meets are
-    /// closed and counted for [`Store::take_lost`].
+    /// An idle backend that looks alive: the preferred one (by process id), where that is idle and the order
+    /// of reuse leaves a choice. Never waits and never dials; the dead ones it meets are closed and counted
+    /// for [`Store::take_lost`].
     #[must_use]
-    pub fn take_idle(&self) -> Option<Object> {
-        while let Some(object) = self.take_warm() {
+    pub fn take_idle(&self, preferred: Option<u32>) -> Option<Object> {
+        let mut wanted = preferred.and_then(|pid| self.take_preferred(pid));
+        while let Some(object) = wanted.take().or_else(|| self.take_warm()) {
             match self.pool.manager().check(&object) {
                 Ok(()) => return Some(object),
                 Err(_) => Store::cut(object),
             }
         }
         self.take_cold()
+    }
+
+    /// A backend by its process id, if it is idle.
+    fn take_preferred(&self, pid: u32) -> Option<Object> {
+        if self.reuse == Reuse::RoundRobin {
+            return None;
+        }
+        let at = |warm: &VecDeque<Object>| warm.iter().rposition(|object| object.pid.unsigned_abs() == pid);
+        let mut warm = self.warm.lock();
+        if let Some(at) = at(&warm) {
+            return warm.remove(at);
+        }
+        drop(warm);
+        if self.pool.status().available == 0 {
+            return None;
+        }
+        // Once a second at most: those that the janitor has looked at are back in deadpool.
+        let mut warm = self.warm_up();
+        let at = at(&warm)?;
+        warm.remove(at)
     }
 
     fn take_cold(&self) -> Option<Object> {

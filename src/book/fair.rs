@@ -17,7 +17,8 @@
 //!   5    the tenant with the least virtual time        rank 1
 //! ```
 //!
-//! A tenant's waiters stand in up to four lanes a class: work known to be long may be barred while
+//! Within a tenant who goes on with a request comes before who begins one (`groups.rs`), then the first
+//! come. A tenant's waiters stand in up to four lanes a class: work known to be long may be barred while
 //! short work is not (express slots), and so may requests that may nest (the banker), and neither
 //! must stop what stands behind it.
 
@@ -35,12 +36,14 @@ const TURNS: u64 = 20;
 /// So many tenants are looked at for one that the banker lets pass.
 const LOOKS: usize = 64;
 
-/// A tenant's place in a class: below its minimum or not, virtual time, arrival of its first waiter.
+/// A tenant's place in a class: below its minimum or not, virtual time, arrival of its first waiter there;
+/// and of several lanes of one tenant, whose turn it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) rank: u8,
     pub(super) v: u64,
     order: i64,
+    turn: i64,
 }
 
 /// What may keep a waiter back while another one of its tenant is served.
@@ -212,7 +215,7 @@ impl<B, W> Book<B, W> {
                 continue;
             }
             // A tenant below its minimum may have had much: not its virtual time is the class's.
-            let fair = Key { rank: 1, v: 0, order: i64::MIN };
+            let fair = Key { rank: 1, v: 0, order: i64::MIN, turn: i64::MIN };
             let behind = (key.rank == 0).then(|| line.range(fair..).next()).flatten();
             least = least.min(key.v).min(behind.map_or(u64::MAX, |(key, _)| key.v));
             if best.is_none_or(|(other, ..)| key < other) {
@@ -302,10 +305,13 @@ impl<B, W> Book<B, W> {
         }
         for lane in 0..share.lanes.len() {
             let Lane { class, kind, key, ref ready } = share.lanes[lane];
-            let front = ready.first_key_value().filter(|_| open).map(|(&order, &waiter)| (order, waiter));
-            let place = front.map(|(order, waiter)| {
+            let front = ready.first_key_value().filter(|_| open).map(|(&turn, &waiter)| (turn, waiter));
+            let place = front.map(|(turn, waiter)| {
+                // Between tenants it does not count which of its waiters a tenant would have served.
+                let lanes = share.lanes.iter().filter(|lane| lane.class == class);
+                let order = lanes.map(Lane::oldest).min().unwrap_or(turn);
                 let v = share.flow(class, 0).v;
-                (Key { rank, v, order }, waiter)
+                (Key { rank, v, order, turn }, waiter)
             });
             if place.map(|(key, _)| key) == key {
                 continue;

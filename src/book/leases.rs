@@ -198,7 +198,7 @@ impl<B, W> Book<B, W> {
             let (at, fresh) =
                 self.requests.find_or_insert(0, id, || super::requests::Request::new(claim.tag.clone(), now));
             if !fresh {
-                self.requests[at].seen(&claim.tag, now);
+                self.requests[at].seen(&claim.tag, &self.limits.request, now);
             }
             self.requests[at].budgets = budgets;
             self.requests[at].used_by(&claim.tag, claim.pool);
@@ -419,6 +419,7 @@ impl<B, W> Book<B, W> {
         let due = units(held, share.weight);
         if let Some(request) = old.who.request {
             self.requests[request].returned(held, usage, now);
+            self.note_group(old.who, usage.backend, now);
         }
         let key = old.who.guess.key;
         if old.long && !old.who.guess.long {

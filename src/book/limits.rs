@@ -1,15 +1,11 @@
 //! The part of the configuration the book decides by, taken out once per reload.
 
-use crate::config::{Budgets, Config, Leak, Places, Scope, Scopes, Share as Portion, TenantRule};
+use crate::config::{Budgets, Config, Leak, Places, Requests, Scope, Scopes, Share as Portion, TenantRule};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 /// Tenants (of a pool) and requests remembered while nobody uses them.
 pub(super) const REMEMBERED: usize = 10_000;
-/// A request without leases and waiters for this long is over (budgets.md §2.1).
-pub(super) const REQUEST_IDLE_TTL: Duration = Duration::from_secs(30);
-/// A request older than this starts over (budgets.md §2.1).
-pub(super) const REQUEST_CAP: Duration = Duration::from_secs(3600);
 /// For how long a request that is over can still be asked about.
 pub(super) const REQUEST_RECALL: Duration = Duration::from_secs(300);
 /// For how long the id of a request is refused in whose name isolation was violated again and again
@@ -23,6 +19,7 @@ pub(super) struct Limits {
     pub(super) max_backends: usize,
     pub(super) connect_parallel: usize,
     pub(super) leak: Leak,
+    pub(super) request: Requests,
     scopes: Scopes,
     /// No budget is for part of the work only.
     alike: bool,
@@ -40,6 +37,7 @@ impl Limits {
             max_backends: config.server.max_backends,
             connect_parallel: config.server.connect_parallel.max(1),
             leak: config.leak.clone(),
+            request: config.request,
             alike: config.scopes.is_empty(),
             scopes: config.scopes.clone(),
             budgets: Vec::new(),

@@ -41,6 +41,7 @@ mod db_time;
 mod deadlocks;
 mod fair;
 mod finish;
+mod groups;
 mod judge;
 mod knot;
 mod leak_watch;

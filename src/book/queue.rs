@@ -17,7 +17,7 @@ use super::counters::{Dim, Told};
 use super::fair::{Bar, Kind};
 use super::limits::later;
 use super::predict::Guess;
-use super::{Action, Book, Claim, PoolId, Refusal, SessionId, Standing, WaiterId, storms};
+use super::{Action, Book, Claim, PoolId, Refusal, SessionId, Standing, WaiterId, groups, storms};
 use crate::config::Mode;
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub(super) struct Waiter<W> {
     pub(super) deadline: Instant,
     /// Its place among others of its line, whichever that is.
     pub(super) order: i64,
+    /// Its place among its tenant's: its order, unless it goes on with a request.
+    pub(super) turn: i64,
     pub(super) line: Line,
     /// Its lane among its tenant's.
     pub(super) kind: Kind,
@@ -79,6 +81,13 @@ pub(super) enum Entry {
     Back,
     /// First of all: its lease came to nothing. The instant is when it was promised.
     Front(Instant),
+}
+
+impl<W> Waiter<W> {
+    /// Whether it goes on with a request that has had leases before ([`groups`]).
+    pub(super) fn continues(&self) -> bool {
+        self.turn != self.order
+    }
 }
 
 impl<B, W> Book<B, W> {
@@ -198,6 +207,7 @@ impl<B, W> Book<B, W> {
             let waits = |id| self.waiters.contains_key(&id);
             pool.shed.add((Reverse(rank), order), id, pool.waiting, waits);
         }
+        let continues = !again && who.request.is_some() && self.continues(claim, who, now);
         let waiter = Waiter {
             handle: handle(id),
             claim: claim.clone(),
@@ -205,6 +215,7 @@ impl<B, W> Book<B, W> {
             since,
             deadline,
             order,
+            turn: if continues { groups::ahead(order) } else { order },
             line: Line::None,
             kind: Kind::of(who.guess.long, false),
             again,
@@ -278,7 +289,7 @@ impl<B, W> Book<B, W> {
         let kind = Kind::of(who.guess.long, self.nests(who));
         let Some(waiter) = self.waiters.get_mut(&id) else { return };
         (waiter.line, waiter.kind) = (Line::Tenant, kind);
-        self.shares[who.share].lane(who.class, kind).ready.insert(waiter.order, id);
+        self.shares[who.share].lane(who.class, kind).ready.insert(waiter.turn, id);
         self.refresh(who.share);
     }
 
@@ -286,7 +297,7 @@ impl<B, W> Book<B, W> {
     /// what its tenant's lanes come to ([`Book::refresh`]), if `false`.
     pub(super) fn unline(&mut self, id: WaiterId, refresh: bool) {
         let Some(waiter) = self.waiters.get_mut(&id) else { return };
-        let (who, order, kind) = (waiter.who, waiter.order, waiter.kind);
+        let (who, order, turn, kind) = (waiter.who, waiter.order, waiter.turn, waiter.kind);
         let pool = &mut self.pools[waiter.claim.pool.0 as usize];
         match std::mem::replace(&mut waiter.line, Line::None) {
             Line::First => pool.demand -= usize::from(pool.first.remove(&order).is_some()),
@@ -294,7 +305,7 @@ impl<B, W> Book<B, W> {
                 pool.demand -= usize::from(pool.finish.remove(&(born, order)).is_some());
             }
             Line::Tenant => {
-                self.shares[who.share].lane(who.class, kind).ready.remove(&order);
+                self.shares[who.share].lane(who.class, kind).ready.remove(&turn);
                 if refresh {
                     self.refresh(who.share);
                 }

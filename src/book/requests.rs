@@ -5,12 +5,12 @@
 
 use super::counters::{Dim, Told};
 use super::judge::Watch;
-use super::limits::{QUARANTINE, REQUEST_CAP, REQUEST_IDLE_TTL, REQUEST_RECALL, later};
+use super::limits::{QUARANTINE, REQUEST_RECALL, later};
 use super::queue::Who;
 use super::roll::Busy;
 use super::view::RequestView;
 use super::{Action, Book, Claim, Objection, PoolId, Refusal, SessionId, Usage, WaiterId, Warning};
-use crate::config::Mode;
+use crate::config::{Mode, Requests};
 use crate::tag::Tag;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
@@ -47,6 +47,8 @@ pub(super) struct Request {
     /// Waiters among their tenants', and those that go first because it holds something.
     pub(super) lined: BTreeMap<i64, WaiterId>,
     pub(super) first: BTreeMap<i64, WaiterId>,
+    /// By tenant and pool, what its last lease there left.
+    pub(super) groups: SmallVec<[super::groups::Group; 1]>,
     /// What it holds, by tenant and pool: what the bankers know of it.
     pub(super) holds: SmallVec<[super::finish::Hold; 1]>,
     waited: Duration,
@@ -107,6 +109,7 @@ impl Request {
             back: BTreeMap::new(),
             lined: BTreeMap::new(),
             first: BTreeMap::new(),
+            groups: SmallVec::new(),
             holds: SmallVec::new(),
             waited: Duration::ZERO,
             held: Duration::ZERO,
@@ -136,8 +139,8 @@ impl Request {
     }
 
     /// Its id is seen again: goes on, or starts over if it was over or has reached its cap.
-    pub(super) fn seen(&mut self, tag: &Arc<Tag>, now: Instant) {
-        if self.begins_anew(now) {
+    pub(super) fn seen(&mut self, tag: &Arc<Tag>, rules: &Requests, now: Instant) {
+        if self.begins_anew(rules, now) {
             let old = std::mem::replace(self, Request::new(tag.clone(), now));
             (self.leases, self.leases_peak, self.waiting) = (old.leases, old.leases, old.waiting);
             (self.back, self.lined, self.first, self.holds) = (old.back, old.lined, old.first, old.holds);
@@ -154,12 +157,27 @@ impl Request {
     }
 
     /// Whoever uses its id from now on begins it anew.
-    fn begins_anew(&self, now: Instant) -> bool {
-        self.over(now) || now.saturating_duration_since(self.since) >= REQUEST_CAP
+    fn begins_anew(&self, rules: &Requests, now: Instant) -> bool {
+        self.over(rules, now) || self.outlived(rules).is_some_and(|at| at <= now)
     }
 
-    fn over(&self, now: Instant) -> bool {
-        !self.busy() && (self.ended.is_some() || now.saturating_duration_since(self.used) >= REQUEST_IDLE_TTL)
+    fn over(&self, rules: &Requests, now: Instant) -> bool {
+        !self.busy() && (self.ended.is_some() || self.is_silent(rules, now))
+    }
+
+    /// Nothing has been held or waited for in its name for so long that it is over.
+    pub(super) fn is_silent(&self, rules: &Requests, now: Instant) -> bool {
+        !self.busy() && now.saturating_duration_since(self.used) >= rules.idle_ttl
+    }
+
+    /// When it is over whatever it does, if that is enforced.
+    fn outlived(&self, rules: &Requests) -> Option<Instant> {
+        rules.max_age.filter(|_| rules.mode == Mode::Enforce).map(|age| later(self.since, age))
+    }
+
+    /// Sessions that were told its id before this moment carry a stale tag.
+    fn closed(&self, rules: &Requests, now: Instant) -> Option<Instant> {
+        self.closed.max(self.outlived(rules).filter(|at| *at <= now))
     }
 
     /// Over for so long that nobody will ask any more.
@@ -173,7 +191,7 @@ impl Request {
     }
 
     /// Which lease of the request the next one would be, those queued included.
-    fn next_ordinal(&self) -> u32 {
+    pub(super) fn next_ordinal(&self) -> u32 {
         self.leases_total.saturating_add(self.waiting).saturating_add(1)
     }
 
@@ -276,7 +294,8 @@ impl<B, W> Book<B, W> {
             return Some(Objection::Quarantined { left: until - now });
         }
         // What is set anew, or comes with each statement, is meant.
-        if let (Some(closed), Some(told)) = (request.closed, claim.tag.request_since)
+        if let (Some(closed), Some(told)) =
+            (request.closed(&self.limits.request, now), claim.tag.request_since)
             && told < closed
         {
             return Some(Objection::Closed);
@@ -287,7 +306,7 @@ impl<B, W> Book<B, W> {
     /// V3 (budgets.md §2.7): whether the request of a claim is already another user's work, or another
     /// login role's.
     fn mixes(&self, request: &Request, claim: &Claim, now: Instant) -> bool {
-        if request.begins_anew(now) {
+        if request.begins_anew(&self.limits.request, now) {
             return false;
         }
         let role = |pool: PoolId| &*self.pools[pool.0 as usize].user;

@@ -5,7 +5,7 @@ use super::class::ClassId;
 use super::fair::{Key, Kind};
 use super::limits::{Limits, cap};
 use super::roll::Busy;
-use super::{PoolId, WaiterId};
+use super::{PoolId, WaiterId, groups};
 use crate::config::Mode;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
@@ -58,7 +58,8 @@ pub(super) struct Flow {
     pub(super) v: u64,
 }
 
-/// Waiters of a tenant that are alike to the scheduler, by order of arrival.
+/// Waiters of a tenant that are alike to the scheduler: those that go on with a request first
+/// ([`super::groups`]), then by order of arrival.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) class: ClassId,
@@ -66,6 +67,17 @@ pub(super) struct Lane {
     pub(super) ready: BTreeMap<i64, WaiterId>,
     /// Its place in the pool's lines, while it may have a backend.
     pub(super) key: Option<Key>,
+}
+
+impl Lane {
+    /// When the first of it arrived, as a number of its own.
+    pub(super) fn oldest(&self) -> i64 {
+        let front = self.ready.first_key_value().map_or(i64::MAX, |(&turn, _)| turn);
+        match groups::arrival(front) {
+            arrived if arrived == front => front,
+            arrived => self.ready.range(groups::NEW..).next().map_or(arrived, |(&new, _)| new.min(arrived)),
+        }
+    }
 }
 
 impl Busy for Share {

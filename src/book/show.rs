@@ -166,7 +166,7 @@ impl<B, W> Book<B, W> {
 
     fn waiter_rows(&self, oldest: &mut Oldest) -> Vec<WaiterView> {
         let mut waiters: Vec<_> = self.waiters.values().collect();
-        waiters.sort_unstable_by_key(|waiter| (waiter.claim.pool, waiter.order));
+        waiters.sort_unstable_by_key(|waiter| (waiter.claim.pool, waiter.turn));
         let row = |waiter: &super::queue::Waiter<W>| {
             oldest.saw(waiter.claim.pool, waiter.who.share, waiter.since);
             let reason = self.reason(waiter);
@@ -178,6 +178,7 @@ impl<B, W> Book<B, W> {
                 deadline: waiter.deadline,
                 class: self.classes.get(waiter.who.class).name.clone(),
                 reason,
+                continues: waiter.continues(),
             }
         };
         waiters.into_iter().map(row).collect()

@@ -511,6 +511,8 @@ pub struct Usage {
     pub gap_us: u32,
     /// How often it ran the statement that it ran most often, of its last few.
     pub repeats: u32,
+    /// Process id of its backend; 0 = not known.
+    pub backend: u32,
 }
 
 /// What a held lease is doing, asked from its session's cell at each tick.

@@ -278,4 +278,6 @@ pub struct WaiterView {
     pub class: Arc<str>,
     /// `pool_full`, `tenant_cap`, `request_cap`, `class_cap`, `reserve`, `express`, `unsafe`, `deadlock`, `paused`
     pub reason: &'static str,
+    /// It goes on with a request, before new ones of its tenant.
+    pub continues: bool,
 }

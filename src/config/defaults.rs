@@ -34,9 +34,22 @@ impl Default for Config {
             tenants: BTreeMap::new(),
             classes: super::class::built_in(),
             isolation: Isolation { mode: Mode::Warn, verify: Some(1_000) },
+            request: Requests::default(),
             leak: Leak::default(),
             drain: Drain { notice: Duration::ZERO, deadline: seconds(25) },
             log: Log { format: LogFormat::Text, level: "info".to_owned() },
+        }
+    }
+}
+
+impl Default for Requests {
+    /// budgets.md §2.1 and §4.1.
+    fn default() -> Self {
+        Requests {
+            continuation: Some(Duration::from_millis(100)),
+            idle_ttl: seconds(30),
+            max_age: Some(seconds(3_600)),
+            mode: Mode::Enforce,
         }
     }
 }

@@ -165,8 +165,9 @@ const POOL_MODES: OneOf<PoolMode> = OneOf {
         ("session", PoolMode::Session),
         ("transaction", PoolMode::Transaction),
         ("statement", PoolMode::Statement),
+        ("request", PoolMode::Request),
     ],
-    later: &["request"],
+    later: &[],
 };
 
 /// Keys of `[pool]`, which every `[database.NAME]` takes too.
@@ -316,6 +317,7 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
             config.budget.set_modes(mode);
             config.tenant_default.mode = mode;
             config.leak.mode = mode;
+            config.request.mode = mode;
         }),
         key!(Config, "mode.warned_since", OrOff(Day), warned_since),
         key!(Config, "listen.address", ListOf { each: Address, least: 1 }, listen.addresses).restart(),
@@ -341,6 +343,10 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
     keys.extend([
         key!(Config, "isolation.mode", MODES, isolation.mode),
         key!(Config, "isolation.verify", OrOff(count(1, 1_000_000_000)), isolation.verify),
+        key!(Config, "request.continuation", OrOff(span(TICK, 1)), request.continuation),
+        key!(Config, "request.idle_ttl", span(TICK, 30), request.idle_ttl),
+        key!(Config, "request.max_age", OrOff(span(TICK, 60)), request.max_age),
+        key!(Config, "request.mode", MODES, request.mode),
         key!(Config, "leak.hold", OrOff(span(TICK, 30)), leak.hold),
         key!(Config, "leak.idle", OrOff(span(TICK, 30)), leak.idle),
         key!(Config, "leak.leaked", OrOff(span(TICK, 30)), leak.leaked),

@@ -41,6 +41,8 @@ pub struct Config {
     pub classes: BTreeMap<String, super::ClassRule>,
     /// `[isolation]`
     pub isolation: Isolation,
+    /// `[request]`
+    pub request: Requests,
     /// `[leak]`
     pub leak: Leak,
     /// `[drain]`
@@ -181,6 +183,8 @@ pub enum PoolMode {
     Transaction,
     /// With the statement: transaction blocks are refused.
     Statement,
+    /// With the transaction; and what resets a session's settings ends the request that it worked for.
+    Request,
 }
 
 /// Which idle backend is used next.
@@ -504,6 +508,20 @@ pub struct Isolation {
     pub mode: Mode,
     /// V4: one lease in so many is followed by a look at what it left; `None` = never.
     pub verify: Option<u32>,
+}
+
+/// `[request]`: the life of requests (budgets.md §2.1, §4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Requests {
+    /// A transaction that asks so soon after the last one of its request goes before new requests of its
+    /// tenant; `None` = never.
+    pub continuation: Option<Duration>,
+    /// A request that has held nothing and waited for nothing for this long is over.
+    pub idle_ttl: Duration,
+    /// A request this old is over, by its mode; `None` = at no age.
+    pub max_age: Option<Duration>,
+    /// What becomes of one that is older.
+    pub mode: Mode,
 }
 
 /// `[leak]`: budgets.md §5.

@@ -68,6 +68,7 @@ impl Fake {
                 deadline: now + ms(1_500),
                 class: "normal".into(),
                 reason: "pool_full",
+                continues: true,
             }],
             leaks: vec![
                 leak(1, LeakClass::LongTx, Outcome::Returned),
@@ -116,6 +117,7 @@ fn pool(id: u32, user: &str, share: u64) -> PoolView {
             binds: 4_000 * share,
             gap_us: 0,
             repeats: 0,
+            backend: 0,
         },
         held: Duration::from_secs(35 * id as u64 + if id == 0 { 35 } else { 0 }),
         waited: Duration::from_secs(share),

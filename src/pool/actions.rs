@@ -62,7 +62,12 @@ impl Pools {
         warnings: Vec<Warning>,
     ) {
         let Some(pool) = self.by_id(claim.pool) else { return };
-        if let Some(object) = backend.or_else(|| self.take_idle(&pool)) {
+        let idle = || {
+            let tagged = claim.tag.request.is_some();
+            let preferred = tagged.then(|| self.book.lock().preferred(lease)).flatten();
+            self.take_idle(&pool, preferred)
+        };
+        if let Some(object) = backend.or_else(idle) {
             let mut lease = Lease::new(self.clone(), pool, lease, object);
             lease.mark_unused();
             waiter.tell(Granted::Lease(Box::new(lease), warnings));

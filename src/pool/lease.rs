@@ -62,6 +62,7 @@ impl Lease {
 
     fn give_back(&mut self, now: Instant) {
         let Some(object) = self.object.take() else { return };
+        self.usage.backend = object.pid.unsigned_abs();
         let back = if !self.fit {
             Store::cut(object);
             None

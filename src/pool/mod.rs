@@ -262,6 +262,10 @@ impl Pools {
         if let Some(due) = book.hastened() {
             self.expect_tick(due);
         }
+        let preferred = match answer {
+            Checkout::Idle(lease) if claim.tag.request.is_some() => book.preferred(lease),
+            _ => None,
+        };
         drop(book);
         loop {
             if !actions.is_empty() {
@@ -276,7 +280,7 @@ impl Pools {
                     };
                 }
                 Checkout::Idle(lease) => {
-                    if let Some(object) = self.take_idle(pool) {
+                    if let Some(object) = self.take_idle(pool, preferred) {
                         return Start::Ready(Lease::new(self.clone(), pool.clone(), lease, object), warnings);
                     }
                     answer = self.idle_vanished(pool, lease, claim, |_| Waiter::new(&mut wait), &mut actions);
@@ -297,10 +301,11 @@ impl Pools {
         mode == Mode::Enforce
     }
 
-    /// An idle backend that the book has promised; `None` = the idle ones were dead, and are closed.
-    fn take_idle(self: &Arc<Self>, pool: &Pool) -> Option<Object> {
+    /// An idle backend that the book has promised, the preferred one (by process id) if it is idle; `None` =
+    /// the idle ones were dead, and are closed.
+    fn take_idle(self: &Arc<Self>, pool: &Pool, preferred: Option<u32>) -> Option<Object> {
         for _ in 0..PATIENCE {
-            let object = pool.store.take_idle();
+            let object = pool.store.take_idle(preferred);
             if object.is_some() {
                 self.tell_lost(pool);
                 return object;

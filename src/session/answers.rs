@@ -119,6 +119,15 @@ impl<S> Session<S> {
         Ok(ended)
     }
 
+    /// The session works for its request no longer, as if its client had reset the tag.
+    pub(super) fn leave_request(&mut self) {
+        // Without a value there is nothing to refuse.
+        let _ = self.tags.set(tag::Scope::Session, Key::RequestId, None, self.now);
+        if let Some(ended) = self.tags.take_ended() {
+            self.pools.request_ended(&ended);
+        }
+    }
+
     fn set_tag(&mut self, key: Key, value: Option<&str>, local: bool) -> Result<(), Report> {
         if local && self.lease.is_none() && self.tracker.status() == TxStatus::Idle {
             return Ok(()); // SET LOCAL outside a transaction has no effect

@@ -283,7 +283,7 @@ impl Linked {
 
 /// Whether a BEGIN may wait for its first statement. In session mode the backend is the session's own.
 fn begins_lazily(rules: &PoolRules, mode: PoolMode) -> bool {
-    rules.lazy_begin && mode == PoolMode::Transaction
+    rules.lazy_begin && matches!(mode, PoolMode::Transaction | PoolMode::Request)
 }
 
 /// Shared statements that a backend of this pool may have; 0 where a session keeps its backend anyway.

@@ -256,6 +256,11 @@ impl<S> Session<S> {
         let (ran, undone) = (changes.ran, changes.undone);
         (changes.noted, changes.ran, changes.undone, changes.holding) = (false, false, false, false);
         let done = ran && !undone && self.tracker.status() == TxStatus::Idle;
+        if done && self.mode == PoolMode::Request && segment.is_all_reset() {
+            // DISCARD ALL, RESET ALL: how drivers' pools take a connection back.
+            self.leave_request();
+        }
+        let Some(changes) = &mut self.linked.changes else { return };
         // A statement that was prepared before may set again what its text has named.
         let prepared = self.statements.pins() || self.linked.traces.any(Traces::PREPARE);
         if !done || prepared || !segment.is_all_reset() || self.linked.injected_error {

@@ -1,6 +1,6 @@
 //! Request groups (budgets.md §4.1): a client says that its request is over.
 
-use crate::support::watch::{metric, row};
+use crate::support::watch::{self, metric, row};
 use crate::support::{Config, Db, Login, Proxy, Wire, msg, trace, until};
 
 const END: &str = "select bursar.end_request()";
@@ -149,5 +149,120 @@ fn what_mixes_work_twice_is_closed_and_its_request_in_quarantine() {
     other.batch("select 1");
     let login = Login::new("app", db.name()).with("bursar.request_id", "r1");
     assert_eq!(Wire::login(proxy.addr(), &login).query("select 1").trace(), "E(42501) Z(I)");
+    proxy.stop();
+}
+
+/// A statement that says in which order it was served, sent and not waited for.
+fn line_up(proxy: &Proxy, tenant: &str, request: &str, console: &mut Wire, place: usize) -> Wire {
+    let mut wire = proxy.connect_for(tenant, request);
+    wire.send(&msg::query(&format!("insert into served (who) values ('{tenant} {request}')")));
+    until("it waits", || row(console, "select count(*) from bursar.queue") == [place.to_string()]);
+    wire
+}
+
+#[test]
+fn who_goes_on_with_a_request_comes_before_its_tenants_new_ones_and_not_before_another_tenants() {
+    let db = Db::new();
+    db.run(&["create table served (place serial, who text)"]);
+    let config = Config::one_backend().with("request", "continuation = \"10m\"");
+    let proxy = Proxy::start(&db, config.with("pool", "max_wait = \"60s\""));
+    let mut console = proxy.console();
+    proxy.connect_for("a", "old").batch("select 1");
+    let mut holder = proxy.connect_for("c", "holder");
+    holder.batch("begin; select 1");
+    let mut waiting = Vec::new();
+    for (place, (tenant, request)) in [("a", "new"), ("b", "new"), ("a", "old")].into_iter().enumerate() {
+        waiting.push(line_up(&proxy, tenant, request, &mut console, place + 1));
+    }
+    let continues = "select tenant, request from bursar.queue where continues";
+    assert_eq!(row(&mut console, continues), ["a", "old"]);
+    holder.batch("commit");
+    for wire in &mut waiting {
+        assert_eq!(wire.recv_reply().trace(), "C(INSERT 0 1) Z(I)");
+    }
+    let order = db.value("select string_agg(who, ', ' order by place) from served");
+    assert_eq!(order, "b new, a old, a new", "b has had nothing yet");
+    proxy.stop();
+}
+
+#[test]
+fn a_request_gets_its_last_backend_again_if_that_is_idle_and_does_not_wait_for_it() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::of_size(3));
+    let all_back = || until("all is given back", || watch::leases(&proxy) == 0);
+    let pid = |wire: &mut Wire| wire.query("select pg_backend_pid()").value();
+    let mut others: Vec<Wire> = (0..3).map(|_| proxy.connect()).collect();
+    for statement in ["begin; select 1", "commit"] {
+        for wire in &mut others {
+            wire.batch(statement);
+        }
+    }
+    all_back();
+    let mut wire = tagged(&proxy, "r1");
+    let mine = pid(&mut wire);
+    for _ in 0..3 {
+        all_back();
+        // Two others come and go; the second one's backend is the last back.
+        let mut theirs = Vec::new();
+        for other in &mut others[..2] {
+            other.batch("begin");
+            theirs.push(pid(other));
+        }
+        assert_eq!(theirs[0], mine, "the last one back is the next");
+        for (back, other) in others[..2].iter_mut().enumerate() {
+            other.batch("commit");
+            until("it is back", || watch::leases(&proxy) == 1 - back);
+        }
+        assert_eq!(pid(&mut tagged(&proxy, "r1")), mine, "any session of the request");
+        all_back();
+        assert_eq!(pid(&mut proxy.connect()), mine, "the last one back, for whom it was");
+    }
+    all_back();
+    others[0].batch("begin");
+    assert_eq!(pid(&mut others[0]), mine, "it is kept for nobody");
+    let another = pid(&mut wire);
+    assert_ne!(another, mine, "and not waited for");
+    others[0].batch("commit");
+    all_back();
+    assert_eq!(pid(&mut wire), another, "from now on it is this one");
+    proxy.stop();
+}
+
+#[test]
+fn in_mode_request_a_drivers_reset_ends_the_request() {
+    let db = Db::new();
+    let config = Config::of_size(2).with("pool", "mode = \"request\"");
+    let proxy = Proxy::start(&db, config.with("user.postgres", "mode = \"transaction\""));
+    let mut wire = tagged(&proxy, "r0");
+    let asyncpg = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;";
+    for (at, reset) in ["discard all", "reset all", asyncpg].into_iter().enumerate() {
+        wire.batch(&format!("set bursar.request_id = 'r{at}'"));
+        wire.batch("select 1");
+        assert_eq!(request(&proxy, &format!("r{at}")), ["idle", "1"], "{reset}");
+        wire.batch(reset);
+        assert_eq!(wire.query("show bursar.request_id").value(), "", "{reset}");
+        assert_eq!(request(&proxy, &format!("r{at}")), ["ended", "2"], "{reset}");
+    }
+    // What is rolled back has reset nothing.
+    wire.batch("set bursar.request_id = 'r9'");
+    wire.batch("begin; reset all; rollback");
+    assert_eq!(wire.query("show bursar.request_id").value(), "r9");
+    // It is transaction mode otherwise, and said to be this one.
+    wire.batch("begin");
+    assert_eq!(wire.query("select 1").trace(), "T D C(SELECT 1) Z(T)");
+    wire.batch("commit");
+    let mut console = proxy.console();
+    let mode = "select pool_mode from bursar.pools where \"user\" = 'app'";
+    assert_eq!(row(&mut console, mode), ["request"]);
+    let mode =
+        format!("select pool_mode from bursar.databases where name = '{}' or name = '*' limit 1", db.name());
+    assert_eq!(row(&mut console, &mode), ["request"]);
+    // By role, and a reset ends nothing there.
+    let mut other = Wire::login(proxy.addr(), &Login::new("postgres", db.name()));
+    other.batch("set bursar.request_id = 'r10'");
+    other.batch("discard all");
+    assert_eq!(other.query("show bursar.request_id").value(), "r10");
+    let mode = "select pool_mode from bursar.pools where \"user\" = 'postgres'";
+    assert_eq!(row(&mut console, mode), ["transaction"]);
     proxy.stop();
 }

@@ -4,6 +4,7 @@
 mod budgets;
 mod capacity;
 mod fair;
+mod groups;
 mod leaks;
 mod lognormal;
 mod order;
@@ -30,6 +31,7 @@ pub(super) struct Setup {
     pub(super) budget: Budgets,
     pub(super) tenant: TenantRule,
     pub(super) leak: Leak,
+    pub(super) request: Requests,
     /// Highest values so far: what a reload leaves behind may still be there.
     pub(super) most_ever: usize,
     pub(super) max_ever: usize,
@@ -58,6 +60,7 @@ impl Setup {
             budget: self.budget.clone(),
             tenant_default: self.tenant.clone(),
             leak: self.leak.clone(),
+            request: self.request,
             ..Config::default()
         }
     }
@@ -100,6 +103,7 @@ pub(super) fn setup() -> Setup {
             users: Vec::new(),
         },
         leak: Leak { hold: None, idle: None, leaked: None, pinned: None, ..Leak::default() },
+        request: Requests::default(),
         most_ever: 0,
         max_ever: 0,
         parallel_ever: 0,

@@ -189,6 +189,7 @@ pub(super) static QUEUE: View = View {
         int("client_id"),
         text("database"),
         text("user"),
+        truth("continues"),
     ],
     rows: |source| {
         let (now, book) = (source.now(), source.view());
@@ -212,6 +213,7 @@ pub(super) static QUEUE: View = View {
                 waiter.session.0,
                 pool.map(|(database, _)| database),
                 pool.map(|(_, user)| user),
+                waiter.continues,
             ]
         };
         book.waiters.iter().map(row).collect()

@@ -21,6 +21,7 @@ fn mode(mode: PoolMode) -> &'static str {
         PoolMode::Session => "session",
         PoolMode::Transaction => "transaction",
         PoolMode::Statement => "statement",
+        PoolMode::Request => "request",
     }
 }
 
