@@ -17,10 +17,12 @@ mod common;
 mod deadlocks;
 mod leaks;
 mod messages;
+mod mixed;
 mod neighbours;
 mod occupancy;
 mod provisioning;
 mod report;
+mod waves;
 
 use bursar::cli::throwaway;
 use clap::Parser;
@@ -59,10 +61,12 @@ struct Options {
 }
 
 /// An experiment's name in `ROWS=`, what it is about, and the seconds of each of its measurements.
-const EXPERIMENTS: [(&str, &str, u32); 8] = [
+const EXPERIMENTS: [(&str, &str, u32); 10] = [
     ("e1", "noisy neighbour: 200 greedy clients, one tenant of long transactions, 50 quiet tenants", 12),
     ("e1b", "long transactions everywhere: 20 tenants of them, 50 quiet tenants", 16),
     ("e2", "provision_user: calls that open 26 sessions, nested three deep", 6),
+    ("e4", "short reads and writes of 50 users, as problem S1 wants its application to be", 20),
+    ("e5", "100, 50 and 1,000 concurrent isolated sessions, in waves", 5),
     ("e6", "parallel tools and a billing writer beside a tenant that overloads the pool", 14),
     ("e7", "leaks among honest transactions, and clients that vanish", 15),
     ("e8", "requests that nest sessions at random: progress and aborts", 12),
@@ -75,6 +79,8 @@ struct Bench {
     lab: Lab,
     pgbouncer: Contender,
     bursar: Contender,
+    /// Bursar's program, whose subcommands are clients.
+    tool: PathBuf,
 }
 
 impl Bench {
@@ -134,6 +140,7 @@ async fn run(options: &Options) -> Result<bool, Failure> {
         lab: Lab::open("experiments")?,
         pgbouncer: Contender::new("pgbouncer", pgbouncer, 1)?,
         bursar: Contender::new("bursar", options.bursar.clone(), 1)?,
+        tool: options.bursar.clone(),
     };
     let mut report = Report::new(&bench);
     for (name, about, seconds) in EXPERIMENTS {
@@ -156,6 +163,8 @@ async fn measure(name: &str, bench: &Bench, length: Duration) -> Result<Table, F
         "e1" => neighbours::noisy(bench, length).await,
         "e1b" => neighbours::long_everywhere(bench, length).await,
         "e2" => provisioning::experiment(bench, length).await,
+        "e4" => mixed::experiment(bench, length).await,
+        "e5" => waves::experiment(bench).await,
         "e6" => billing::experiment(bench, length).await,
         "e7" => leaks::experiment(bench, length).await,
         "e8" => deadlocks::random_trees(bench, length).await,
