@@ -49,9 +49,12 @@ fn through(name: &str, config: Config) -> (bool, String) {
 }
 
 fn through_with(name: &str, config: Config, environment: &[(&str, &str)]) -> (bool, String) {
-    let db = Db::new();
-    let proxy = Proxy::start(&db, config);
-    let result = check(name, &url(proxy.addr(), &db), environment);
+    through_to(&Db::new(), name, config, environment)
+}
+
+fn through_to(db: &Db<'_>, name: &str, config: Config, environment: &[(&str, &str)]) -> (bool, String) {
+    let proxy = Proxy::start(db, config);
+    let result = check(name, &url(proxy.addr(), db), environment);
     proxy.stop();
     result
 }
@@ -124,4 +127,33 @@ fn a_shop_with_a_transaction_around_each_request_runs_out_of_a_poolers_backends_
     assert!(!passed, "{printed}");
     assert!(printed.contains("bursar: no backend became available in time"), "{printed}");
     assert!(printed.ends_with("nobody saw another tenant's row\n"), "{printed}");
+}
+
+/// A database that takes no more than so many connections.
+fn database_for(connections: usize) -> Db<'static> {
+    let db = Db::new();
+    let limit = format!("alter database {} connection limit {connections}", db.name());
+    db.cluster().admin().batch(&limit);
+    db
+}
+
+#[test]
+fn a_hundred_sessions_of_requests_share_twenty_backends() {
+    let (passed, printed) =
+        through_to(&database_for(25), "fastapi-sessions", config_of("fastapi-sessions"), &[]);
+    let expected = "100 sessions at once\n\
+                    10 times 100 requests served\n\
+                    at most 20 backends, and none that is new after the first time\n\
+                    each is known by its tenant, user and route, with two transactions, one at a time\n\
+                    a forgotten session was found: leaked soft_abort reclaimed globex /exports\n\
+                    its connection lives on\n";
+    assert_eq!((passed, printed.as_str()), (true, expected));
+}
+
+#[test]
+fn a_hundred_sessions_of_requests_are_too_many_for_their_server() {
+    let db = database_for(25);
+    let (passed, printed) = check("fastapi-sessions", &url(db.cluster().addr(), &db), &[]);
+    assert!(!passed, "{printed}");
+    assert!(printed.contains("too many connections for database"), "{printed}");
 }
