@@ -60,7 +60,8 @@ async def console(sql):
 
 
 async def backends():
-    return {pid for (pid,) in await console(f"SELECT remote_pid FROM bursar.servers WHERE database = '{engine.url.database}'")}
+    sql = f"SELECT remote_pid FROM bursar.servers WHERE database = '{engine.url.database}'"
+    return {pid for (pid,) in await console(sql)}
 
 
 async def waves(client, sessions):
@@ -69,12 +70,11 @@ async def waves(client, sessions):
         elsewhere = app.state.elsewhere = Elsewhere(sessions)
         requests = [asyncio.create_task(visit(client, wave, n, elsewhere)) for n in range(sessions)]
         await elsewhere.everybody.wait()
-        failures = [task.result() for task in requests if task.done() and task.result()]
-        if wave == 0 and not failures:
+        if wave == 0 and not any(task.done() for task in requests):
             clients = await console("SELECT count(*) FROM bursar.clients WHERE database <> 'bursar'")
             print(f"{clients[0][0]} sessions at once")
         elsewhere.answer.set()
-        await asyncio.gather(*requests)
+        failures = [failure for failure in await asyncio.gather(*requests) if failure]
         if failures:
             print(f"{sessions - len(failures)} of {sessions} requests served")
             for error, count in Counter(failures).most_common(3):
@@ -131,8 +131,11 @@ async def main(sessions=100):
         await connection.run_sync(Base.metadata.create_all)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://notes", timeout=60) as client:
         await warm_up()
-        await waves(client, sessions)
-        await leak(client)
+        try:
+            await waves(client, sessions)
+            await leak(client)
+        except psycopg.OperationalError as error:
+            sys.exit(f"no Bursar here to ask: {error}")
     await engine.dispose()
 
 
