@@ -108,7 +108,7 @@ async def leak(client):
     """A handler forgets its session; Bursar says whose it was, and takes back its backend, not its connection."""
     await client.post("/exports", headers=headers(f"{RUN}-export", 1))
     (id_, session), = exports.items()
-    sql = f"SELECT class, action, outcome, tenant, route FROM bursar.leaks WHERE request = '{id_}'"
+    sql = f"SELECT class, action, outcome, tenant, route FROM bursar.leaks WHERE request = '{id_}' AND class = 'leaked'"
     while not (found := await console(sql)) or found[0][2] == "open":
         await asyncio.sleep(0.05)
     assert found == [("leaked", "soft_abort", "reclaimed", "globex", "/exports")], found
