@@ -18,12 +18,14 @@ engine = create_async_engine(re.sub("^postgres(ql)?:", "postgresql+psycopg:", UR
 Session = async_sessionmaker(engine, expire_on_commit=False)
 
 tags: ContextVar[dict[str, str]] = ContextVar("tags", default={})
+KEYS = ["request_id", "tenant", "user_id", "route"]
 
 
 @event.listens_for(engine.sync_engine, "checkout")
 def tag(connection, record, proxy):
-    """A session begins: one message to Bursar, which needs no backend for it."""
-    say(connection, tags.get())
+    """A session begins: one message to Bursar, which needs no backend for it. It says all of them, each time: a
+    connection of the pool has the last request's."""
+    say(connection, {key: tags.get().get(key, "") for key in KEYS})
 
 
 @event.listens_for(engine.sync_engine, "checkin")
@@ -36,7 +38,7 @@ def untag(connection, record):
 def say(connection, values: dict[str, str]):
     quoted = {key: value.replace("'", "''") for key, value in values.items()}
     connection.autocommit = True
-    connection.cursor().execute("; ".join(f"SET bursar.{key} = '{value}'" for key, value in quoted.items()) or "SELECT")
+    connection.cursor().execute("; ".join(f"SET bursar.{key} = '{value}'" for key, value in quoted.items()))
     connection.autocommit = False
 
 
