@@ -309,12 +309,16 @@ fn a_deadlock_that_begins_right_after_a_tick_is_undone_in_its_time() {
     setup.budget.max_concurrent = 1;
     let mut desk = Desk::new(setup, 2);
     let tags = || [of("a", Some("one")), of("a", Some("two"))];
-    tags().map(|tag| desk.lease_for(tag));
+    for tag in tags() {
+        desk.lease_for(tag);
+    }
     let start = desk.now;
     let mut due = desk.tick(idle_in_tx(start)).expect("leases to watch");
     desk.pass(MS);
     let stuck = desk.now;
-    tags().map(|tag| desk.queued_for(tag));
+    for tag in tags() {
+        desk.queued_for(tag);
+    }
     due = desk.book.due().map_or(due, |sooner| sooner.min(due));
     while desk.take().is_empty() {
         desk.now = due;

@@ -50,8 +50,8 @@ fn who_goes_on_comes_before_who_begins_and_not_before_another_tenant() {
 
 #[test]
 fn after_a_while_or_its_end_or_beyond_its_budgets_a_request_stands_where_it_came() {
-    type Spoil = fn(&mut Desk);
-    let cases: [(&str, fn(&mut Setup), Spoil); 5] = [
+    type Case = (&'static str, fn(&mut Setup), fn(&mut Desk));
+    let cases: [Case; 5] = [
         ("too late", |_| {}, |desk| desk.pass(101 * MS)),
         ("over", |_| {}, |desk| desk.book.request_ended("old", desk.now)),
         ("B2 warns", |setup| setup.budget.leases_warn = Some(1), |_| {}),
