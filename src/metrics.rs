@@ -109,6 +109,7 @@ families! {
     DEADLOCKS Counter "bursar_deadlocks_total" ["kind", "resolution"] "Sessions that waited for each other, by what was done.";
     SATURATED Counter "bursar_client_pool_saturated_total" [] "Applications found to starve on their own connection pools.";
     PINS Gauge "bursar_pins" ["reason"] "Leases kept beyond their transaction, by reason.";
+    REQUESTS_ENDED Counter "bursar_requests_ended_total" ["by"] "Requests that are over, by why: their client said so, they were idle, or too old.";
     REQUESTS Gauge "bursar_requests" [] "Requests known now.";
     CLIENT_SESSIONS Gauge "bursar_client_sessions" ["state"] "Client sessions by state.";
     LOGINS Counter "bursar_logins_total" ["result"] "Client logins by result.";

@@ -38,7 +38,9 @@ fn request(route: Option<&str>, peak: u32, repeats: u32) -> RequestView {
         held: Duration::ZERO,
         statements: 0,
         rejections: 0,
-        ended: true,
+        end: Some(crate::book::End::Client),
+        leases_left: None,
+        mode: crate::config::Mode::Warn,
         repeats,
     }
 }

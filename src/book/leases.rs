@@ -198,7 +198,8 @@ impl<B, W> Book<B, W> {
             let (at, fresh) =
                 self.requests.find_or_insert(0, id, || super::requests::Request::new(claim.tag.clone(), now));
             if !fresh {
-                self.requests[at].seen(&claim.tag, &self.limits.request, now);
+                let over = self.requests[at].seen(&claim.tag, &self.limits.request, now);
+                over.into_iter().for_each(|end| self.endings.count(end));
             }
             self.requests[at].budgets = budgets;
             self.requests[at].used_by(&claim.tag, claim.pool);

@@ -39,6 +39,7 @@ mod classify;
 mod counters;
 mod db_time;
 mod deadlocks;
+mod ends;
 mod fair;
 mod finish;
 mod groups;
@@ -77,6 +78,7 @@ mod tests;
 
 pub use classify::{Evidence, Threshold};
 pub use deadlocks::{DEADLOCKS_KEPT, Deadlock, DeadlockKind, Resolution, Suspect};
+pub use ends::{End, RequestOver};
 pub use leaks::{CLOSED_KEPT, LeakClass, LeakEvent, Outcome};
 pub use types::*;
 pub use view::View;
@@ -142,6 +144,7 @@ pub struct Book<B, W> {
     ends: (i64, i64),
 
     tally: counters::Tally,
+    endings: ends::Endings,
     storms: storms::Storms,
     events: violations::Events,
     peaks: peaks::Peaks,
@@ -199,6 +202,7 @@ impl<B, W> Book<B, W> {
             deadlines: agenda::Agenda::new(),
             ends: (-1, 0),
             tally: counters::Tally::default(),
+            endings: ends::Endings::default(),
             storms: storms::Storms::default(),
             events: violations::Events::default(),
             peaks: peaks::Peaks::default(),

@@ -151,7 +151,11 @@ impl World {
                 Action::End { lease, .. } | Action::Cancel { lease, .. } | Action::Warn { lease, .. } => {
                     assert!(self.held.contains_key(&lease));
                 }
-                Action::Leak(_) | Action::Violation(_) | Action::Deadlock(_) | Action::AskLocks(_) => {}
+                Action::Leak(_)
+                | Action::Violation(_)
+                | Action::Deadlock(_)
+                | Action::AskLocks(_)
+                | Action::RequestOver(_) => {}
             }
         }
     }

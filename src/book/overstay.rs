@@ -77,6 +77,7 @@ impl<B, W> Book<B, W> {
         self.watch_bursts(now, actions);
         self.feed(now, actions);
         self.look_again(now, actions);
+        self.look_around(now, actions);
         self.requests.forget(32, |request| request.forgotten(now));
 
         if let Some((Reverse(deadline), _)) = self.deadlines.first(|id| self.waiters.contains_key(&id)) {

@@ -1,11 +1,13 @@
 //! Requests: all leases with one request id in this process (budgets.md §2.1), the ledger of B1 and
 //! B2, and the waiters that B1 holds back.
 //!
-//! There is no timer: a request that is over is noticed when its id is next seen, and starts anew.
+//! Whether a request is over is looked at when its id is next seen; then it starts anew. What is told of its end
+//! is `ends.rs`'s.
 
 use super::counters::{Dim, Told};
+use super::ends::End;
 use super::judge::Watch;
-use super::limits::{QUARANTINE, REQUEST_RECALL, later};
+use super::limits::{Limits, QUARANTINE, REQUEST_RECALL, later};
 use super::queue::Who;
 use super::roll::Busy;
 use super::view::RequestView;
@@ -29,8 +31,11 @@ pub(super) struct Request {
     pub(super) budgets: u32,
     pub(super) since: Instant,
     used: Instant,
-    /// When its client said that it is over.
+    /// When it was over, if that is known, and why.
     pub(super) ended: Option<Instant>,
+    pub(super) end: Option<End>,
+    /// It was told that it is too old.
+    pub(super) old: bool,
     /// When it, or an earlier request of this id, was closed for all sessions that carried it then.
     closed: Option<Instant>,
     /// Until when its id is refused.
@@ -100,6 +105,8 @@ impl Request {
             since: now,
             used: now,
             ended: None,
+            end: None,
+            old: false,
             closed: None,
             quarantined: None,
             leases: 0,
@@ -138,9 +145,12 @@ impl Request {
         }
     }
 
-    /// Its id is seen again: goes on, or starts over if it was over or has reached its cap.
-    pub(super) fn seen(&mut self, tag: &Arc<Tag>, rules: &Requests, now: Instant) {
+    /// Its id is seen again: goes on, or starts over if it was over or has reached its cap. Returns why it
+    /// was over, if nobody had noticed.
+    pub(super) fn seen(&mut self, tag: &Arc<Tag>, rules: &Requests, now: Instant) -> Option<End> {
+        let mut unnoticed = None;
         if self.begins_anew(rules, now) {
+            unnoticed = self.end.is_none().then(|| self.end_of(rules, now)).flatten();
             let old = std::mem::replace(self, Request::new(tag.clone(), now));
             (self.leases, self.leases_peak, self.waiting) = (old.leases, old.leases, old.waiting);
             (self.back, self.lined, self.first, self.holds) = (old.back, old.lined, old.first, old.holds);
@@ -149,6 +159,7 @@ impl Request {
         }
         self.own = tag.max_concurrent;
         self.used = now;
+        unnoticed
     }
 
     /// Time in which its statements have run, as of the last tick.
@@ -175,6 +186,12 @@ impl Request {
         rules.max_age.filter(|_| rules.mode == Mode::Enforce).map(|age| later(self.since, age))
     }
 
+    /// Why it is over, if it is.
+    fn end_of(&self, rules: &Requests, now: Instant) -> Option<End> {
+        let old = || self.outlived(rules).filter(|at| *at <= now).map(|_| End::Age);
+        self.end.or_else(old).or_else(|| self.is_silent(rules, now).then_some(End::Idle))
+    }
+
     /// Sessions that were told its id before this moment carry a stale tag.
     fn closed(&self, rules: &Requests, now: Instant) -> Option<Instant> {
         self.closed.max(self.outlived(rules).filter(|at| *at <= now))
@@ -185,9 +202,19 @@ impl Request {
         !self.busy() && now.saturating_duration_since(self.used) >= REQUEST_RECALL
     }
 
-    pub(super) fn end(&mut self, now: Instant) {
+    /// Its client says that it is over. Returns whether that is new.
+    fn end(&mut self, now: Instant) -> bool {
         self.ended = Some(now);
         self.used = now;
+        self.end.replace(End::Client).is_none()
+    }
+
+    /// It is over by itself.
+    pub(super) fn end_by_itself(&mut self, end: End, now: Instant) {
+        (self.ended, self.end) = (Some(now), Some(end));
+        if end == End::Age {
+            self.closed = Some(now);
+        }
     }
 
     /// Which lease of the request the next one would be, those queued included.
@@ -263,8 +290,17 @@ impl Request {
         self.leases_total
     }
 
-    pub(super) fn row(&self, id: &Arc<str>) -> RequestView {
+    pub(super) fn row(&self, id: &Arc<str>, limits: &Limits, now: Instant) -> RequestView {
+        let budget = limits.budgets(self.budgets);
+        let leases = [budget.leases_warn, budget.leases_reject, self.tag.max_leases];
         RequestView {
+            end: self.end_of(&limits.request, now),
+            leases_left: leases
+                .into_iter()
+                .flatten()
+                .min()
+                .map(|most| most.saturating_sub(self.leases_total)),
+            mode: budget.leases_mode,
             id: id.clone(),
             tag: self.tag.clone(),
             since: self.since,
@@ -277,7 +313,6 @@ impl Request {
             held: self.held,
             statements: self.statements,
             rejections: self.rejections,
-            ended: self.ended.is_some(),
             repeats: self.repeats(),
         }
     }
@@ -334,7 +369,9 @@ impl<B, W> Book<B, W> {
     /// The client says that a request is over: its id starts anew once its last lease is back.
     pub fn request_ended(&mut self, id: &str, now: Instant) {
         if let Some(at) = self.requests.find(0, id) {
-            self.requests[at].end(now);
+            if self.requests[at].end(now) {
+                self.endings.count(End::Client);
+            }
             if self.requests[at].leases > 0 {
                 // What it still holds may be leaked.
                 self.wake(now);
@@ -346,7 +383,7 @@ impl<B, W> Book<B, W> {
     #[must_use]
     pub fn request(&self, id: &str, now: Instant) -> Option<RequestView> {
         let request = &self.requests[self.requests.find(0, id)?];
-        (!request.forgotten(now)).then(|| request.row(&id.into()))
+        (!request.forgotten(now)).then(|| request.row(&id.into(), &self.limits, now))
     }
 
     /// B2, before anything is granted or queued: the client's own limit always acts, the

@@ -160,6 +160,14 @@ impl<T: Busy> Roll<T> {
         }
     }
 
+    /// The numbers in use among the next `steps` places, and where to go on.
+    pub(super) fn round(&self, from: usize, steps: usize) -> (Vec<u32>, usize) {
+        let to = from.saturating_add(steps).min(self.slots.len());
+        let used = |at: &usize| self.slots[*at].is_some();
+        let found = (from.min(to)..to).filter(used).map(|at| at as u32).collect();
+        (found, if to == self.slots.len() { 0 } else { to })
+    }
+
     /// The name an entry was made with.
     pub(super) fn name(&self, at: u32) -> &Arc<str> {
         &self.slots[at as usize].as_ref().expect("a number in use names an entry").name

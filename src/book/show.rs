@@ -20,7 +20,7 @@ impl<B, W> Book<B, W> {
         View {
             pools: self.pool_rows(now, &oldest),
             tenants: self.tenant_rows(now, &oldest),
-            requests: requests.into_iter().map(|(id, request)| request.row(id)).collect(),
+            requests: requests.into_iter().map(|(id, request)| request.row(id, &self.limits, now)).collect(),
             leases: self.lease_rows(),
             waiters,
             leaks: self.cases.rows(),
@@ -31,6 +31,7 @@ impl<B, W> Book<B, W> {
             deadlocks: self.deadlocks.rows(),
             deadlock_totals: self.deadlocks.totals(),
             pins: self.pins.clone(),
+            request_ends: self.endings.rows(),
             unknown_classes: self.classes.unknown,
             retry_storms: self.storms.total(),
             leases_peak: self.leases_peak,

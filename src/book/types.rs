@@ -159,6 +159,8 @@ pub enum Action<B, W> {
     Violation(Box<Violation>),
     /// A leak event to log (opened, returned, or reclaimed).
     Leak(Box<super::LeakEvent>),
+    /// A request that is over, to log.
+    RequestOver(Box<super::RequestOver>),
     /// A deadlock to log, once.
     Deadlock(Box<super::Deadlock>),
     /// Ask the server whether these statements wait for locks of their own request; what it says

@@ -35,6 +35,8 @@ pub struct View {
     pub deadlock_totals: Vec<(&'static str, &'static str, u64)>,
     /// Pins: (reason, leases now held by it), from the last tick.
     pub pins: Vec<(&'static str, u64)>,
+    /// Requests that are over: (why, count).
+    pub request_ends: Vec<(&'static str, u64)>,
     /// Claims so far with a class that is not configured.
     pub unknown_classes: u64,
     /// Refusals that were at least the third of their request, or session, within ten seconds.
@@ -240,8 +242,12 @@ pub struct RequestView {
     pub statements: u64,
     /// Refusals so far.
     pub rejections: u32,
-    /// Whether the client ended it.
-    pub ended: bool,
+    /// Why it is over, if it is.
+    pub end: Option<super::End>,
+    /// Leases left before B2 first says something, and its mode.
+    pub leases_left: Option<u32>,
+    /// See there.
+    pub mode: crate::config::Mode,
     /// How often it ran the statement that it ran most often, as far as is known.
     pub repeats: u32,
 }

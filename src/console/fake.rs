@@ -53,6 +53,7 @@ impl Fake {
         metrics.dialled(Connect::Ok, ms(3));
         metrics.logins.inc(Login::Ok);
         let view = View {
+            request_ends: vec![("client", 7), ("idle", 3), ("age", 0)],
             unknown_classes: 1,
             retry_storms: 0,
             budget_usage: vec![("B1", 2, 3), ("B9", 15, 120)],
@@ -191,7 +192,9 @@ fn request(id: &str, now: Instant) -> RequestView {
         held: ms(31_412),
         statements: 52,
         rejections: 2,
-        ended: !first,
+        end: (!first).then_some(crate::book::End::Idle),
+        leases_left: Some(7),
+        mode: Mode::Warn,
         repeats: if first { 6 } else { 1 },
     }
 }

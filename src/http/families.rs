@@ -281,6 +281,7 @@ fn over_all(source: &dyn Source, view: &View) -> Vec<MetricFamily> {
         family(&metrics::DEADLOCKS, deadlocks),
         family(&metrics::SATURATED, [sample!(=> source.saturated_total())]),
         family(&metrics::PINS, view.pins.iter().map(|(reason, count)| sample!(*reason => *count))),
+        family(&metrics::REQUESTS_ENDED, view.request_ends.iter().map(|(by, count)| sample!(*by => *count))),
         family(&metrics::REQUESTS, [sample!(=> view.requests.len())]),
         family(&metrics::CLIENT_SESSIONS, sessions.into_iter().map(|(state, count)| sample!(state => count))),
     ]

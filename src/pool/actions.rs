@@ -48,6 +48,7 @@ impl Pools {
             Action::Warn { session, lease, warning } => self.order(session, Order::Warn(lease, warning)),
             Action::Violation(violation) => events::violation(self, &violation),
             Action::Leak(event) => events::leak(self, &event),
+            Action::RequestOver(over) => events::request_over(&over),
             Action::Deadlock(case) => events::deadlock(self, &case),
             Action::AskLocks(suspects) => self.ask_locks(suspects),
         }

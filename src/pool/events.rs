@@ -4,7 +4,7 @@
 use super::Pools;
 use super::cell::Cell;
 use super::view::LeakDetail;
-use crate::book::{CLOSED_KEPT, Deadlock, LeakEvent, Outcome, Violation};
+use crate::book::{CLOSED_KEPT, Deadlock, End, LeakEvent, Outcome, RequestOver, Violation};
 use crate::clock;
 use crate::config::Mode;
 use crate::metrics::{Isolation, Label};
@@ -138,6 +138,38 @@ pub(super) fn violation(pools: &Arc<Pools>, violation: &Violation) {
         suppressed = violation.suppressed,
         "a budget was exceeded"
     );
+}
+
+/// Logs one request that is over by itself, or too old. Of those that fell silent there are as many as there
+/// are requests whose client says nothing.
+pub(super) fn request_over(over: &RequestOver) {
+    let (tag, row) = (&over.tag, &over.row);
+    macro_rules! log {
+        ($level:ident, $text:literal) => {
+            tracing::$level!(
+                event = "request_over",
+                ended_by = over.end.name(),
+                mode = over.mode.name(),
+                request = &*row.id,
+                tenant = &*tag.tenant,
+                route = tag.route.as_deref().unwrap_or(""),
+                user_id = tag.user_id.as_deref().unwrap_or(""),
+                age_ms = over.age.as_millis() as u64,
+                leases_total = row.leases_total,
+                leases_peak = row.leases_peak,
+                leases_now = row.leases_now,
+                wait_ms = row.waited.as_millis() as u64,
+                hold_ms = row.held.as_millis() as u64,
+                db_ms = row.active.as_millis() as u64,
+                statements = row.statements,
+                $text
+            )
+        };
+    }
+    match over.end {
+        End::Age => log!(warn, "a request is too old"),
+        End::Client | End::Idle => log!(debug, "a request is over"),
+    }
 }
 
 /// Logs one isolation violation of a session.

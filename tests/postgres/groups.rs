@@ -1,7 +1,7 @@
 //! Request groups (budgets.md §4.1): a client says that its request is over.
 
 use crate::support::watch::{self, metric, row};
-use crate::support::{Config, Db, Login, Proxy, Wire, msg, trace, until};
+use crate::support::{Config, Db, Login, PATIENCE, Proxy, Wire, eventually, msg, trace, until};
 
 const END: &str = "select bursar.end_request()";
 
@@ -265,4 +265,65 @@ fn in_mode_request_a_drivers_reset_ends_the_request() {
     let mode = "select pool_mode from bursar.pools where \"user\" = 'postgres'";
     assert_eq!(row(&mut console, mode), ["transaction"]);
     proxy.stop();
+}
+
+/// Why a request is over, as soon as it is.
+fn over(proxy: &Proxy, id: &str) -> String {
+    let mut console = proxy.console();
+    let sql = format!("select ended_by from bursar.request('{id}') where state = 'ended'");
+    eventually("it is over", PATIENCE, || watch::rows(&mut console, &sql).pop())[0].clone()
+}
+
+#[test]
+fn a_request_that_falls_silent_is_over_by_itself_and_not_while_it_holds_something() {
+    let db = Db::new();
+    let config = Config::of_size(3).with("request", "idle_ttl = \"200ms\"").with("log", "level = \"debug\"");
+    let proxy = Proxy::start(&db, config.with("tag", "idle_ttl = \"10m\""));
+    let mut holder = tagged(&proxy, "holds");
+    holder.batch("begin; select 1");
+    let mut wire = tagged(&proxy, "silent");
+    wire.batch("select 1");
+    assert_eq!(over(&proxy, "silent"), "idle");
+    assert_eq!(request(&proxy, "holds"), ["holding", "1"]);
+    let ended = "bursar_requests_ended_total{by=\"idle\"}";
+    until("it is counted", || metric(&proxy, ended) == 1.0);
+    let event = "event=\"request_over\" ended_by=\"idle\"";
+    until("it is told", || proxy.log().lines().any(|line| line.contains(event) && line.contains("silent")));
+    // Its id begins anew, without a word: nobody has closed it.
+    assert_eq!(wire.query("select 1").trace(), "T D C(SELECT 1) Z(I)");
+    assert_eq!(wire.query("show bursar.request_id").value(), "silent");
+    let leases = "select leases_total from bursar.request('silent')";
+    assert_eq!(row(&mut proxy.console(), leases), ["1"]);
+    holder.batch("commit");
+    assert_eq!(over(&proxy, "holds"), "idle");
+    proxy.stop();
+}
+
+#[test]
+fn a_request_that_is_too_old_is_over_whatever_it_does_or_only_told_by_its_mode() {
+    let db = Db::new();
+    for mode in ["enforce", "warn"] {
+        let config = Config::of_size(2)
+            .with("request", "max_age = \"300ms\"")
+            .with("request", &format!("mode = \"{mode}\""))
+            .with("tag", "idle_ttl = \"10m\"");
+        let proxy = Proxy::start(&db, config);
+        let mut wire = tagged(&proxy, "old");
+        wire.batch("begin; select 1");
+        let event = format!("event=\"request_over\" ended_by=\"age\" mode=\"{mode}\" request=\"old\"");
+        until("it is told", || proxy.log().contains(&event));
+        assert_eq!(wire.query("select 1").trace(), "T D C(SELECT 1) Z(T)", "its transaction goes on");
+        wire.batch("commit");
+        let next = wire.query("select 1").trace();
+        if mode == "warn" {
+            assert_eq!(next, "T D C(SELECT 1) Z(I)");
+            assert_eq!(request(&proxy, "old"), ["idle", "2"]);
+        } else {
+            assert_eq!(next, "N(01000) T D C(SELECT 1) Z(I)");
+            assert_eq!(over(&proxy, "old"), "age");
+            assert_eq!(metric(&proxy, "bursar_stale_tags_total"), 1.0);
+            assert_eq!(metric(&proxy, "bursar_requests_ended_total{by=\"age\"}"), 1.0);
+        }
+        proxy.stop();
+    }
 }

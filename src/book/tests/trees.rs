@@ -254,7 +254,7 @@ impl Town {
                     assert_eq!(self.nodes[at].lease, Some(lease));
                     self.ending.push((self.now + (lease.0 % 5) as u32 * MS, at));
                 }
-                Action::Warn { .. } | Action::Leak(_) | Action::Violation(_) => {}
+                Action::Warn { .. } | Action::Leak(_) | Action::Violation(_) | Action::RequestOver(_) => {}
                 Action::Deadlock(_) | Action::AskLocks(_) => {}
                 Action::Close { .. } | Action::Cancel { .. } => panic!("nothing is closed or cancelled"),
             }

@@ -1,6 +1,7 @@
 //! Requests: the view of all, and the row behind `bursar.request('id')` that tests count by.
 
 use super::{View, row};
+use crate::book::End;
 use crate::book::view::RequestView;
 use crate::console::source::Source;
 use crate::console::table::{Column, Row, Value, int, text};
@@ -30,6 +31,10 @@ macro_rules! columns {
             int("statements"),
             int("rejections"),
             int("repeats_max"),
+            int("idle_ms"),
+            int("budget_left"),
+            text("mode"),
+            text("ended_by"),
         ]
     };
 }
@@ -51,7 +56,7 @@ pub(super) static REQUESTS: View = View {
 pub(in crate::console) fn request_row(now: Instant, request: &RequestView) -> Row {
     let tag = &request.tag;
     let state = match request {
-        RequestView { ended: true, .. } => "ended",
+        RequestView { end: Some(_), .. } => "ended",
         RequestView { waiting: 1.., .. } => "waiting",
         RequestView { leases_now: 1.., .. } => "holding",
         _ => "idle",
@@ -76,5 +81,9 @@ pub(in crate::console) fn request_row(now: Instant, request: &RequestView) -> Ro
         request.statements,
         request.rejections,
         request.repeats,
+        Value::millis(request.held.saturating_sub(request.active)),
+        request.leases_left,
+        request.mode.name(),
+        request.end.map(End::name),
     ]
 }
