@@ -39,6 +39,7 @@ mod overload;
 mod overstay;
 mod policies;
 mod prepared;
+mod recipes;
 mod reload;
 mod replication;
 mod requests;
