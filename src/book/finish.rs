@@ -6,7 +6,8 @@
 //! `bursar.max_concurrent` or `bursar.max_leases`, if that is less). Untagged work says nothing and is taken to need one. What
 //! nobody promised is never held against anybody: beyond its claim a request needs nothing more as
 //! far as the banker knows, is not put first either, and the detector is the net. B1 is a claim only
-//! where it is enforced; in mode warn it still says who goes first, in mode observe nothing.
+//! where it is enforced; in mode warn it still says who goes first, and a request whose kind has been in a
+//! deadlock claims what such requests have come to (`depth.rs`); in mode observe it says nothing.
 //!
 //! **What the pool has** (the banker's capacity): the backends leased, and [`Book::spare`]: idle, being
 //! opened, or still to be opened within size, overflow and `server.max_backends`, less what is
@@ -42,29 +43,46 @@ impl<B, W> Book<B, W> {
     /// Leases a request may hold at once, as far as B1 does more than watch.
     fn most_of(&self, request: &Request) -> u32 {
         let budget = self.limits.budgets(request.budgets);
-        let ours = Some(budget.max_concurrent).filter(|_| budget.max_concurrent_mode != Mode::Observe);
+        let ours = match budget.max_concurrent_mode {
+            Mode::Enforce => Some(budget.max_concurrent),
+            Mode::Warn => Some(budget.max_concurrent.max(request.episode.claim)),
+            Mode::Observe => None,
+        };
         let most = request.own.into_iter().chain(ours).min().unwrap_or(0);
         request.tag.max_leases.map_or(most, |total| most.min(total))
     }
 
-    /// Leases a request promises not to exceed. B1 is a promise only where it is enforced: in mode warn it
-    /// would keep backends from requests that never nest, so there the detector has to do.
-    pub(super) fn claim_of(&self, request: &Request) -> u32 {
-        let enforced = self.limits.budgets(request.budgets).max_concurrent_mode == Mode::Enforce;
-        if enforced || request.own.is_some() { self.most_of(request) } else { 0 }
+    /// Leases a request promises not to exceed, or is expected to come to. B1 is a promise only where it is
+    /// enforced: in mode warn it would keep backends from requests that never nest.
+    fn claim_of(&self, request: &Request) -> u32 {
+        match self.limits.budgets(request.budgets).max_concurrent_mode {
+            _ if request.own.is_some() => self.most_of(request),
+            Mode::Enforce => self.most_of(request),
+            Mode::Warn => request.episode.claim,
+            Mode::Observe => 0,
+        }
+    }
+
+    /// The same of who may be about to hold its first lease.
+    fn claim_with(&self, request: &Request, who: Who) -> u32 {
+        let warns = self.limits.budgets(request.budgets).max_concurrent_mode == Mode::Warn;
+        match request.leases == 0 && request.own.is_none() && warns {
+            true => self.predictor.claim(who.guess.key),
+            false => self.claim_of(request),
+        }
     }
 
     /// Whether a claim's request says that it may need more than one lease, so that the banker has a
     /// say.
     pub(super) fn nests(&self, who: Who) -> bool {
-        who.request.is_some_and(|at| self.claim_of(&self.requests[at]) > 1)
+        who.request.is_some_and(|at| self.claim_with(&self.requests[at], who) > 1)
     }
 
     /// The banker's test for one more lease.
     pub(super) fn is_safe(&self, id: PoolId, who: Who) -> bool {
         let Some(at) = who.request else { return true };
         let request = &self.requests[at];
-        let need = self.claim_of(request).saturating_sub(request.leases + 1);
+        let need = self.claim_with(request, who).saturating_sub(request.leases + 1);
         let (pool, share) = (&self.pools[id.0 as usize], &self.shares[who.share]);
         // Who needs nothing more can finish; and a slot of its own reserve nobody else counts on.
         if need == 0 || pool.parts.of(who.class).unmet() > 0 {
@@ -128,25 +146,40 @@ impl<B, W> Book<B, W> {
     /// Claims may have changed by a reload.
     pub(super) fn restake_all(&mut self) {
         for (at, _) in self.requests.names() {
-            let request = &self.requests[at];
-            let need = self.claim_of(request).saturating_sub(request.leases);
-            for hold in &mut self.requests[at].holds {
-                let stake = Stake { need, held: hold.stake.held };
-                let old = std::mem::replace(&mut hold.stake, stake);
-                let share = &mut self.shares[hold.share];
-                let pool = &mut self.pools[share.pool.0 as usize].banker;
-                for banker in [pool, share.banker.get_or_insert_default()] {
-                    banker.remove(old);
-                    banker.add(stake);
-                }
-            }
-            let lined: Vec<WaiterId> = self.requests[at].lined.values().copied().collect();
-            for waiter in lined {
-                self.unline(waiter, true);
-                self.stand_among_tenants(waiter);
-            }
-            self.rank(at);
+            self.claim_anew(at);
         }
+    }
+
+    /// What a request claims may have changed.
+    fn claim_anew(&mut self, at: u32) {
+        let request = &self.requests[at];
+        let need = self.claim_of(request).saturating_sub(request.leases);
+        for hold in &mut self.requests[at].holds {
+            let stake = Stake { need, held: hold.stake.held };
+            let old = std::mem::replace(&mut hold.stake, stake);
+            let share = &mut self.shares[hold.share];
+            let pool = &mut self.pools[share.pool.0 as usize].banker;
+            for banker in [pool, share.banker.get_or_insert_default()] {
+                banker.remove(old);
+                banker.add(stake);
+            }
+        }
+        let lined: Vec<WaiterId> = self.requests[at].lined.values().copied().collect();
+        for waiter in lined {
+            self.unline(waiter, true);
+            self.stand_among_tenants(waiter);
+        }
+        self.rank(at);
+    }
+
+    /// A request holds and waits in a circle: what such requests come to is its kind's claim from now on, and
+    /// its own.
+    pub(super) fn learn_from_knot(&mut self, at: u32) {
+        let episode = &mut self.requests[at].episode;
+        let depth = self.predictor.depth(episode.kind);
+        depth.tie(episode.most);
+        episode.claim = depth.claim().max(episode.most);
+        self.claim_anew(at);
     }
 
     /// Puts a request's waiters where they belong: first while it holds something, but less than it

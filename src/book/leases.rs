@@ -6,6 +6,7 @@ use super::fair::{Entrance, units};
 use super::judge::Watch;
 use super::pool::Place;
 use super::queue::{Entry, Waiter, Who};
+use super::requests::Episode;
 use super::{
     Action, Book, Checkout, Claim, LeaseId, Outcome, PoolId, Refusal, SessionId, Usage, WaiterId, Warning,
 };
@@ -305,6 +306,10 @@ impl<B, W> Book<B, W> {
         share.leases_total += 1;
         share.waited += waited;
         if let Some(request) = who.request {
+            if self.requests[request].leases == 0 {
+                let (kind, claim) = (who.guess.key, self.predictor.claim(who.guess.key));
+                self.requests[request].episode = Episode { kind, claim, most: 1 };
+            }
             self.requests[request].granted(waited);
             self.requests[request].joined(claim.session, claim.fingerprint);
             self.watchman.works_for(claim.session, request);
@@ -420,6 +425,10 @@ impl<B, W> Book<B, W> {
         let due = units(held, share.weight);
         if let Some(request) = old.who.request {
             self.requests[request].returned(held, usage, now);
+            if self.requests[request].leases == 0 {
+                let Episode { kind, most, .. } = self.requests[request].episode;
+                self.predictor.depth(kind).learn(most);
+            }
             self.note_group(old.who, usage.backend, now);
         }
         let key = old.who.guess.key;

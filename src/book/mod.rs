@@ -39,6 +39,7 @@ mod classify;
 mod counters;
 mod db_time;
 mod deadlocks;
+mod depth;
 mod ends;
 mod fair;
 mod finish;

@@ -6,6 +6,7 @@
 //! costs one slot once, since a lease teaches as soon as it is long, not when it is back. Memory is
 //! bounded: a table of two-way sets in which the less used of two makes room.
 
+use super::depth::Depth;
 use foldhash::fast::FixedState;
 use std::hash::BuildHasher;
 use std::time::Duration;
@@ -31,6 +32,8 @@ struct Kind {
     long: u16,
     /// Leases seen, up to [`MEMORY`].
     seen: u16,
+    /// Of requests whose first lease is of this kind.
+    depth: Depth,
 }
 
 impl Kind {
@@ -98,6 +101,18 @@ impl Predictor {
     pub(super) fn learn_the_rest(&mut self, key: u64, held: Duration) {
         let kind = self.kind(key);
         kind.holds(held, f32::from(kind.seen.max(1)).recip());
+    }
+
+    /// Leases at once that a request which begins with this kind has to be expected to hold; 0 = nothing is
+    /// known against it.
+    pub(super) fn claim(&self, key: u64) -> u32 {
+        let known = self.pair(key).into_iter().map(|at| self.kinds[at]).find(|kind| kind.key == key);
+        known.map_or(0, |kind| kind.depth.claim())
+    }
+
+    /// How many leases at once requests come to that begin with this kind.
+    pub(super) fn depth(&mut self, key: u64) -> &mut Depth {
+        &mut self.kind(key).depth
     }
 
     /// The entry of a kind, made if there is none.

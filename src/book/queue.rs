@@ -229,7 +229,9 @@ impl<B, W> Book<B, W> {
             self.tally.count(Dim::B4, Told::Queue);
         }
         if let Some(request) = who.request {
-            self.requests[request].waiting += 1;
+            let request = &mut self.requests[request];
+            request.waiting += 1;
+            request.episode.most = request.episode.most.max(request.leases + request.waiting);
         }
         match who.request.filter(|_| held_back) {
             Some(request) => {

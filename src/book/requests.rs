@@ -54,6 +54,7 @@ pub(super) struct Request {
     pub(super) first: BTreeMap<i64, WaiterId>,
     /// By tenant and pool, what its last lease there left.
     pub(super) groups: SmallVec<[super::groups::Group; 1]>,
+    pub(super) episode: Episode,
     /// What it holds, by tenant and pool: what the bankers know of it.
     pub(super) holds: SmallVec<[super::finish::Hold; 1]>,
     waited: Duration,
@@ -81,6 +82,17 @@ pub(super) struct Request {
     repeats: SmallVec<[(u64, u32); 2]>,
     /// The most often that one lease has run one statement.
     looped: u32,
+}
+
+/// From a request's first lease until it holds none.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Episode {
+    /// The kind of its first lease ([`super::predict`]).
+    pub(super) kind: u64,
+    /// Leases at once that are expected of it; 0 = nothing is known.
+    pub(super) claim: u32,
+    /// The most it has held, or held and wanted, at once.
+    pub(super) most: u32,
 }
 
 /// Sessions of a request that are told apart.
@@ -117,6 +129,7 @@ impl Request {
             lined: BTreeMap::new(),
             first: BTreeMap::new(),
             groups: SmallVec::new(),
+            episode: Episode::default(),
             holds: SmallVec::new(),
             waited: Duration::ZERO,
             held: Duration::ZERO,
@@ -154,6 +167,7 @@ impl Request {
             let old = std::mem::replace(self, Request::new(tag.clone(), now));
             (self.leases, self.leases_peak, self.waiting) = (old.leases, old.leases, old.waiting);
             (self.back, self.lined, self.first, self.holds) = (old.back, old.lined, old.first, old.holds);
+            self.episode = old.episode;
             (self.sessions, self.all_sessions) = (old.sessions, old.all_sessions);
             (self.closed, self.quarantined) = (old.closed, old.quarantined);
         }

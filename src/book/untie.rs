@@ -277,6 +277,7 @@ impl<B, W> Book<B, W> {
             (std::cmp::Reverse(request.since), request.active, at)
         };
         let Some(&victim) = core.iter().min_by_key(youngest) else { return };
+        core.iter().for_each(|&at| self.learn_from_knot(at));
         let mut case = self.case(knot, pool, Resolution::Victim, now);
         case.victim = Some(self.requests[victim].tag.clone());
         let (backends, parties) = (case.holders, case.parties);

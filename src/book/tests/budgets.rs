@@ -328,3 +328,43 @@ fn a_deadlock_that_begins_right_after_a_tick_is_undone_in_its_time() {
     let took = desk.now - stuck;
     assert!((200 * MS..=200 * MS + super::super::overstay::TICK_LEAST).contains(&took), "{took:?}");
 }
+
+/// budgets.md §3.2: where B1 only warns, a deadlock says what the next ones of its kind will need.
+#[test]
+fn who_has_been_in_a_deadlock_is_kept_from_the_next() {
+    let mut setup = setup();
+    setup.budget.max_concurrent = 1;
+    setup.budget.max_concurrent_mode = Mode::Warn;
+    let mut desk = Desk::new(setup, 2);
+    let request = |id: &str| Tag { route: Some("nests".into()), ..of("a", Some(id)) };
+    let elder = desk.lease_for(request("one"));
+    desk.pass(MS);
+    let younger = desk.lease_for(request("two"));
+    let start = desk.now;
+    desk.queued_for(request("one"));
+    desk.queued_for(request("two"));
+    desk.tick(idle_in_tx(start));
+    desk.pass(200 * MS);
+    desk.tick(idle_in_tx(start));
+    let actions = desk.take();
+    let ended = |action: &Action<_, _>| matches!(action, Action::End { lease, .. } if *lease == younger);
+    assert!(actions.iter().any(ended), "{actions:?}");
+    desk.checkin(younger, Some(1));
+    let inner = desk.granted();
+    desk.checkin(inner, Some(1));
+    desk.checkin(elder, Some(0));
+    desk.take();
+
+    let outer = desk.lease_for(request("three"));
+    let waiter = desk.queued_for(request("four"));
+    assert_eq!(desk.book.view(desk.now).waiters[0].reason, "unsafe");
+    // It is not held against work that begins otherwise.
+    let other = desk.lease_for(Tag { route: Some("flat".into()), ..of("a", Some("five")) });
+    desk.checkin(other, Some(1));
+    let inner = desk.lease_for(request("three"));
+    desk.checkin(inner, Some(1));
+    desk.checkin(outer, Some(0));
+    let granted =
+        |action: &Action<_, _>| matches!(action, Action::Grant { waiter: who, .. } if *who == waiter);
+    assert!(desk.take().iter().any(granted));
+}
