@@ -306,6 +306,7 @@ impl Source for Fake {
             application: "sales-web".into(),
             client: "10.2.3.4:51122".into(),
             last_fp: Some(last_fp.into()),
+            xid_assigned: (backend_pid == 4711).then_some(true),
         };
         HashMap::from([(1, detail(4700, "0000000000000001")), (2, detail(4711, "0000000000000002"))])
     }

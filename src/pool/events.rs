@@ -37,6 +37,17 @@ impl Details {
         }
     }
 
+    /// PostgreSQL has said whether the transaction of a case has written something.
+    pub(super) fn learn_xid(&mut self, case: u64, assigned: bool) {
+        if let Some(detail) = self.cases.get_mut(&case) {
+            detail.xid_assigned = Some(assigned);
+        }
+    }
+
+    fn xid(&self, case: u64) -> Option<bool> {
+        self.cases.get(&case)?.xid_assigned
+    }
+
     pub(super) fn all(&self) -> HashMap<u64, LeakDetail> {
         self.cases.clone()
     }
@@ -63,8 +74,10 @@ pub(super) fn leak(pools: &Arc<Pools>, event: &LeakEvent) {
             application: cell?.application.clone(),
             client: cell?.client.clone(),
             last_fp: detail.and_then(|detail| Some(detail.statements.last()?.fingerprint.clone())),
+            xid_assigned: None,
         })
     });
+    pools.wonder(event);
     if event.mode == Mode::Observe {
         return;
     }
@@ -87,6 +100,7 @@ pub(super) fn leak(pools: &Arc<Pools>, event: &LeakEvent) {
         active_ms = detail.map_or(event.active, |detail| detail.active).as_millis() as u64,
         efficiency = efficiency(event),
         tx_age_ms = event.tx_age.as_millis() as u64,
+        xid_assigned = pools.leaks.lock().xid(event.id),
         threshold_ms = event.threshold.limit.as_millis() as u64,
         threshold_kind = event.threshold.kind(),
         p99_ms = p99.as_millis() as u64,
@@ -247,7 +261,13 @@ mod tests {
     }
 
     fn of(pid: i32) -> LeakDetail {
-        LeakDetail { backend_pid: pid, application: "a".into(), client: "c".into(), last_fp: None }
+        LeakDetail {
+            backend_pid: pid,
+            application: "a".into(),
+            client: "c".into(),
+            last_fp: None,
+            xid_assigned: None,
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub async fn run(pools: Arc<Pools>) {
         if now.saturating_duration_since(housekeeping) >= HOUSEKEEPING {
             housekeeping = now;
             pools.close_expired();
+            pools.ask_who_writes();
             pools.close_spares();
             pools.look_at_instances();
             if now.saturating_duration_since(advised) >= DAILY {

@@ -33,6 +33,18 @@ pub(super) struct Spare {
     told: Vec<(LeaseId, Instant)>,
 }
 
+impl Spare {
+    /// For another question: the connection, if there is one. `None` while a question is on its way.
+    pub(super) fn borrow(&mut self) -> Option<Option<Backend>> {
+        (!std::mem::replace(&mut self.asking, true)).then(|| self.backend.take())
+    }
+
+    /// It has been asked.
+    pub(super) fn give_back(&mut self, backend: Option<Backend>) {
+        (self.backend, self.asking, self.asked) = (backend, false, Some(clock::now()));
+    }
+}
+
 /// Servers by address.
 pub(super) type Spares = HashMap<Arc<str>, Spare>;
 

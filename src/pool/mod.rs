@@ -14,6 +14,7 @@
 //! | `levers` | what the console pulls and sees |
 //! | [`janitor`] | deadlines, leaks, idle backends: whatever happens while nobody asks |
 //! | `advise` | looking for applications that starve on their own pool; the daily line of advice |
+//! | `xids` | asking PostgreSQL whether a transaction that may be leaked has written |
 //! | `locks` | asking PostgreSQL who waits for a lock of its own request |
 //! | [`events`] | leak and deadlock events for the log |
 //! | [`view`] | rows for the faces |
@@ -31,6 +32,7 @@ mod locks;
 mod one;
 pub mod view;
 pub mod wait;
+mod xids;
 
 use crate::auth::Users;
 use crate::backend::{Object, Store, Target};
@@ -88,6 +90,7 @@ pub struct Pools {
     cells: Mutex<HashMap<SessionId, Arc<Cell>>>,
     leaks: Mutex<events::Details>,
     spares: Mutex<locks::Spares>,
+    unasked: Mutex<Vec<xids::Open>>,
     saturation: Mutex<crate::book::saturation::Saturation>,
     settings: Mutex<state::Table>,
     /// Process counters.
@@ -130,6 +133,7 @@ impl Pools {
             cells: Mutex::default(),
             leaks: Mutex::default(),
             spares: Mutex::default(),
+            unasked: Mutex::default(),
             saturation: Mutex::default(),
             settings: Mutex::default(),
             metrics,

@@ -82,6 +82,8 @@ pub struct LeakDetail {
     pub client: Arc<str>,
     /// Fingerprint of the statement it had sent last when the case opened.
     pub last_fp: Option<String>,
+    /// Whether its transaction had written something when PostgreSQL was asked; `None` = it was not.
+    pub xid_assigned: Option<bool>,
 }
 
 /// One statement of a lease.

@@ -240,3 +240,26 @@ fn a_call_site_that_is_known_is_told_of_sooner() {
     drop(wire);
     proxy.stop();
 }
+
+#[test]
+fn whether_a_transaction_has_written_is_asked_of_the_server() {
+    let (_db, proxy) = start(2, &["idle = \"300ms\"", "leaked = \"off\""]);
+    let mut console = proxy.console();
+    let (mut reads, mut writes) = (tagged(&proxy, "reads"), tagged(&proxy, "writes"));
+    reads.batch("begin; select * from t");
+    writes.batch("begin; insert into t values (3)");
+    let sql = "select request, xid_assigned from bursar.leaks where class = 'idle_in_tx' order by request";
+    until("it has answered", || rows(&mut console, sql) == [["reads", "f"], ["writes", "t"]]);
+    writes.batch("commit");
+    reads.batch("commit");
+    let over = |request: &str| {
+        let log = proxy.log();
+        let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        events.into_iter().find(|event| event["outcome"] == "returned" && event["request"] == request)
+    };
+    for (request, wrote) in [("reads", false), ("writes", true)] {
+        let event = eventually("its end is logged", PATIENCE, || over(request));
+        assert_eq!(event["xid_assigned"], wrote, "{event}");
+    }
+    proxy.stop();
+}

@@ -259,6 +259,7 @@ pub(super) static LEAKS: View = View {
         int("request_peak"),
         truth("request_ended"),
         text("blocked_by"),
+        truth("xid_assigned"),
     ],
     rows: leaks,
 };
@@ -311,6 +312,7 @@ fn leaks(source: &dyn Source) -> Vec<Row> {
             leak.request_peak,
             leak.request_ended,
             leak.blocked_by.as_ref(),
+            detail.and_then(|detail| detail.xid_assigned),
         ]
     };
     book.leaks.iter().map(row).collect()
