@@ -246,8 +246,15 @@ impl Pools {
         }
     }
 
-    /// Asks for a lease. Never waits itself: see [`Start::Wait`].
-    pub fn checkout(self: &Arc<Self>, pool: &Arc<Pool>, claim: &Claim, now: Instant) -> Start {
+    /// Asks for a lease. Never waits itself: see [`Start::Wait`]. `mixed` becomes true if the request is
+    /// another user's (V3) and its client is to be warned of that.
+    pub fn checkout(
+        self: &Arc<Self>,
+        pool: &Arc<Pool>,
+        claim: &Claim,
+        now: Instant,
+        mixed: &mut bool,
+    ) -> Start {
         let mut warnings = Vec::new();
         let mut actions = Vec::new();
         let mut wait = None;
@@ -259,7 +266,7 @@ impl Pools {
                 Objection::Closed => return Start::Stale,
                 Objection::Quarantined { left } => return Start::Quarantined(left),
                 Objection::Mixed if self.refuses_mixed(claim) => return Start::Mixed,
-                Objection::Mixed => {}
+                Objection::Mixed => *mixed = self.config.load().isolation.mode == Mode::Warn,
             }
         }
         let mut answer = book.checkout(now, claim, |_| Waiter::new(&mut wait), &mut warnings, &mut actions);

@@ -1,11 +1,16 @@
 //! What a lease is about to be used for, as far as the order of service asks: a fingerprint of its
-//! first statement, and where a class may be recognised by it, the start of its text.
+//! first statement, and where a class may be recognised by it, the start of its text. And what its client
+//! is told of the request that it is asked for.
 
 use super::Session;
 use super::message::query_text;
+use super::reply;
 use crate::backend::trail;
 use crate::config::{ClassMatch, Config, STATEMENT_PREFIX};
+use crate::metrics::Isolation;
 use crate::statements::session::Look;
+use crate::tag::Tag;
+use crate::wire::error::Severity;
 use crate::wire::frontend::Kind;
 use crate::wire::sql::comment;
 use crate::wire::walk::{HEADER, Header, cstr};
@@ -75,6 +80,28 @@ impl<S> Session<S> {
         };
         let start = self.reads_statements.then(|| start_of(text));
         (self.first.of(text), start)
+    }
+}
+
+impl<S> Session<S> {
+    /// Tells the client that its request is another user's as well, once a request (V3, budgets.md §2.7).
+    pub(super) fn warn_of_mixing(&mut self, tag: &Tag) {
+        if self.mixed != tag.request && self.down.rest == 0 {
+            self.mixed.clone_from(&tag.request);
+            let mut report = reply::isolation::violation(Isolation::V3, tag, &self.pool.user);
+            (report.severity, report.code) = (Severity::Warning, "01000");
+            self.down.lane.make(|out| report.encode(out));
+        }
+    }
+
+    /// The session still carries the id of a request that was closed since: from now on it works for
+    /// none, and its client is told (budgets.md §2.2).
+    pub(super) fn drop_request(&mut self, tag: &Tag) {
+        let Some(request) = tag.request.as_deref().filter(|id| self.tags.request_closed(id)) else { return };
+        self.pools.metrics.stale_tags.inc();
+        if self.down.rest == 0 {
+            self.down.lane.make(|out| reply::request::over(request).encode(out));
+        }
     }
 }
 

@@ -218,6 +218,7 @@ impl Prepared {
             locals: locals::Locals::default(),
             lease: None,
             linked: Linked::default(),
+            mixed: None,
             warned: None,
             unflushed: BytesMut::new(),
             draining: false,

@@ -139,6 +139,8 @@ pub struct Session<S> {
     locals: Locals,
     lease: Option<Lease>,
     linked: Linked,
+    /// The last request that it was told is another user's too.
+    mixed: Option<Arc<str>>,
     /// What the client has been warned of.
     warned: Option<Box<Warned>>,
     /// Replies of the extended protocol that were made here wait for a Flush or Sync, as PostgreSQL's

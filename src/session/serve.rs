@@ -18,7 +18,7 @@ use crate::pool::wait::{Granted, Waiting};
 use crate::state::text;
 use crate::tag::{Identity, Tag};
 use crate::wire::backend::TxStatus;
-use crate::wire::error::Report;
+use crate::wire::error::{Report, Severity};
 use crate::wire::sql::scan::Traces;
 use crate::wire::walk::{HEADER, Header};
 use std::future::{Future, poll_fn};
@@ -255,7 +255,7 @@ impl<S: Socket> Session<S> {
 
     fn refuse(&mut self, refusal: &Refusal) -> Result<(), End> {
         let report = reply::refusal(refusal);
-        if report.severity == crate::wire::error::Severity::Fatal {
+        if report.severity == Severity::Fatal {
             return Err(End::Told(Box::new(report)));
         }
         self.reject(&report);
@@ -463,7 +463,12 @@ impl<S> Session<S> {
         let (fingerprint, statement) = self.first_statement();
         let claim =
             Claim { session: self.cell.id, pool: self.pool.id, tag, login: false, fingerprint, statement };
-        match self.pools.checkout(&self.pool, &claim, now) {
+        let mut mixed = false;
+        let start = self.pools.checkout(&self.pool, &claim, now, &mut mixed);
+        if mixed {
+            self.warn_of_mixing(&claim.tag);
+        }
+        match start {
             Start::Ready(mut lease, warnings) => {
                 if self.is_unfit(&mut lease) {
                     return Err(Slow::Unfit(Box::new((lease, warnings, claim.tag))));
@@ -481,16 +486,6 @@ impl<S> Session<S> {
                 self.drop_request(&claim.tag);
                 self.begin_at_once()
             }
-        }
-    }
-
-    /// The session still carries the id of a request that was closed since: from now on it works for
-    /// none, and its client is told (budgets.md §2.2).
-    fn drop_request(&mut self, tag: &Tag) {
-        let Some(request) = tag.request.as_deref().filter(|id| self.tags.request_closed(id)) else { return };
-        self.pools.metrics.stale_tags.inc();
-        if self.down.rest == 0 {
-            self.down.lane.make(|out| reply::request::over(request).encode(out));
         }
     }
 

@@ -440,6 +440,25 @@ fn a_request_is_one_users_and_one_roles() {
 }
 
 #[test]
+fn in_mode_warn_who_uses_another_users_request_is_told_once() {
+    let db = Db::new();
+    for (mode, expected) in [("warn", "N(01000) T D C(SELECT 1) Z(I)"), ("observe", "T D C(SELECT 1) Z(I)")] {
+        let proxy = Proxy::start(&db, Config::of_size(2).with("isolation", &format!("mode = \"{mode}\"")));
+        let user = |id: &str| {
+            let mut wire = proxy.connect();
+            wire.batch(&format!("set bursar.user_id = '{id}'; set bursar.request_id = 'r1'"));
+            wire
+        };
+        assert_eq!(user("ann").query("select 1").trace(), "T D C(SELECT 1) Z(I)");
+        let mut bob = user("bob");
+        assert_eq!(bob.query("select 1").trace(), expected);
+        assert_eq!(bob.query("select 1").trace(), "T D C(SELECT 1) Z(I)", "once a request");
+        assert_eq!(violations(&proxy, "V3"), 2.0);
+        proxy.stop();
+    }
+}
+
+#[test]
 fn a_transaction_is_one_users_and_one_requests() {
     let db = Db::new();
     for mode in ["enforce", "warn", "observe"] {

@@ -73,7 +73,7 @@ pub(super) async fn greet(
 /// role), the client is told so at once, in the server's words.
 async fn checkout(pools: &Arc<Pools>, pool: &Arc<Pool>, claim: &Claim) -> Result<Lease, Refused> {
     let mut refusals = pool.refusals();
-    let waiting = match pools.checkout(pool, claim, crate::clock::now()) {
+    let waiting = match pools.checkout(pool, claim, crate::clock::now(), &mut false) {
         Start::Ready(lease, _) => return Ok(lease),
         Start::Refused(refusal) => return Err(Refused::Told(reply::refusal_at_login(&refusal))),
         Start::Mixed => {
