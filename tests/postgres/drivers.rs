@@ -30,8 +30,16 @@ pub(super) fn url(addr: SocketAddr, db: &Db<'_>) -> String {
 
 /// What a command prints, in bounded time: a driver that waits for an answer waits for ever.
 pub(super) fn output(command: &Command) -> Output {
+    output_within(60, command)
+}
+
+/// [`output`] of a command that has more to do; the bound is in seconds.
+pub(super) fn output_within(seconds: u32, command: &Command) -> Output {
     let mut bounded = Command::new("timeout");
-    bounded.args(["--kill-after=1", "60"]).arg(command.get_program()).args(command.get_args());
+    bounded
+        .args(["--kill-after=1", &seconds.to_string()])
+        .arg(command.get_program())
+        .args(command.get_args());
     bounded.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     bounded.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }

@@ -1,10 +1,13 @@
 //! The examples of `examples/`, each by its own check: with Bursar's budgets it passes, on a pool without them
 //! it fails in the way its README shows.
 
-use super::drivers::{installed, output, url};
+use super::drivers::{installed, output_within, url};
 use crate::support::{Config, Db, Proxy};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// How long a check may take, in seconds: a few where the machine is idle, a hundred where it has a tenth of a core.
+const PATIENCE: u32 = 300;
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
@@ -37,7 +40,7 @@ fn check(name: &str, url: &str, environment: &[(&str, &str)]) -> (bool, String) 
         command
     };
     command.env("DATABASE_URL", url).envs(environment.iter().copied());
-    let output = output(&command);
+    let output = output_within(PATIENCE, &command);
     let error = String::from_utf8_lossy(&output.stderr);
     println!("{name} {environment:?}: {}\n{error}", output.status);
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
