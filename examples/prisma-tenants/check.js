@@ -18,7 +18,7 @@ class Shipping {
   constructor(users) {
     this.asking = [];
     this.users = users;
-    this.limit = wrapped ? 3_000 : 30_000;
+    this.limit = wrapped ? 3_000 : 120_000;
     this.everybody = new Promise((seen) => (this.seen = seen));
   }
 

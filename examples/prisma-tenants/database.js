@@ -2,7 +2,7 @@
 //
 // Environment: DATABASE_URL. WRAPPER: the way it was, a transaction around each request that sets the tenant.
 // POOL_SIZE (500): connections of the application's own pool; with Bursar in front it is no limit.
-// MAX_WAIT (10000): how long Prisma waits for one to begin a transaction on, in milliseconds.
+// MAX_WAIT (30000): how long Prisma waits for one to begin a transaction on, in milliseconds.
 "use strict";
 const { PrismaPg } = require("@prisma/adapter-pg");
 const { PrismaClient } = require("@prisma/client");
@@ -11,12 +11,12 @@ const { queryTags, withMergedQueryTags } = require("@prisma/sqlcommenter-query-t
 const url = process.env.DATABASE_URL ?? "postgresql://app@localhost:6432/app";
 const wrapped = Boolean(process.env.WRAPPER);
 const max = Number(process.env.POOL_SIZE ?? 500);
-const maxWait = Number(process.env.MAX_WAIT ?? 10_000);
+const maxWait = Number(process.env.MAX_WAIT ?? 30_000);
 
 const prisma = new PrismaClient({
   adapter: new PrismaPg({ connectionString: url, max }),
   comments: [queryTags()],
-  transactionOptions: { maxWait, timeout: 30_000 },
+  transactionOptions: { maxWait, timeout: 60_000 },
 });
 
 /** Runs a handler for a tenant: `handler(db, together)`, where `together` is for writes that belong together. */
