@@ -50,6 +50,8 @@ impl<S> Session<S> {
         self.tracker.set_status(TxStatus::InTransaction);
         self.drop_unnamed();
         self.make_up(OpKind::Query, total, |_, out| command_complete(out, tag));
+        // In the transaction nobody asks any more how old the request tag is.
+        self.resolve(self.now);
         self.tags.end_statement(true);
         true
     }

@@ -196,12 +196,20 @@ fn leases_are_counted_exactly() {
 
 #[test]
 fn a_request_tag_that_nobody_used_is_dropped() {
-    let (_db, proxy) = start(Config::one_backend().with("tag", "idle_ttl = \"50ms\""));
-    let mut wire = proxy.connect_for("acme", "forgotten");
-    let set = Instant::now();
-    until("the tag is stale", || set.elapsed() > Duration::from_millis(60));
-    assert_eq!(opened_by(&proxy, &mut wire, "begin"), ["acme", "-", "-"], "the tenant stays");
-    assert_eq!(wire.query("show bursar.request_id").value(), "");
-    assert_eq!(rows(&mut proxy.console(), "select * from bursar.request('forgotten')").len(), 0);
-    proxy.stop();
+    let config = Config::one_backend().with("tag", "idle_ttl = \"50ms\"");
+    for (config, begin) in [(config.clone(), "begin"), (config.clone().lazy(), "begin"), (config.lazy(), "")]
+    {
+        let (_db, proxy) = start(config);
+        let mut wire = proxy.connect_for("acme", "forgotten");
+        let set = Instant::now();
+        until("the tag is stale", || set.elapsed() > Duration::from_millis(60));
+        if !begin.is_empty() {
+            wire.batch(begin);
+        }
+        wire.batch("select 1");
+        assert_eq!(wire.query("show bursar.request_id").value(), "");
+        assert_eq!(wire.query("show bursar.tenant").value(), "acme", "the tenant stays");
+        assert_eq!(rows(&mut proxy.console(), "select * from bursar.request('forgotten')").len(), 0);
+        proxy.stop();
+    }
 }
