@@ -19,7 +19,8 @@
 //!   and at most `server.max_backends` over all pools;
 //! * nobody waits while a backend is idle that they may have;
 //! * tenants of a pool are served by what they have had (`fair.rs`), a tenant's waiters in order of
-//!   arrival, and nobody who could make requests wait for one another (`finish.rs`);
+//!   arrival, those who go on with a request first (`groups.rs`), and nobody who could make requests
+//!   wait for one another (`finish.rs`);
 //! * every waiter ends exactly once: granted, refused, or cancelled.
 //!
 //! **What the caller owes.** Carry out actions in order. A backend has to be found in the idle store

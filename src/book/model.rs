@@ -21,7 +21,7 @@ enum Op {
     DialEnds { pick: u8, ok: bool },
     EvictEnds { pick: u8 },
     Tick { ms: u16 },
-    EndRequest { request: u8 },
+    EndRequest { request: u8, closed: bool },
     Pause { database: Option<u8>, on: bool },
     Reload { size: u8, max: u8, cap: u8, k: u8 },
 }
@@ -38,7 +38,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (any::<u8>(), prop::bool::weighted(0.8)).prop_map(|(pick, ok)| Op::DialEnds { pick, ok }),
         3 => any::<u8>().prop_map(|pick| Op::EvictEnds { pick }),
         3 => (0..400u16).prop_map(|ms| Op::Tick { ms }),
-        1 => (0..4u8).prop_map(|request| Op::EndRequest { request }),
+        1 => (0..4u8, any::<bool>()).prop_map(|(request, closed)| Op::EndRequest { request, closed }),
         1 => (prop::option::of(any::<u8>()), any::<bool>()).prop_map(|(database, on)| Op::Pause { database, on }),
         1 => (1..5u8, 2..10u8, 1..4u8, 1..4u8)
             .prop_map(|(size, max, cap, k)| Op::Reload { size, max, cap, k }),
@@ -457,7 +457,14 @@ impl World {
                 self.now += Duration::from_millis(ms.into());
                 self.tick(&mut actions);
             }
-            Op::EndRequest { request } => self.book.request_ended(&format!("r{request}"), self.now),
+            Op::EndRequest { request, closed } => {
+                let id = format!("r{request}");
+                if closed {
+                    self.book.request_closed(&id, self.now);
+                } else {
+                    self.book.request_ended(&id, self.now);
+                }
+            }
             Op::Pause { database, on } => {
                 let name = database.map(|at| format!("db{}", at as usize % POOLS));
                 match on {
