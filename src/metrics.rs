@@ -103,6 +103,11 @@ families! {
     TENANT_LEASE_SECONDS Counter "bursar_tenant_lease_seconds_total" ["pool", "tenant"] "Time the tenant held backends.";
     TENANT_WAIT_SECONDS Counter "bursar_tenant_wait_seconds_total" ["pool", "tenant"] "Time the tenant waited for backends.";
     TENANT_REJECTIONS Counter "bursar_tenant_rejections_total" ["pool", "tenant"] "The tenant's checkouts refused.";
+    PARKABLE Counter "bursar_parkable_seconds_total" ["pool"] "Time beyond parking.min_gap for which clients were silent in transactions that could be parked.";
+    PARKED Counter "bursar_parked_seconds_total" ["pool"] "Time that transactions spent parked.";
+    PARKED_NOW Gauge "bursar_parked" ["pool"] "Transactions parked now.";
+    PARKS Counter "bursar_parks_total" ["pool", "result"] "Parkings, by what became of them.";
+    UNPARKABLE Counter "bursar_unparkable_total" ["pool", "reason"] "Transactions that could not be parked, by the first thing that says so.";
     BUDGET Counter "bursar_budget_total" ["dimension", "outcome"] "Budget decisions (B1 to B18) by outcome.";
     LEAKS Counter "bursar_leaks_total" ["class", "action", "outcome"] "Leak reports.";
     LEAKS_OPEN Gauge "bursar_leaks_open" ["class"] "Leak cases open now.";
@@ -226,6 +231,50 @@ label! {
         V6 = "V6",
         /// Another request inside a transaction.
         V7 = "V7",
+    }
+}
+label! {
+    /// What became of a transaction that could be parked (budgets.md §4.4).
+    Park {
+        /// Its backend was given back.
+        Parked = "parked",
+        /// It went on, on a backend of its pool.
+        Resumed = "resumed",
+        /// COMMIT or ROLLBACK came while it was parked, and needed no backend.
+        Ended = "ended",
+        /// Nobody came back: its client left, or was refused a backend.
+        Lost = "lost",
+        /// Not parked: it has written after all.
+        Wrote = "wrote",
+        /// Not parked: it does not read committed data, or has a cursor, or a setting that is too long.
+        Unfit = "unfit",
+        /// What it had set could not be given again, and it has failed.
+        Mismatch = "mismatch",
+    }
+}
+label! {
+    /// Why a transaction cannot be parked: the first thing about it that says so.
+    Unparkable {
+        /// How it began was not seen.
+        Begin = "begin",
+        /// A statement that does not only read.
+        Statement = "statement",
+        /// It locks rows.
+        Lock = "lock",
+        /// It makes a table.
+        Into = "into",
+        /// It uses a function, a view or a type that may do more than read.
+        Function = "function",
+        /// It changes a setting that cannot be given again.
+        Context = "context",
+        /// A text that is not understood.
+        Text = "text",
+        /// A portal that stays open.
+        Portal = "portal",
+        /// A prepared statement that is the session's own, a FunctionCall, or a pipeline across transactions.
+        Protocol = "protocol",
+        /// Its functions are not known yet.
+        Catalog = "catalog",
     }
 }
 label! {

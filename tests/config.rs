@@ -68,10 +68,13 @@ fn the_reference_file_has_every_key() {
         key.strip_prefix("database.NAME.")
             .is_some_and(|key| seen.contains(&format!("pool.{key}")) || seen.iter().any(|other| other == key))
     };
-    // Nor is a budget said again for every table that may have its own; B9 is [pool]'s elsewhere.
+    // Nor is a budget said again for every table that may have its own; B9 is [pool]'s elsewhere, and parking
+    // a table beside it.
     let scoped = |key: &str| {
-        key.split_once(".NAME.budget.")
-            .is_some_and(|(_, key)| seen.contains(&format!("budget.{key}")) || key == "request.max_wait")
+        key.split_once(".NAME.budget.").is_some_and(|(_, key)| {
+            let own = key == "request.max_wait" || key.starts_with("parking.");
+            seen.contains(&format!("budget.{key}")) || own
+        })
     };
     let missing: Vec<String> =
         known_keys().into_iter().filter(|key| !seen.contains(key) && !pool(key) && !scoped(key)).collect();
@@ -79,6 +82,16 @@ fn the_reference_file_has_every_key() {
     let invented: Vec<&String> = seen.iter().filter(|key| !known_keys().contains(key)).collect();
     assert_eq!(invented, Vec::<&String>::new());
     assert!(seen.len() > 50, "only {} keys seen", seen.len());
+}
+
+#[test]
+fn parking_is_switched_on_for_a_part_of_the_work() {
+    let config =
+        read("[parking]\nmin_gap = \"20ms\"\n[route.\"/api/*\".budget.parking]\nmode = \"enforce\"\n");
+    let of = |route| config.budgets(&Scope { route: Some(route), ..Scope::default() }).parking;
+    assert_eq!((of("/api/orders").mode, of("/other").mode), (ParkMode::Enforce, ParkMode::Observe));
+    assert_eq!(of("/api/orders").min_gap, Duration::from_millis(20));
+    assert!(config.scopes.park() && !Config::default().scopes.park());
 }
 
 #[test]

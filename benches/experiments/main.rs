@@ -22,6 +22,7 @@ mod neighbours;
 mod occupancy;
 mod provisioning;
 mod report;
+mod requests;
 mod waves;
 
 use bursar::cli::throwaway;
@@ -61,10 +62,11 @@ struct Options {
 }
 
 /// An experiment's name in `ROWS=`, what it is about, and the seconds of each of its measurements.
-const EXPERIMENTS: [(&str, &str, u32); 10] = [
+const EXPERIMENTS: [(&str, &str, u32); 11] = [
     ("e1", "noisy neighbour: 200 greedy clients, one tenant of long transactions, 50 quiet tenants", 12),
     ("e1b", "long transactions everywhere: 20 tenants of them, 50 quiet tenants", 16),
     ("e2", "provision_user: calls that open 26 sessions, nested three deep", 6),
+    ("e3", "transactions as long as requests: 100 users on 17 backends, at a tenth of the time", 12),
     ("e4", "short reads and writes of 50 users, as problem S1 wants its application to be", 20),
     ("e5", "100, 50 and 1,000 concurrent isolated sessions, in waves", 5),
     ("e6", "parallel tools and a billing writer beside a tenant that overloads the pool", 14),
@@ -163,6 +165,7 @@ async fn measure(name: &str, bench: &Bench, length: Duration) -> Result<Table, F
         "e1" => neighbours::noisy(bench, length).await,
         "e1b" => neighbours::long_everywhere(bench, length).await,
         "e2" => provisioning::experiment(bench, length).await,
+        "e3" => requests::transactions(bench, length).await,
         "e4" => mixed::experiment(bench, length).await,
         "e5" => waves::experiment(bench).await,
         "e6" => billing::experiment(bench, length).await,

@@ -32,6 +32,8 @@ pub(super) struct Lease {
     pub(super) long: bool,
     /// So much of its hold is in its tenant's last minute.
     pub(super) counted: Duration,
+    /// Goes on with a transaction that was parked.
+    resumed: bool,
     /// Kept beyond its transaction (B17).
     pub(super) pinned: bool,
     /// Of its first statement; 0 = not known.
@@ -66,7 +68,10 @@ impl<B, W> Book<B, W> {
         }
         self.clock = Some(now);
         let who = self.who(claim, now);
-        if let Some(refusal) = self.too_many_leases(claim, who, now).or_else(|| self.used_up(claim, who, now))
+        if let Some(refusal) = self
+            .too_old(claim, who, now)
+            .or_else(|| self.too_many_leases(claim, who, now))
+            .or_else(|| self.used_up(claim, who, now))
         {
             return Checkout::Refused(refusal);
         }
@@ -311,6 +316,9 @@ impl<B, W> Book<B, W> {
                 self.requests[request].episode = Episode { kind, claim, most: 1 };
             }
             self.requests[request].granted(waited);
+            if claim.resumes.is_some() {
+                self.requests[request].went_on();
+            }
             self.requests[request].joined(claim.session, claim.fingerprint);
             self.watchman.works_for(claim.session, request);
         }
@@ -351,6 +359,7 @@ impl<B, W> Book<B, W> {
             charged,
             long: who.guess.long,
             counted: Duration::ZERO,
+            resumed: claim.resumes.is_some(),
             pinned: false,
             fingerprint,
             watch: None,
@@ -387,6 +396,9 @@ impl<B, W> Book<B, W> {
         share.waited -= waited;
         if let Some(request) = old.who.request {
             self.requests[request].ungranted(waited);
+            if old.resumed {
+                self.requests[request].did_not_go_on();
+            }
         }
         self.give_back(old, 0);
     }

@@ -1,6 +1,8 @@
 //! The part of the configuration the book decides by, taken out once per reload.
 
-use crate::config::{Budgets, Config, Leak, Places, Requests, Scope, Scopes, Share as Portion, TenantRule};
+use crate::config::{
+    Budgets, Config, Leak, ParkMode, Places, Requests, Scope, Scopes, Share as Portion, TenantRule,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,8 @@ pub(super) struct Limits {
     pub(super) connect_parallel: usize,
     pub(super) leak: Leak,
     pub(super) request: Requests,
+    /// Some transactions are parked.
+    pub(super) parks: bool,
     scopes: Scopes,
     /// No budget is for part of the work only.
     alike: bool,
@@ -38,6 +42,7 @@ impl Limits {
             connect_parallel: config.server.connect_parallel.max(1),
             leak: config.leak.clone(),
             request: config.request,
+            parks: config.budget.parking.mode == ParkMode::Enforce || config.scopes.park(),
             alike: config.scopes.is_empty(),
             scopes: config.scopes.clone(),
             budgets: Vec::new(),

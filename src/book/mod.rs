@@ -54,6 +54,7 @@ mod limits;
 mod locks;
 mod overrun;
 mod overstay;
+mod park;
 mod peaks;
 mod pins;
 mod pool;

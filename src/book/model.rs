@@ -148,7 +148,10 @@ impl World {
                 }
                 Action::Close { backend, .. } => assert!(self.live.remove(&backend)),
                 Action::Evict { pool } => self.evictions.push(pool),
-                Action::End { lease, .. } | Action::Cancel { lease, .. } | Action::Warn { lease, .. } => {
+                Action::End { lease, .. }
+                | Action::Cancel { lease, .. }
+                | Action::Warn { lease, .. }
+                | Action::Park { lease, .. } => {
                     assert!(self.held.contains_key(&lease));
                 }
                 Action::Leak(_)
@@ -412,6 +415,8 @@ impl World {
                     pool,
                     tag: tag(tenant, request),
                     login,
+                    // As if some went on with parked transactions.
+                    resumes: (session.0 % 5 == 4).then_some(self.now),
                     fingerprint: 0,
                     statement: None,
                 });

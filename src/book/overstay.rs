@@ -233,6 +233,7 @@ impl<B, W> Book<B, W> {
         if !watch.ended {
             self.overrun(sight, &mut watch, actions);
             self.stall(sight, &mut watch, actions);
+            self.park(sight, actions);
         }
         if self.is_suspect(sight, &watch) {
             self.suspects.push(*sight);

@@ -70,6 +70,8 @@ pub(super) struct Dials {
 /// What the last tick saw.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Seen {
+    /// Leases asked to park.
+    pub(super) parks: u32,
     pub(super) idle_in_tx: u32,
     /// The longest holder, since when it holds, and since when it idles in its transaction.
     pub(super) longest: Option<(LeaseId, Instant, Option<Instant>)>,

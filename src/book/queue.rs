@@ -197,6 +197,7 @@ impl<B, W> Book<B, W> {
         let waits = |id| self.waiters.contains_key(&id);
         self.deadlines.add(Reverse(deadline), id, self.waiters.len(), waits);
         self.wake(deadline);
+        self.look_for_parkable(now);
 
         let again = entry != Entry::Back;
         let behind = !again && self.is_behind(claim, who);
@@ -273,6 +274,10 @@ impl<B, W> Book<B, W> {
             pool.first.insert(order, id);
             pool.demand += 1;
             return Some(waiter.claim.pool);
+        }
+        // Of a request that is known its other leases decide (B1).
+        if let Some(began) = waiter.claim.resumes.filter(|_| request.is_none()) {
+            return self.line_up_to_resume(id, began);
         }
         self.stand_among_tenants(id);
         if let Some(request) = request {

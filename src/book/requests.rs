@@ -243,6 +243,16 @@ impl Request {
         self.waited += waited;
     }
 
+    /// The lease just granted is part of a transaction that has had one.
+    pub(super) fn went_on(&mut self) {
+        self.leases_total = self.leases_total.saturating_sub(1);
+    }
+
+    /// That lease came to nothing.
+    pub(super) fn did_not_go_on(&mut self) {
+        self.leases_total = self.leases_total.saturating_add(1);
+    }
+
     /// The lease just granted is this session's, and begins with this statement.
     pub(super) fn joined(&mut self, session: SessionId, statement: u64) {
         if !self.sessions.contains(&session) {
@@ -403,6 +413,9 @@ impl<B, W> Book<B, W> {
     /// B2, before anything is granted or queued: the client's own limit always acts, the
     /// configured one in mode enforce; the tighter of the two is the one named.
     pub(super) fn too_many_leases(&mut self, claim: &Claim, who: Who, now: Instant) -> Option<Refusal> {
+        if claim.resumes.is_some() {
+            return None;
+        }
         let ordinal = self.requests[who.request?].next_ordinal();
         let own = claim.tag.max_leases;
         let budget = self.limits.budgets(who.budgets);

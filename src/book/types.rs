@@ -41,6 +41,9 @@ pub struct Claim {
     /// Whether this checkout is for Bursar's own needs at login (parameters to learn): counts for
     /// capacity, not as a lease of the request (B1, B2).
     pub login: bool,
+    /// A parked transaction goes on, which began then: no new lease of its request (B2), and it goes before
+    /// those that begin.
+    pub resumes: Option<Instant>,
     /// Equal for first statements that differ in values only, to guess how long the lease will be; 0 =
     /// not known.
     pub fingerprint: u64,
@@ -154,6 +157,13 @@ pub enum Action<B, W> {
         lease: LeaseId,
         /// What to tell.
         warning: Warning,
+    },
+    /// Park the transaction of a lease that has only read, if it still idles.
+    Park {
+        /// Which session.
+        session: SessionId,
+        /// The lease meant.
+        lease: LeaseId,
     },
     /// A budget that was exceeded, to log.
     Violation(Box<Violation>),
@@ -382,6 +392,13 @@ pub enum Refusal {
         /// The numbers.
         standing: Box<Standing>,
     },
+    /// B10 of a transaction that was parked: 25P04.
+    TooOld {
+        /// How old it is.
+        age: Duration,
+        /// The budget.
+        limit: Duration,
+    },
     /// The pool is being shut down: 57P01.
     Closing,
 }
@@ -400,6 +417,7 @@ impl Refusal {
             }
             Refusal::DbTimeUsedUp { .. } => "57014",
             Refusal::Deadlock { .. } => "40P01",
+            Refusal::TooOld { .. } => "25P04",
             Refusal::Closing => "57P01",
         }
     }
@@ -535,6 +553,8 @@ pub struct Activity {
     pub first: bool,
     /// Time in which statements have run on this lease, without the one that runs now.
     pub active: Duration,
+    /// Whether the transaction may be parked, while it idles.
+    pub parkable: bool,
     /// Since when the client has not taken what is ready for it; `None` = it takes it.
     pub stalled: Option<Instant>,
     /// Since when it has not sent the data of a COPY that waits for it; `None` = it does, or nothing does.
@@ -556,6 +576,7 @@ impl Activity {
             statement,
             first: false,
             active: Duration::ZERO,
+            parkable: false,
             stalled: None,
             silent: None,
             own: Own::default(),

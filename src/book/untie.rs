@@ -5,7 +5,7 @@
 //! time: the next tick sees its effect, or takes the next.
 //!
 //! ```text
-//!   (1) park a transaction that has only read      not built yet: it would come first, in `resolve`
+//!   (1) park a transaction that has only read      as soon as anybody waits (`park`), where it is enforced
 //!   (2) finish first, (3) wait                     the queue's business, before there is a knot
 //!   (4) one more backend, if `deadlock_overflow` and `server.max_backends` allow
 //!   (5) abort the youngest request                 never on suspicion (untagged clients)

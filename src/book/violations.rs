@@ -172,6 +172,7 @@ fn of_refusal(refusal: &Refusal) -> Option<Figures> {
         Refusal::TooManySessions { sessions, limit, .. } => {
             (Dim::B18, u64::from(*sessions) + 1, (*limit).into())
         }
+        Refusal::TooOld { age, limit } => (Dim::B10, millis(*age), millis(*limit)),
         // No budget, and an event of its own.
         Refusal::Deadlock { .. } | Refusal::Closing => return None,
     })

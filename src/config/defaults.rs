@@ -152,6 +152,11 @@ impl Default for Budgets {
             idle_warn_only_if_waiters: true,
             statement: unlimited,
             stall: timed(2, 30),
+            parking: Parking {
+                mode: ParkMode::Observe,
+                min_gap: Duration::from_millis(5),
+                only_under_pressure: true,
+            },
         }
     }
 }

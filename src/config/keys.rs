@@ -340,6 +340,7 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
         budget_keys().into_iter().map(|k| k.within("budget", |c: &Config| &c.budget, |c| &mut c.budget)),
     );
     keys.extend(context_keys().map(|key| key.within("", |c: &Config| &c.pool, |c| &mut c.pool)));
+    keys.extend(parking_keys().into_iter().map(|k| k.within("", |c: &Config| &c.budget, |c| &mut c.budget)));
     keys.extend([
         key!(Config, "isolation.mode", MODES, isolation.mode),
         key!(Config, "isolation.verify", OrOff(count(1, 1_000_000_000)), isolation.verify),
@@ -399,9 +400,23 @@ fn budget_keys() -> Vec<Key<Budgets>> {
     ]
 }
 
+/// Keys of `[parking]`, and of `budget.parking` below `[tenant.NAME]` and its like.
+fn parking_keys() -> Vec<Key<Budgets>> {
+    const MODES: OneOf<ParkMode> = OneOf {
+        words: &[("off", ParkMode::Off), ("observe", ParkMode::Observe), ("enforce", ParkMode::Enforce)],
+        later: &[],
+    };
+    vec![
+        key!(Budgets, "parking.mode", MODES, parking.mode),
+        key!(Budgets, "parking.min_gap", span(0, 1), parking.min_gap),
+        key!(Budgets, "parking.only_under_pressure", Flag, parking.only_under_pressure),
+    ]
+}
+
 /// Keys of `budget` below `[tenant.NAME]` and its like.
 pub(super) fn scoped_budget_keys() -> Vec<Key<Budgets>> {
     let mut keys = budget_keys();
+    keys.extend(parking_keys());
     keys.push(key!(Budgets, "request.max_wait", Given(span(0, 1)), max_wait));
     keys
 }
@@ -426,7 +441,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "database.NAME.tls",
     "fleet",
     "listen.tls",
-    "parking",
     "pool.tls",
     "readiness",
     "server.tls",

@@ -123,6 +123,12 @@ impl Scopes {
         budgets
     }
 
+    /// Whether a scope says something of parking.
+    #[must_use]
+    pub fn park(&self) -> bool {
+        self.written().any(|(.., overlay)| overlay.0.iter().any(|(key, _)| key.starts_with("parking.")))
+    }
+
     /// Every scope with its table and name, and whether a key is said there.
     pub(super) fn written(&self) -> impl Iterator<Item = (&'static str, &str, &Overlay)> {
         let tables = TABLES.into_iter().zip(&self.tables);

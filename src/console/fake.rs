@@ -10,7 +10,7 @@ use crate::book::{
 };
 use crate::config::{Config, Mode};
 use crate::metrics::{Connect, Login, Metrics};
-use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, PreparedRow, StatementTrace};
+use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, ParkingRow, PreparedRow, StatementTrace};
 use crate::session::registry::ClientRow;
 use crate::tag::Tag;
 use crate::wire::error::{Report, Severity};
@@ -358,6 +358,10 @@ impl Source for Fake {
 
     fn prepared_sizes(&self) -> HashMap<PoolId, (usize, usize)> {
         HashMap::from([(PoolId(0), (2, 48))])
+    }
+
+    fn parking(&self) -> HashMap<PoolId, ParkingRow> {
+        HashMap::from([(PoolId(0), crate::pool::parking::Parking::default().row())])
     }
 
     fn clients(&self) -> Vec<ClientRow> {

@@ -6,7 +6,7 @@ use crate::book::view::{CallSiteView, RequestView};
 use crate::book::{PoolId, View};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, PreparedRow};
+use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, ParkingRow, PreparedRow};
 use crate::session::registry::ClientRow;
 use crate::wire::error::Report;
 use std::collections::HashMap;
@@ -48,6 +48,8 @@ pub trait Source: Send + Sync + 'static {
     fn prepared(&self) -> Vec<PreparedRow>;
     /// Shared prepared statements of each pool, and bytes of their texts and parameter types.
     fn prepared_sizes(&self) -> HashMap<PoolId, (usize, usize)>;
+    /// Parked transactions of each pool.
+    fn parking(&self) -> HashMap<PoolId, ParkingRow>;
     /// Every client session.
     fn clients(&self) -> Vec<ClientRow>;
     /// Counters of the process.

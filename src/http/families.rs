@@ -9,6 +9,7 @@ use crate::book::view::{PoolView, TimesView, View};
 use crate::book::{HOLD_BOUNDS, LeakClass, Outcome, PoolId, WAIT_BOUNDS};
 use crate::console::Source;
 use crate::metrics::{self, CONNECT_BOUNDS, FAMILIES, Family, Kind};
+use crate::pool::view::ParkingRow;
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -51,6 +52,7 @@ impl Collector for Exported {
         let mut families = otel(source, &view, &names);
         families.extend(pools(&view, &names));
         families.extend(prepared(source, &view, &names));
+        families.extend(parking(source, &names));
         families.extend(of_tenants(&tenants, &names));
         families.extend(over_all(source, &view));
         families.extend(process(source));
@@ -230,6 +232,28 @@ fn prepared(source: &dyn Source, view: &View, names: &Names) -> Vec<MetricFamily
         each(&metrics::PREPARED_BINDS, &|pool| pool.usage.binds),
         each(&metrics::PREPARED_STATEMENTS, &|pool| size(pool).0 as u64),
         each(&metrics::PREPARED_BYTES, &|pool| size(pool).1 as u64),
+    ]
+}
+
+/// Parked transactions.
+fn parking(source: &dyn Source, names: &Names) -> Vec<MetricFamily> {
+    let mut rows: Vec<_> = source.parking().into_iter().filter(|(id, _)| names.contains_key(id)).collect();
+    rows.sort_by_key(|(id, _)| *id);
+    let each = |kind: &Family, value: &dyn Fn(&ParkingRow) -> f64| {
+        family(kind, rows.iter().map(|(id, row)| sample!(names[id].clone() => value(row))))
+    };
+    let by = |kind: &Family, counts: &dyn Fn(&ParkingRow) -> Vec<(&'static str, u64)>| {
+        let samples = rows.iter().flat_map(|(id, row)| {
+            counts(row).into_iter().map(|(value, count)| sample!(names[id].clone(), value => count))
+        });
+        family(kind, samples)
+    };
+    vec![
+        each(&metrics::PARKABLE, &|row| seconds(row.parkable)),
+        each(&metrics::PARKED, &|row| seconds(row.parked)),
+        each(&metrics::PARKED_NOW, &|row| row.now as f64),
+        by(&metrics::PARKS, &|row| row.parks.clone()),
+        by(&metrics::UNPARKABLE, &|row| row.unparkable.clone()),
     ]
 }
 

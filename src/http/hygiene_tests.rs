@@ -131,6 +131,8 @@ fn promised_names_are_kept() {
         bursar_tenant_lease_seconds_total counter pool tenant\n\
         bursar_tenant_wait_seconds_total counter pool tenant\n\
         bursar_tenant_rejections_total counter pool tenant\n\
+        bursar_parkable_seconds_total counter pool\n\
+        bursar_parks_total counter pool result\n\
         bursar_budget_total counter dimension outcome\n\
         bursar_lease_timeouts_total counter pool\n\
         bursar_rejections_total counter pool sqlstate\n\

@@ -46,6 +46,7 @@ impl Pools {
                 self.order(session, Order::Cancel(lease, statement, why));
             }
             Action::Warn { session, lease, warning } => self.order(session, Order::Warn(lease, warning)),
+            Action::Park { session, lease } => self.order(session, Order::Park(lease)),
             Action::Violation(violation) => events::violation(self, &violation),
             Action::Leak(event) => events::leak(self, &event),
             Action::RequestOver(over) => events::request_over(&over),

@@ -31,6 +31,8 @@ pub enum Order {
     Cancel(LeaseId, Instant, Overrun),
     /// Send a notice, if it still holds this lease.
     Warn(LeaseId, Warning),
+    /// Give the backend back, if it still holds this lease and has only read in its transaction.
+    Park(LeaseId),
     /// End with FATAL 57P01 now.
     Kill,
     /// The same, because the session keeps mixing what is to be kept apart.
@@ -99,6 +101,8 @@ pub struct Cell {
     stalled: AtomicU64,
     /// Since when it has not sent the data of a COPY, likewise; 0 = none waits for it.
     silent: AtomicU64,
+    /// Its transaction may be parked, when it is idle.
+    parkable: AtomicBool,
     live: Mutex<Live>,
 }
 
@@ -205,6 +209,7 @@ impl Cell {
             passed: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
             silent: AtomicU64::new(0),
+            parkable: AtomicBool::new(false),
             live: Mutex::new(Live {
                 state: State::Login,
                 since: connected,
@@ -320,12 +325,6 @@ impl Cell {
         Some(worked)
     }
 
-    /// The request it works for, if tagged.
-    #[must_use]
-    pub fn request(&self) -> Option<Arc<str>> {
-        self.live.lock().tag.request.clone()
-    }
-
     /// Whether a cancel request is on its way to the session's backend.
     #[must_use]
     pub fn has_cancels(&self) -> bool {
@@ -430,6 +429,7 @@ impl Cell {
             Some(self.connected + Duration::from_nanos(nanos))
         };
         Activity {
+            parkable: self.is_parkable(),
             stalled: since(&self.stalled),
             silent: since(&self.silent),
             tx_start: link.tx_start,

@@ -107,6 +107,19 @@ impl Pools {
         self.pools.read().iter().map(|pool| (pool.id, pool.statements.lock().size())).collect()
     }
 
+    /// Parked transactions of each pool.
+    #[must_use]
+    pub fn parking(&self) -> HashMap<PoolId, view::ParkingRow> {
+        self.pools.read().iter().map(|pool| (pool.id, pool.parking.row())).collect()
+    }
+
+    /// Functions, tables or types of a database have been seen to change.
+    pub fn altered(&self, database: &str) {
+        for pool in self.pools.read().iter().filter(|pool| *pool.database == *database) {
+            pool.parking.altered();
+        }
+    }
+
     /// Every backend, idle or leased.
     #[must_use]
     pub fn backends(&self) -> Vec<view::BackendRow> {

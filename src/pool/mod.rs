@@ -30,6 +30,7 @@ pub mod lease;
 mod levers;
 mod locks;
 mod one;
+pub mod parking;
 pub mod view;
 pub mod wait;
 mod xids;
@@ -48,6 +49,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use cell::Cell;
 use lease::Lease;
 pub use one::{Greeting, Pool};
+use parking::Parking;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -202,6 +204,7 @@ impl Pools {
             fence: ArcSwapOption::new(Fence::of(&rules.tenant_context).map(Arc::new)),
             rules: ArcSwap::new(Arc::new(rules)),
             statements: Mutex::default(),
+            parking: Parking::default(),
             greetings: Mutex::default(),
             refusal: watch::Sender::new(None),
             backends: Mutex::default(),

@@ -1,5 +1,6 @@
 //! One pool: the backends of one (database, user), as far as the book does not decide.
 
+use super::parking::Parking;
 use crate::backend::{Backend, CancelHandle, Store, Target};
 use crate::book::PoolId;
 use crate::config::PoolRules;
@@ -35,6 +36,8 @@ pub struct Pool {
     pub(super) store: Store,
     /// The prepared statements that its sessions share.
     pub statements: Mutex<statements::Table>,
+    /// What its sessions share about parked transactions.
+    pub parking: Parking,
     pub(super) greetings: Mutex<HashMap<SetKey, Greeting>>,
     /// The last refusal of the server to let us in, for logins that wait for a first backend.
     pub(super) refusal: watch::Sender<Option<Bytes>>,

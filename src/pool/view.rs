@@ -48,6 +48,21 @@ pub struct PreparedRow {
     pub text: Option<String>,
 }
 
+/// Parked transactions of a pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ParkingRow {
+    /// Time beyond the least gap for which clients were silent in transactions that could be parked.
+    pub parkable: Duration,
+    /// Time that transactions spent parked, those that are now left out.
+    pub parked: Duration,
+    /// Parked now.
+    pub now: u64,
+    /// What became of them.
+    pub parks: Vec<(&'static str, u64)>,
+    /// Transactions that could not be parked, by reason.
+    pub unparkable: Vec<(&'static str, u64)>,
+}
+
 /// What the session's cell knows of a held lease.
 #[derive(Debug, Clone)]
 pub struct LeaseDetail {

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::console::{Command, Running, ShutdownMode, Source};
 use crate::metrics::Metrics;
 use crate::pool::cell::{Cell, Order};
-use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, PreparedRow};
+use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, ParkingRow, PreparedRow};
 use crate::session::registry::{self, ClientRow};
 use crate::session::reply::{self, Fault};
 use crate::wire::error::Report;
@@ -143,6 +143,10 @@ impl Source for Levers {
 
     fn prepared_sizes(&self) -> HashMap<PoolId, (usize, usize)> {
         self.house.pools.prepared_sizes()
+    }
+
+    fn parking(&self) -> HashMap<PoolId, ParkingRow> {
+        self.house.pools.parking()
     }
 
     fn clients(&self) -> Vec<ClientRow> {

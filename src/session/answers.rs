@@ -7,6 +7,8 @@
 use super::Session;
 use super::locals::Text;
 use super::reply::{self, Fault};
+use super::tracker::{Injected, OpKind};
+use super::up::{FAIL, Next, SYNC, Stop};
 use crate::config::Scope;
 use crate::statements::session::Look;
 use crate::tag::{self, Key};
@@ -18,6 +20,67 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl<S> Session<S> {
+    /// Answers a message here, in its place among the replies still outstanding.
+    pub(super) fn make_up(&mut self, op: OpKind, total: usize, write: impl FnOnce(&mut Self, &mut BytesMut)) {
+        let mut bytes = BytesMut::new();
+        write(self, &mut bytes);
+        if self.lease.is_none() && op.is_extended() {
+            self.tracker.answer(op, bytes.freeze(), false, &mut self.unflushed);
+        } else {
+            self.flush_here();
+            let (tracker, lane) = (&mut self.tracker, &mut self.down.lane);
+            lane.make(|out| tracker.answer(op, bytes.freeze(), op == OpKind::Query, out));
+        }
+        self.up.take(total, false);
+    }
+
+    /// Answers an extended message with an error, behind what it was `done` before: the client's
+    /// messages are skipped up to its Sync, and an error, unlike other replies, waits for nothing.
+    pub(super) fn refuse_here(&mut self, op: OpKind, total: usize, mut done: BytesMut, why: &Report) {
+        why.encode(&mut done);
+        self.fail_unleased();
+        self.make_up(op, total, |_, out| out.unsplit(done));
+        self.flush_here();
+        if self.lease.is_some() {
+            // What the segment has done is undone. Also brings the replies before it out of the
+            // server's buffer.
+            self.up.lane.put(FAIL);
+            self.tracker.inject(OpKind::Execute, Injected::Failure);
+        }
+        self.tracker.skip_to_sync();
+    }
+
+    /// Sends the replies made here that waited for a Flush, a Sync, or an error.
+    pub(super) fn flush_here(&mut self) {
+        if !self.unflushed.is_empty() {
+            self.down.lane.put(&self.unflushed);
+            self.unflushed.clear();
+        }
+    }
+
+    pub(super) fn answer_query(&mut self, statements: &Text, total: usize) -> Next {
+        // A Query before it may open a COPY.
+        if self.tracker.may_be_skipped() || self.tracker.is_querying() {
+            return Next::Stop(Stop::Hold);
+        }
+        if self.lease.is_some() && self.tracker.is_unsynced() {
+            self.emit_made_up();
+            self.up.lane.put(SYNC);
+            self.tracker.end_pipeline();
+            self.statements.sync();
+        }
+        self.statements.drop_unnamed();
+        self.make_up(OpKind::Query, total, |session, out| {
+            for local in statements {
+                if let Err(report) = session.perform(local, true, out) {
+                    report.encode(out);
+                    break;
+                }
+            }
+        });
+        Next::Done
+    }
+
     /// Does one statement that is answered here, and writes its reply. `described`: a reply with
     /// rows begins with their description, as in the simple protocol.
     pub(super) fn perform(

@@ -105,6 +105,9 @@ impl<S> Session<S> {
             match (named, std::mem::take(&mut self.linked.failed)) {
                 _ if keep && head.kind == b'E' && self.is_cut(seen) => self.pass_cut(total),
                 _ if keep && head.kind == b'E' && self.says_verdict(seen) => self.down.take(total, false),
+                _ if keep && head.kind == b'E' && self.says_mismatch(seen, front) => {
+                    self.down.take(total, false)
+                }
                 (Some(id), Some(name)) if keep => self.pass_error(total, id, &name),
                 _ if keep && head.kind == b'A' && self.pass_own_notification(seen) => {
                     self.down.take(total, false);
@@ -367,6 +370,10 @@ impl<S> Session<S> {
         if idle && std::mem::take(&mut self.linked.altered) {
             // Seen by everybody from now on, or never. Who parses a text anew gets what it means now.
             self.pool.statements.lock().retire_all();
+            self.pools.altered(&self.pool.database);
+        }
+        if give == Give::Pass {
+            self.watch_ready();
         }
         if let Some(lease) = &mut self.lease
             && give == Give::Pass
@@ -393,6 +400,9 @@ impl<S> Session<S> {
         self.forget_all_asked();
         self.tags.end_statement(!idle);
         let pin = self.pin();
+        if !idle {
+            self.watch_idle();
+        }
         if !idle || !pin.is_empty() {
             self.cell.ready(!idle, pin, self.now);
         }

@@ -81,8 +81,8 @@ impl<S> Session<S> {
     /// # Errors
     /// What it is told; the transaction goes on.
     pub(super) fn may_retag(&mut self, key: Key, value: Option<&str>) -> Result<(), Report> {
-        let open =
-            self.lease.is_some() && (self.tracker.status() != TxStatus::Idle || self.tracker.is_unsynced());
+        let held = self.lease.is_some() || self.tx.is_parked();
+        let open = held && (self.tracker.status() != TxStatus::Idle || self.tracker.is_unsynced());
         if !open {
             return Ok(());
         }
@@ -107,6 +107,21 @@ impl<S> Session<S> {
             crate::pool::events::isolation(kind, &self.cell, &tag, false);
         }
         Ok(())
+    }
+
+    /// Whether a parked transaction may go on for whom these tags name.
+    ///
+    /// # Errors
+    /// What the client is told; the transaction has failed.
+    pub(super) fn may_resume(&mut self, tag: &Tag) -> Result<(), Report> {
+        let context = self.fence.as_ref().map(|fence| fence.context(tag, &self.pool.user));
+        match context {
+            Some(Ok(context)) if context.tenant != self.linked.context.tenant => {
+                Err(self.violated(Isolation::V1, tag))
+            }
+            Some(Err(bad)) => Err(isolation::bad_value(bad)),
+            _ => Ok(()),
+        }
     }
 
     /// Counts and tells of an isolation violation (budgets.md §2.7); a session that does it again is

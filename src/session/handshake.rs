@@ -206,6 +206,7 @@ impl Prepared {
             fence: self.pool.fence(),
             violations: 0,
             verify: visitor.pools.config().isolation.verify.unwrap_or(0),
+            park: super::park::Watch::of(&rules, rules.mode, &visitor.pools.config()),
             reads_statements: super::claim::reads_statements(&visitor.pools.config()),
             first: super::claim::First::default(),
             now: clock::now(),

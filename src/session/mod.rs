@@ -25,6 +25,7 @@
 //! | [`locals`], `answers` | prepared statements that are answered here, and the answers |
 //! | `overrun` | statements that are over their budget: cancelled, in whose words |
 //! | [`passthrough`] | a replication connection, outside the pools |
+//! | `park` | a transaction that has only read gives its backend back while its client is silent |
 //! | `policy` | what a session may leave on a backend |
 //! | `fence` | the tenant context of row-level security: given with a lease, taken back after it |
 //! | `settings` | what a session sets, resets and leaves: noted, asked for, carried on |
@@ -46,6 +47,7 @@ pub mod locals;
 mod message;
 mod named;
 mod overrun;
+mod park;
 pub mod passthrough;
 mod policy;
 mod private;
@@ -119,6 +121,8 @@ pub struct Session<S> {
     violations: u8,
     /// After one lease in so many its backend is looked at (V4); 0: after none.
     verify: u32,
+    /// Whether its transaction may be parked.
+    park: park::Watch,
     /// Classes are recognised by first statements.
     reads_statements: bool,
     /// The fingerprint of the last lease's first statement.
@@ -266,8 +270,12 @@ struct Linked {
     drops: Option<stall::Drops>,
     /// A BEGIN that the client was answered before is on its way; nothing may overtake its answer.
     beginning: bool,
+    /// And is part of what begins a parked transaction again.
+    resumes: bool,
     /// It has failed: nothing has run, and the lease ends.
     unbegun: bool,
+    /// The backend is asked for the names of unsafe functions before it is given back.
+    lists: bool,
     /// What is told in place of the server's error about a statement that Bursar cancels.
     verdict: Option<Box<Report>>,
 }

@@ -14,6 +14,7 @@ use super::tracker::{Injected, MAX_OPS, Note, OpKind};
 use super::up::{Next, Stop};
 use super::{Glance, Session};
 use crate::book::Usage;
+use crate::metrics::Unparkable;
 use crate::statements::session::{Look, Need};
 use crate::statements::table::PREFIX;
 use crate::statements::{Facts, Planner, Sharing, Statement, StatementId};
@@ -139,6 +140,7 @@ impl<S> Session<S> {
         let statement = match self.find(&self.up.lane.unwalked()[name.start..name.end - 1]) {
             Found::Shared(statement) => statement,
             Found::Unshared => {
+                self.watch_bar(Unparkable::Protocol);
                 self.note_bind_of_noted(portal == 1);
                 self.note_portal(HEADER..HEADER + portal - 1, false);
                 return self.forward(Kind::Bind, total, Note::default());
@@ -162,6 +164,8 @@ impl<S> Session<S> {
         self.note_bind(statement.text(), facts.scan, portal == 1);
         self.note_portal(HEADER..HEADER + portal - 1, facts.scan.only_local_sets);
         self.note_text(&statement);
+        let names_portal: &[u8] = if portal == 1 { b"" } else { b"?" };
+        self.watch_bind(statement.text(), names_portal);
         self.rename(Kind::Bind, total, name, statement.id);
         Next::Done
     }

@@ -38,7 +38,7 @@ pub(super) enum Trouble {
 /// The values of a row.
 pub(super) type Row = Vec<Option<Bytes>>;
 
-/// Most rows of an answer.
+/// Most rows of an answer, as a rule.
 const MAX_ROWS: usize = 8;
 
 /// What a statement of Bursar's own came back with.
@@ -85,6 +85,37 @@ pub(super) async fn fail_block(backend: &mut Backend, buffers: &Buffers, text: &
     }
 }
 
+/// Runs a simple query in the transaction that is open, and leaves it open.
+///
+/// # Errors
+/// See [`Trouble`]; if it was refused, the transaction has failed.
+pub(super) async fn look(backend: &mut Backend, buffers: &Buffers, text: &[u8]) -> Result<Answer, Trouble> {
+    match converse(backend, buffers, text).await? {
+        Said { refused: Some(body), .. } => Err(Trouble::Refused(body)),
+        Said { status: Some(TxStatus::InTransaction), answer, .. } => Ok(answer),
+        _ => Err(Trouble::Senseless),
+    }
+}
+
+/// As [`run`], for at most so many rows.
+///
+/// # Errors
+/// See [`Trouble`].
+pub(super) async fn list(
+    backend: &mut Backend,
+    buffers: &Buffers,
+    text: &[u8],
+    most: usize,
+) -> Result<Vec<Option<Row>>, Trouble> {
+    let mut lane = Lane::new(buffers.clone());
+    lane.make(|out| query(out, text));
+    match exchange(backend, lane, most).await? {
+        Said { refused: Some(body), .. } => Err(Trouble::Refused(body)),
+        Said { status: Some(TxStatus::Idle), answer, .. } => Ok(answer.rows),
+        _ => Err(Trouble::Senseless),
+    }
+}
+
 async fn ask(backend: &mut Backend, buffers: &Buffers, text: &[u8]) -> Result<Answer, Trouble> {
     match converse(backend, buffers, text).await? {
         Said { refused: Some(body), .. } => Err(Trouble::Refused(body)),
@@ -97,14 +128,14 @@ async fn ask(backend: &mut Backend, buffers: &Buffers, text: &[u8]) -> Result<An
 async fn converse(backend: &mut Backend, buffers: &Buffers, text: &[u8]) -> Result<Said, Trouble> {
     let mut lane = Lane::new(buffers.clone());
     lane.make(|out| query(out, text));
-    exchange(backend, lane).await
+    exchange(backend, lane, MAX_ROWS).await
 }
 
 /// Sends what is staged, which ends with a Query or a Sync, and reads up to its ReadyForQuery.
-async fn exchange(backend: &mut Backend, mut lane: Lane) -> Result<Said, Trouble> {
+async fn exchange(backend: &mut Backend, mut lane: Lane, most: usize) -> Result<Said, Trouble> {
     let talk = async {
         poll_fn(|cx| lane.poll_flush(cx, &mut backend.stream)).await.map_err(|_| Trouble::Gone)?;
-        let mut said = Said::default();
+        let mut said = Said { most, ..Said::default() };
         loop {
             let n = poll_fn(|cx| lane.poll_fill(cx, &mut backend.stream)).await.map_err(|_| Trouble::Gone)?;
             if n == 0 {
@@ -125,6 +156,8 @@ async fn exchange(backend: &mut Backend, mut lane: Lane) -> Result<Said, Trouble
 struct Said {
     /// Bytes still to come of a message that is left out.
     rest: usize,
+    /// Rows that are kept.
+    most: usize,
     /// Of its ReadyForQuery.
     status: Option<TxStatus>,
     refused: Option<Bytes>,
@@ -173,7 +206,7 @@ fn read(lane: &mut Lane, backend: &mut Backend, said: &mut Said) -> Result<(), T
                 }
             }
             b'A' => said.answer.notifications.extend_from_slice(&bytes[..total]),
-            b'D' if said.answer.rows.len() < MAX_ROWS => said.answer.rows.push(row_values(body)),
+            b'D' if said.answer.rows.len() < said.most => said.answer.rows.push(row_values(body)),
             _ => {}
         }
     }
@@ -255,7 +288,7 @@ pub(super) async fn deny(backend: &mut Backend, buffers: &Buffers) -> Result<(),
     for _ in 0..TRIES {
         let mut lane = Lane::new(buffers.clone());
         let Some(columns) = lane.make(|out| backend.context.write_deny(out)) else { return Ok(()) };
-        let said = exchange(backend, lane).await?;
+        let said = exchange(backend, lane, MAX_ROWS).await?;
         match said {
             // A cancel that was meant for a statement before, or a timeout of the session's.
             Said { refused: Some(body), .. } if error_field(&body, b'C') == Some(b"57014") => {}

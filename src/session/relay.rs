@@ -140,7 +140,9 @@ impl<S: Socket> Session<S> {
         }
         // Or it may end, as soon as Bursar has looked.
         let ends = || self.may_unpin() || self.linked.injected_error || self.linked.unbegun;
-        let releases = self.releases() || self.tracker.may_release() && ends();
+        // A transaction that has begun, but not with all that it had set, is rolled back then.
+        let half_begun = self.linked.unbegun && !self.tracker.is_busy();
+        let releases = self.releases() || half_begun || self.tracker.may_release() && ends();
         self.linked.at_ready = false;
         if releases { Poll::Ready(Event::Release) } else { Poll::Pending }
     }

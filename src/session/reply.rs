@@ -198,6 +198,7 @@ pub fn refusal(refusal: &Refusal) -> Report {
         Refusal::Deadlock { backends, requests, .. } => {
             error(POOL_DEADLOCK, deadlock::tied(*backends, *requests), RETRY.into())
         }
+        Refusal::TooOld { age, limit } => overstay(&Overstay::Age { age: *age, limit: *limit, waiting: 0 }),
         Refusal::Closing => fault(&Fault::Shutdown),
     }
 }

@@ -223,7 +223,11 @@ impl<S: Socket> Session<S> {
                                 return Err(End::fault(&Fault::Shutdown));
                             }
                             Order::Expel => return Err(End::Told(Box::new(reply::isolation::expelled()))),
-                            Order::End(..) | Order::Cancel(..) | Order::Warn(..) | Order::CancelDone => {}
+                            Order::End(..)
+                            | Order::Cancel(..)
+                            | Order::Warn(..)
+                            | Order::Park(_)
+                            | Order::CancelDone => {}
                         }
                     }
                 }
@@ -291,6 +295,7 @@ impl<S: Socket> Session<S> {
         if self.linked.unbegun {
             // Nothing has run, so nothing is there that would pin it or be carried on.
             self.give_back(false).await;
+            self.linked.unbegun = false;
             self.tx.abort(None, false);
             self.tracker.set_status(TxStatus::Failed);
             return Ok(());
@@ -337,6 +342,7 @@ impl<S: Socket> Session<S> {
                 }
                 Order::Cancel(lease, statement, why) if self.holds(lease) => self.cut(statement, why),
                 Order::Warn(lease, warning) if self.holds(lease) => self.warn(&warning),
+                Order::Park(lease) => Box::pin(self.park_lease(lease)).await?,
                 Order::CancelDone => self.cut_delivered(),
                 Order::Kill => return Err(End::fault(&Fault::Shutdown)),
                 Order::Expel => {
@@ -379,7 +385,7 @@ impl<S: Socket> Session<S> {
         self.soft_abort(reply::overstay(why)).await
     }
 
-    fn holds(&self, id: crate::book::LeaseId) -> bool {
+    pub(super) fn holds(&self, id: crate::book::LeaseId) -> bool {
         self.lease.as_ref().is_some_and(|lease| lease.id() == id)
     }
 
@@ -397,6 +403,7 @@ impl<S: Socket> Session<S> {
     }
 
     async fn close(&mut self, end: End) {
+        self.watch_lost();
         match end {
             End::Left(grace) => self.wind_up(true, grace).await,
             End::Silence => self.wind_up(true, self.pool.rules().client_gone_grace).await,
@@ -455,14 +462,22 @@ impl<S> Session<S> {
     /// is for [`Session::begin_slowly`].
     pub(super) fn begin_at_once(&mut self) -> Result<(), Slow> {
         let now = self.now;
-        self.renew_config();
+        if self.tx.is_parked() {
+            // Silence within a transaction does not make its tags another's.
+            self.tags.used(now);
+        } else {
+            self.renew_config();
+        }
         let tag = self.resolve(now);
         if self.guarded {
             self.may_run(&tag).map_err(|report| Slow::Forbidden(Box::new(report)))?;
         }
         let (fingerprint, statement) = self.first_statement();
-        let claim =
-            Claim { session: self.cell.id, pool: self.pool.id, tag, login: false, fingerprint, statement };
+        let (session, pool, resumes) = (self.cell.id, self.pool.id, self.parked_since());
+        if resumes.is_some() {
+            self.may_resume(&tag).map_err(|report| Slow::Forbidden(Box::new(report)))?;
+        }
+        let claim = Claim { session, pool, tag, login: false, resumes, fingerprint, statement };
         let mut mixed = false;
         let start = self.pools.checkout(&self.pool, &claim, now, &mut mixed);
         if mixed {
@@ -504,6 +519,7 @@ impl<S> Session<S> {
             self.max_prepared = prepared_cap(&rules);
             self.lazy_begin = begins_lazily(&rules, self.mode);
             self.policy = Masks::of(&rules, self.mode, &self.config);
+            self.park.renew(&rules, self.mode, &self.config);
             self.fence = self.pool.fence();
             self.guarded = super::fence::guards(&rules, &self.config);
             self.verify = self.config.isolation.verify.unwrap_or(0);

@@ -46,7 +46,9 @@ impl<S> Session<S> {
             _ => return false,
         };
         let message = without(&bytes[..total], cut);
-        self.tx.begin(query_text(&message, message.len()).0.into());
+        let text: Box<[u8]> = query_text(&message, message.len()).0.into();
+        self.watch_begin(&text);
+        self.tx.begin(text);
         self.tracker.set_status(TxStatus::InTransaction);
         self.drop_unnamed();
         self.make_up(OpKind::Query, total, |_, out| command_complete(out, tag));
@@ -187,6 +189,7 @@ impl<S> Session<S> {
     /// A transaction that no backend has is over.
     fn leave_tx(&mut self) {
         self.tracker.set_status(TxStatus::Idle);
+        self.watch_end();
         self.tags.end_statement(false);
         self.tags.used(self.now);
         if self.draining {
@@ -199,13 +202,18 @@ impl<S> Session<S> {
         if self.lease.is_none() && !self.tx.is_real() {
             let status = self.tx.refused();
             self.tracker.set_status(status);
+            self.watch_lost();
         }
     }
 
     /// A lease begins, its settings are on their way: the transaction that the client has begun comes to
     /// its backend, ahead of the client's message.
     pub(super) fn bring_transaction(&mut self) {
-        let Lead::Begin(text) = self.tx.lease() else { return };
+        let text = match self.tx.lease() {
+            Lead::Begin(text) => text,
+            Lead::Resume(resume) => return self.resume(&resume),
+            Lead::Nothing | Lead::Failed => return,
+        };
         self.up.lane.make(|out| {
             message(out, b'P', |out| {
                 out.put_u8(0);

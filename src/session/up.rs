@@ -8,6 +8,7 @@ use super::serve::Slow;
 use super::tracker::{Injected, Note, OpKind, Take};
 use super::{Glance, Session, locals};
 use crate::config::PoolMode;
+use crate::metrics::Unparkable;
 use crate::statements::session::Before;
 use crate::wire::backend::{TxStatus, bare, ready_for_query};
 use crate::wire::error::Report;
@@ -222,6 +223,7 @@ impl<S> Session<S> {
         self.tracker.client(Kind::Query, note);
         self.cell.statement(shown(text, HEADER, cut.as_ref()), self.now);
         let text = HEADER..HEADER + text.len();
+        self.watch_query(text.clone(), whole);
         self.note_span(text, scanned);
         if !self.linked.traces.is_none() {
             self.hold_for_resets();
@@ -364,6 +366,7 @@ impl<S> Session<S> {
         }
         let portal = HEADER..HEADER + portal.len();
         if !unnamed {
+            self.watch_bar(Unparkable::Protocol);
             self.note_bind_of_noted(portal.is_empty());
             self.note_portal(portal, false);
             return self.forward(Kind::Bind, total, Note::default());
@@ -383,6 +386,9 @@ impl<S> Session<S> {
         let unnamed_portal = portal.is_empty();
         self.note_portal(portal, scan.only_local_sets);
         let next = self.forward_use(Kind::Bind, total, true, Note::default());
+        if matches!(next, Next::Done) {
+            self.watch_bind_unnamed(unnamed_portal);
+        }
         if look && matches!(next, Next::Done) {
             self.note_bind(&text, scan, unnamed_portal);
         }
@@ -495,6 +501,7 @@ impl<S> Session<S> {
         if portal.is_empty() {
             self.note_execute();
         }
+        self.watch_execute(total);
         if self.lease.is_some() && !std::mem::replace(&mut self.linked.text_noted, true) {
             self.cell.statement(b"(prepared earlier)", self.now);
         }
@@ -502,6 +509,7 @@ impl<S> Session<S> {
     }
 
     fn function_call(&mut self, total: usize) -> Next {
+        self.watch_bar(Unparkable::Protocol);
         if self.lease.is_some() {
             self.cell.statement(b"(function call)", self.now);
         }
@@ -523,67 +531,6 @@ impl<S> Session<S> {
         let next = self.forward(Kind::Sync, total, Note::default());
         self.hold_for_resets();
         next
-    }
-
-    /// Answers a message here, in its place among the replies still outstanding.
-    pub(super) fn make_up(&mut self, op: OpKind, total: usize, write: impl FnOnce(&mut Self, &mut BytesMut)) {
-        let mut bytes = BytesMut::new();
-        write(self, &mut bytes);
-        if self.lease.is_none() && op.is_extended() {
-            self.tracker.answer(op, bytes.freeze(), false, &mut self.unflushed);
-        } else {
-            self.flush_here();
-            let (tracker, lane) = (&mut self.tracker, &mut self.down.lane);
-            lane.make(|out| tracker.answer(op, bytes.freeze(), op == OpKind::Query, out));
-        }
-        self.up.take(total, false);
-    }
-
-    /// Answers an extended message with an error, behind what it was `done` before: the client's
-    /// messages are skipped up to its Sync, and an error, unlike other replies, waits for nothing.
-    pub(super) fn refuse_here(&mut self, op: OpKind, total: usize, mut done: BytesMut, why: &Report) {
-        why.encode(&mut done);
-        self.fail_unleased();
-        self.make_up(op, total, |_, out| out.unsplit(done));
-        self.flush_here();
-        if self.lease.is_some() {
-            // What the segment has done is undone. Also brings the replies before it out of the
-            // server's buffer.
-            self.up.lane.put(FAIL);
-            self.tracker.inject(OpKind::Execute, Injected::Failure);
-        }
-        self.tracker.skip_to_sync();
-    }
-
-    /// Sends the replies made here that waited for a Flush, a Sync, or an error.
-    pub(super) fn flush_here(&mut self) {
-        if !self.unflushed.is_empty() {
-            self.down.lane.put(&self.unflushed);
-            self.unflushed.clear();
-        }
-    }
-
-    fn answer_query(&mut self, statements: &locals::Text, total: usize) -> Next {
-        // A Query before it may open a COPY.
-        if self.tracker.may_be_skipped() || self.tracker.is_querying() {
-            return Next::Stop(Stop::Hold);
-        }
-        if self.lease.is_some() && self.tracker.is_unsynced() {
-            self.emit_made_up();
-            self.up.lane.put(SYNC);
-            self.tracker.end_pipeline();
-            self.statements.sync();
-        }
-        self.statements.drop_unnamed();
-        self.make_up(OpKind::Query, total, |session, out| {
-            for local in statements {
-                if let Err(report) = session.perform(local, true, out) {
-                    report.encode(out);
-                    break;
-                }
-            }
-        });
-        Next::Done
     }
 }
 

@@ -34,6 +34,7 @@
 use crate::wire::backend::TxStatus;
 use crate::wire::error::Report;
 use crate::wire::sql::transaction::Verb;
+use bytes::Bytes;
 
 /// What the client sends. Flush, Sync and Close do not matter here: they mean the same in any
 /// transaction.
@@ -98,8 +99,19 @@ pub enum Lead {
     Nothing,
     /// This BEGIN, without which nothing that follows may run.
     Begin(Box<[u8]>),
+    /// The same of a transaction that was parked.
+    Resume(Box<Resume>),
     /// A transaction that has failed.
     Failed,
+}
+
+/// What a parked transaction needs to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resume {
+    /// The text of its BEGIN.
+    pub begin: Box<[u8]>,
+    /// The settings that it has made for itself, and their values.
+    pub settings: Vec<(Box<str>, Bytes)>,
 }
 
 /// See the module's page.
@@ -115,6 +127,8 @@ enum State {
     Backend,
     /// The client has been answered this BEGIN, of which no backend knows.
     Begun(Box<[u8]>),
+    /// It has only read, and its backend was given back.
+    Parked { resume: Box<Resume>, kept: Box<Kept> },
     /// Rolled back by Bursar. `held`: the session keeps its backend, which is in a failed transaction.
     Aborted { why: Option<Box<Report>>, held: bool, kept: Box<Kept> },
 }
@@ -170,6 +184,17 @@ impl VirtualTx {
         self.state = State::Begun(text);
     }
 
+    /// The client's transaction, which has only read, has no backend any more until it goes on.
+    pub fn park(&mut self, resume: Resume) {
+        self.state = State::Parked { resume: Box::new(resume), kept: Box::default() };
+    }
+
+    /// Whether it is so.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        matches!(self.state, State::Parked { .. })
+    }
+
     /// The client's transaction has been rolled back, `why` is what it will be told, or `None` if it has
     /// been. `held`: its session keeps the backend, and has brought it into a failed transaction.
     pub fn abort(&mut self, why: Option<Box<Report>>, held: bool) {
@@ -186,7 +211,7 @@ impl VirtualTx {
     pub fn refused(&mut self) -> TxStatus {
         match &mut self.state {
             State::Backend => TxStatus::Idle,
-            State::Begun(_) => {
+            State::Begun(_) | State::Parked { .. } => {
                 self.abort(None, false);
                 TxStatus::Failed
             }
@@ -202,6 +227,7 @@ impl VirtualTx {
         match std::mem::take(&mut self.state) {
             State::Backend => Lead::Nothing,
             State::Begun(text) => Lead::Begin(text),
+            State::Parked { resume, .. } => Lead::Resume(resume),
             State::Aborted { .. } => Lead::Failed,
         }
     }
@@ -220,6 +246,11 @@ impl VirtualTx {
                 Said::Query(Verb::Commit) => self.complete("COMMIT"),
                 Said::Query(Verb::Rollback) => self.complete("ROLLBACK"),
                 _ => Reply::Pass,
+            },
+            State::Parked { kept, .. } => match end(kept, said) {
+                Some(Ok(commit)) => self.complete(if commit { "COMMIT" } else { "ROLLBACK" }),
+                Some(Err(reply)) => reply,
+                None => Reply::Pass,
             },
             State::Aborted { held: true, why, .. } => {
                 let why = why.take();

@@ -155,7 +155,7 @@ impl<S: Socket> Session<S> {
             return Some(true);
         }
         self.linked.looks = self.linked.looks || lease.backend().is_to_be_seen(self.verify);
-        if self.linked.looks || lease.backend().context.is_to_be_denied() {
+        if self.linked.looks || self.linked.lists || lease.backend().context.is_to_be_denied() {
             return Some(false);
         }
         let Some(worked) = self.cell.unlink(lease.backend(), self.now) else { return Some(false) };
@@ -192,6 +192,10 @@ impl<S: Socket> Session<S> {
             self.now = clock::now();
         }
         if self.linked.looks && !self.looks_clean(&mut lease).await {
+            self.close_lease(lease, client_gone);
+            return;
+        }
+        if self.linked.lists && !self.list_names(&mut lease).await {
             self.close_lease(lease, client_gone);
             return;
         }

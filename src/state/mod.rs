@@ -9,7 +9,9 @@
 //! Values are bytes of the server's encoding, exactly as the server keeps them.
 
 pub mod fence;
+pub mod parking;
 pub mod text;
+pub mod volatile;
 
 use crate::statements::Planner;
 use crate::wire::sql::settings::is_name;

@@ -37,6 +37,8 @@ mod leaks;
 mod load;
 mod overload;
 mod overstay;
+mod parking;
+mod parking_random;
 mod policies;
 mod prepared;
 mod recipes;

@@ -9,6 +9,7 @@ mod leaks;
 mod lognormal;
 mod order;
 mod overload;
+mod parking;
 mod requests;
 mod simulate;
 mod statements;
@@ -91,6 +92,7 @@ pub(super) fn setup() -> Setup {
             idle_warn_only_if_waiters: true,
             statement: UNLIMITED,
             stall: UNLIMITED,
+            parking: Budgets::default().parking,
         },
         tenant: TenantRule {
             max: Share::Percent(100.0),
@@ -161,6 +163,7 @@ impl Desk {
             pool: self.pool,
             tag: Arc::new(tag),
             login: false,
+            resumes: None,
             fingerprint: 0,
             statement: None,
         }

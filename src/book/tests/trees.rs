@@ -215,7 +215,8 @@ impl Town {
         };
         let pool = self.pools[node.tree.pool];
         let (session, tag) = (node.session, Arc::new(tag));
-        let claim = Claim { session, pool, tag, login: false, fingerprint: 0, statement: None };
+        let claim =
+            Claim { session, pool, tag, login: false, resumes: None, fingerprint: 0, statement: None };
         let (mut actions, mut warnings) = (Vec::new(), Vec::new());
         self.nodes[at].state = State::Waiting;
         self.nodes[at].since = self.now;
@@ -254,7 +255,8 @@ impl Town {
                     assert_eq!(self.nodes[at].lease, Some(lease));
                     self.ending.push((self.now + (lease.0 % 5) as u32 * MS, at));
                 }
-                Action::Warn { .. } | Action::Leak(_) | Action::Violation(_) | Action::RequestOver(_) => {}
+                Action::Warn { .. } | Action::Park { .. } | Action::Leak(_) => {}
+                Action::Violation(_) | Action::RequestOver(_) => {}
                 Action::Deadlock(_) | Action::AskLocks(_) => {}
                 Action::Close { .. } | Action::Cancel { .. } => panic!("nothing is closed or cancelled"),
             }

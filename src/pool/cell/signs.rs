@@ -2,6 +2,7 @@
 //! used again, and which instance of an application it belongs to.
 
 use super::{Cell, Live, State};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,35 @@ impl Cell {
     /// Since when a COPY waits for data of the client.
     pub fn silent(&self, since: Option<Instant>) {
         self.silent.store(self.nanos(since), Ordering::Relaxed);
+    }
+
+    /// The request it works for, if tagged.
+    #[must_use]
+    pub fn request(&self) -> Option<Arc<str>> {
+        self.live.lock().tag.request.clone()
+    }
+
+    /// Whether the transaction that it idles in may be parked.
+    pub fn parkable(&self, parkable: bool) {
+        self.parkable.store(parkable, Ordering::Relaxed);
+    }
+
+    /// As it was told last; holds only while it idles in a transaction.
+    pub(super) fn is_parkable(&self) -> bool {
+        self.parkable.load(Ordering::Relaxed)
+    }
+
+    /// When the transaction of its lease began.
+    #[must_use]
+    pub fn tx_start(&self) -> Option<Instant> {
+        self.live.lock().link.as_ref()?.tx_start
+    }
+
+    /// Its transaction began before its lease did.
+    pub fn began(&self, at: Instant) {
+        if let Some(link) = &mut self.live.lock().link {
+            link.tx_start = Some(at);
+        }
     }
 
     /// Nobody stalls in the nanosecond of its connecting, so 0 is free to mean never.
@@ -65,7 +95,6 @@ pub(super) fn instance(client: &str, application: &str, user: &str) -> u64 {
 mod tests {
     use super::*;
     use crate::book::SessionId;
-    use std::sync::Arc;
 
     const MS: Duration = Duration::from_millis(1);
 

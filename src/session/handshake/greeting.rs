@@ -39,6 +39,7 @@ pub(super) async fn greet(
         pool: pool.id,
         tag: tag.clone(),
         login: !session_mode,
+        resumes: None,
         fingerprint: 0,
         statement: None,
     };

@@ -89,6 +89,32 @@ pub fn unfenced() -> Report {
     )
 }
 
+/// A parked transaction could not be begun again as it was.
+#[must_use]
+pub fn unrestored() -> Report {
+    report(
+        Severity::Error,
+        "42501",
+        "bursar: the transaction could not be resumed with its settings",
+        "Its backend had been given back while the client was silent (parking). Nothing of this statement ran."
+            .to_owned(),
+        "Retry the transaction: its route is not parked any more. Look for the server's error in the log."
+            .to_owned(),
+    )
+}
+
+/// A transaction failed when its backend was asked whether it may be parked.
+#[must_use]
+pub fn lost(why: &str) -> Report {
+    report(
+        Severity::Error,
+        "40001",
+        "bursar: the transaction was rolled back while it was idle",
+        format!("Its backend was asked whether it may be parked and said: {why}."),
+        "Nothing was written. Retry the transaction.".to_owned(),
+    )
+}
+
 /// A tenant that cannot be one for row-level security.
 #[must_use]
 pub fn bad_value(why: BadValue) -> Report {

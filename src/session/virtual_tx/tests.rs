@@ -157,12 +157,44 @@ fn a_begin_waits_for_the_first_statement() {
     assert_eq!(VirtualTx::default().refused(), TxStatus::Idle);
 }
 
+#[test]
+fn a_parked_transaction_goes_on_with_the_first_statement_and_ends_without_one() {
+    use Verb::*;
+    let resume = || Resume { begin: b"begin".as_slice().into(), settings: vec![("a.b".into(), "x".into())] };
+    let parked = || {
+        let mut tx = VirtualTx::default();
+        tx.park(resume());
+        tx
+    };
+    for said in [Said::Query(Other), Said::Query(Begin), Said::Query(Exits), Said::Call, BIND] {
+        let mut tx = parked();
+        assert_eq!(tx.hear(said), Reply::Pass, "{said:?}");
+        assert!(tx.is_parked() && !tx.is_real());
+        assert_eq!(tx.lease(), Lead::Resume(Box::new(resume())));
+        assert!(tx.is_real());
+    }
+    for (verb, tag) in [(Commit, "COMMIT"), (Rollback, "ROLLBACK")] {
+        let mut tx = parked();
+        assert_eq!(tx.hear(Said::Query(verb)), Reply::Complete(tag));
+        assert!(tx.is_real());
+        let mut tx = parked();
+        assert_eq!(tx.hear(parse("", verb)), Reply::Acknowledge);
+        assert_eq!(execute(&mut tx, verb), Reply::Complete(tag));
+    }
+    let mut tx = parked();
+    assert_eq!(tx.refused(), TxStatus::Failed);
+    assert!(!tx.is_parked());
+    assert_eq!(tx.hear(Said::Query(Commit)), Reply::Complete("ROLLBACK"), "it was told");
+}
+
 /// What a client sends in the model; every statement is a Query, or Parse, Bind, Execute and Sync.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Send(Text, bool),
     /// Bursar takes the backend.
     Abort,
+    /// It does so of a transaction that has only read.
+    Park,
     /// The next lease is refused.
     Refuse,
 }
@@ -275,6 +307,15 @@ impl Bench {
         self.tx.abort(Some(why()), self.keeps);
     }
 
+    fn park(&mut self) {
+        let reads = self.postgres.pending.is_empty() && self.postgres.block == Some(true);
+        if self.linked && !self.keeps && reads && self.tx.is_real() {
+            self.postgres.run(Text::Commit, 0);
+            self.linked = false;
+            self.tx.park(Resume { begin: b"begin".as_slice().into(), settings: Vec::new() });
+        }
+    }
+
     /// Returns what the client hears, and the status of the ReadyForQuery.
     fn send(&mut self, text: Text, extended: bool, row: u32) -> (Vec<Heard>, TxStatus) {
         if self.tx.is_real() && !self.linked && !extended && text == Text::Begin {
@@ -313,7 +354,7 @@ impl Bench {
             self.linked = true;
             match self.tx.lease() {
                 Lead::Nothing => {}
-                Lead::Begin(_) => drop(self.postgres.run(Text::Begin, 0)),
+                Lead::Begin(_) | Lead::Resume(_) => drop(self.postgres.run(Text::Begin, 0)),
                 Lead::Failed => {
                     self.postgres.run(Text::Begin, 0);
                     self.postgres.run(Text::Bad, 0);
@@ -345,6 +386,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => (text, any::<bool>()).prop_map(|(text, extended)| Step::Send(text, extended && text != CommitThenInsert)),
         2 => Just(Step::Abort),
+        2 => Just(Step::Park),
         1 => Just(Step::Refuse),
     ];
     prop::collection::vec(step, 1..40)
@@ -372,6 +414,10 @@ proptest! {
                 Step::Abort => {
                     untold |= bench.linked && bench.postgres.status() != TxStatus::Idle;
                     bench.abort();
+                    continue;
+                }
+                Step::Park => {
+                    bench.park();
                     continue;
                 }
                 Step::Refuse => {

@@ -9,6 +9,7 @@ pub mod lead;
 pub mod lex;
 pub mod local;
 mod plain;
+pub mod reads;
 pub mod reserved;
 pub mod scan;
 pub mod settings;
