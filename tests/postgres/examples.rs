@@ -133,6 +133,15 @@ fn a_shop_with_a_transaction_around_each_request_runs_out_of_a_poolers_backends_
     assert!(printed.ends_with("nobody saw another tenant's row\n"), "{printed}");
 }
 
+/// The application as it was; its transactions have no backend while their requests wait for somebody else.
+#[test]
+fn a_shop_with_a_transaction_around_each_request_parks_it() {
+    let config = config_of("prisma-tenants").with("tenant_context", "key = \"off\"");
+    let config = config.with("parking", "mode = \"enforce\"");
+    let printed = "80 of 80 users served\nnobody saw another tenant's row\n";
+    assert_eq!(through_with("prisma-tenants", config, &[("WRAPPER", "1")]), (true, printed.to_owned()));
+}
+
 /// A database that takes no more than so many connections.
 fn database_for(connections: usize) -> Db<'static> {
     let db = Db::new();
