@@ -114,8 +114,7 @@ impl Secret {
     }
 }
 
-/// What a stored secret is, by its first characters, as PostgreSQL tells them apart
-/// (`get_password_type`).
+/// What a stored secret is, by its first characters, as PostgreSQL tells (`get_password_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PasswordKind {
     /// A clear password.
