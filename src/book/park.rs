@@ -4,8 +4,8 @@
 //! for long enough and somebody waits, the lease that began first before the others, and no more of them than
 //! clients wait. Whether it has only read its session knows, and whether it is still idle by then.
 //!
-//! Going on it is no new lease of its request (B2), waits before those who only begin unless its request has
-//! a place of its own, and is as old as it was (B10).
+//! Going on it is no new lease of its request (B2), waits before those who only begin, of its tenant if its
+//! request is known, and is as old as it was (B10).
 
 use super::counters::{Dim, Told};
 use super::overstay::{Sight, TICK_LEAST};

@@ -208,7 +208,8 @@ impl<B, W> Book<B, W> {
             let waits = |id| self.waiters.contains_key(&id);
             pool.shed.add((Reverse(rank), order), id, pool.waiting, waits);
         }
-        let continues = !again && who.request.is_some() && self.continues(claim, who, now);
+        let goes_on = || claim.resumes.is_some() || self.continues(claim, who, now);
+        let continues = !again && who.request.is_some() && goes_on();
         let waiter = Waiter {
             handle: handle(id),
             claim: claim.clone(),
