@@ -14,6 +14,7 @@ mod defaults;
 mod environment;
 mod fault;
 mod keys;
+mod parking;
 mod rules;
 mod scopes;
 mod show;
@@ -23,6 +24,7 @@ mod written;
 
 pub use class::{ClassMatch, ClassRule, Express, MatchKey, NORMAL, Pattern, Reserve, STATEMENT_PREFIX};
 pub use fault::{Fault, Faults, Place, Wrong};
+pub use parking::{ParkMode, Parking};
 pub use scopes::{Places, Scope, Scopes};
 pub use show::{Caution, NeedsRestart, Setting, reload_faults};
 pub use types::*;

@@ -1,5 +1,6 @@
 //! The nouns of the configuration.
 
+use super::Parking;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -439,28 +440,6 @@ pub struct Budgets {
     pub stall: Timed,
     /// `[parking]`
     pub parking: Parking,
-}
-
-/// What becomes of a transaction that has only read, while its client is silent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ParkMode {
-    /// Nothing, and no statement is looked at for it.
-    Off,
-    /// What parking would have freed is counted.
-    Observe,
-    /// Its backend is given back.
-    Enforce,
-}
-
-/// `[parking]`: budgets.md §4.4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Parking {
-    /// Whether.
-    pub mode: ParkMode,
-    /// Not before it has been silent for this long.
-    pub min_gap: Duration,
-    /// Only while somebody waits for a backend of the pool.
-    pub only_under_pressure: bool,
 }
 
 /// A budget of time.
