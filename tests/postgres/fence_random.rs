@@ -6,6 +6,7 @@
 //! of each configuration, `BURSAR_TEST_SEED` the seed. To look at ten million:
 //! `BURSAR_TEST_FENCE_OPS=2500000 cargo test --release --test postgres fence_random`.
 
+use crate::support::dice::{Dice, number};
 use crate::support::watch::metric;
 use crate::support::{Cluster, Config, Db, Login, PATIENCE, Proxy, Reply, Wire, eventually, msg};
 use std::collections::HashMap;
@@ -32,23 +33,6 @@ const SETUP: &[&str] = &[
 ];
 
 const LOOK: &str = "select coalesce(string_agg(distinct tenant, ','), 'none') || ':' || count(*) from docs";
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
-}
-
-/// splitmix64
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-}
 
 /// In session mode a login has a backend, which may be killed under it.
 fn enter(addr: SocketAddr, login: &Login) -> Wire {
@@ -262,7 +246,7 @@ fn run(config: Config, hidden: bool, seed: u64) {
         let (left, over, db_name) = (&left, &over, db.name());
         let killer = scope.spawn(move || {
             let mut superuser = Cluster::shared().admin();
-            let mut dice = Dice(seed);
+            let mut dice = Dice::new(seed);
             while !over.load(Ordering::Relaxed) {
                 let how = if dice.roll(4) == 0 { "pg_terminate_backend" } else { "pg_cancel_backend" };
                 superuser.query(&format!(
@@ -277,7 +261,7 @@ fn run(config: Config, hidden: bool, seed: u64) {
                 let (addr, login) = (proxy.addr(), proxy.as_app());
                 scope.spawn(move || {
                     let wire = enter(addr, &login);
-                    let dice = Dice(seed.wrapping_mul(31).wrapping_add(number));
+                    let dice = Dice::new(seed.wrapping_mul(31).wrapping_add(number));
                     let written = HashMap::new();
                     let (looked, failed, tenant, history) = (0, 0, None, Vec::new());
                     let mut client = Client {

@@ -10,6 +10,7 @@
 //! `BURSAR_TEST_PROGRAMS` is the number of programs, `BURSAR_TEST_SEED` the first one's seed. For ten
 //! million statements: `BURSAR_TEST_PROGRAMS=500000 cargo test --release --test postgres parking_random`.
 
+use crate::support::dice::{Dice, number};
 use crate::support::watch::series;
 use crate::support::{Config, Db, Login, Proxy, Reply, Wire, msg, until};
 use std::net::SocketAddr;
@@ -105,27 +106,6 @@ const TRANSACTION: &[&str] = &[
     "commit and chain",
 ];
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
-}
-
-/// splitmix64
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-
-    fn pick<'t>(&mut self, from: &[&'t str]) -> &'t str {
-        from[self.roll(from.len() as u64) as usize]
-    }
-}
-
 /// What one client sends in one write, and how many replies that has.
 fn step(dice: &mut Dice, client: u64, named: &mut Vec<String>) -> (String, Vec<u8>, usize) {
     let from = match dice.roll(16) {
@@ -201,7 +181,7 @@ struct Bench<'d> {
 impl Bench<'_> {
     /// Runs the program of a seed; the first difference, with all that led to it.
     fn run(&mut self, seed: u64) -> Result<(), String> {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         for db in [self.direct, self.through] {
             db.run(&["truncate t restart identity", "select setval('s', 1)"]);
         }

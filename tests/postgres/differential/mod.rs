@@ -15,6 +15,7 @@ mod schema;
 mod settings;
 mod statements;
 
+use crate::support::dice::number;
 use crate::support::{Db, SETTINGS};
 use run::{Difference, Lab};
 use std::fmt;
@@ -161,11 +162,6 @@ impl fmt::Display for Program {
         }
         self.steps.iter().try_for_each(|step| write!(f, "\n  {step}"))
     }
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable)
-        .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text}")))
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! that sees each byte. Knows nothing of what is being tested.
 
 pub(crate) mod cluster;
+pub(crate) mod dice;
 pub(crate) mod identity;
 pub(crate) mod impostor;
 pub(crate) mod msg;
