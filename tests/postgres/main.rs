@@ -13,6 +13,7 @@ mod budgets;
 mod cancel;
 mod cli;
 mod clients_gone;
+mod commit_random;
 mod compatibility;
 mod console_commands;
 mod console_views;
