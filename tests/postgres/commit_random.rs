@@ -5,9 +5,9 @@
 //! Each client writes rows of its own, believes what it is told, and compares. `BURSAR_TEST_COMMITS` is
 //! the number of transactions of each configuration, `BURSAR_TEST_SEED` the seed.
 
-use crate::support::dice::{Dice, number};
+use crate::support::dice::{Dice, enter, harass, number};
 use crate::support::watch::metric;
-use crate::support::{Cluster, Config, Db, Login, PATIENCE, Proxy, Reply, Wire, eventually, msg};
+use crate::support::{Config, Db, Login, Proxy, Reply, Wire, msg};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -59,11 +59,6 @@ fn ends_with(reply: &Reply, status: &str) -> bool {
 
 fn said(reply: &Reply, tag: &str) -> bool {
     reply.messages.iter().any(|message| message.to_string() == tag)
-}
-
-/// Again, if the killer was there first.
-fn enter(addr: SocketAddr, login: &Login) -> Wire {
-    eventually("a login is let in", PATIENCE, || Wire::try_login(addr, login).ok())
 }
 
 impl Client {
@@ -224,18 +219,7 @@ fn run(config: Config, seed: u64) {
     let (left, over) = (AtomicI64::new(total as i64), AtomicBool::new(false));
     let done = thread::scope(|scope| {
         let (left, over, db_name) = (&left, &over, db.name());
-        scope.spawn(move || {
-            let mut superuser = Cluster::shared().admin();
-            let mut dice = Dice::new(seed);
-            while !over.load(Ordering::Relaxed) {
-                let how = if dice.roll(8) == 0 { "pg_terminate_backend" } else { "pg_cancel_backend" };
-                superuser.query(&format!(
-                    "select {how}(pid) from pg_stat_activity where datname = '{db_name}' and usename = 'app' \
-                     and application_name <> 'harness' order by random() limit 1"
-                ));
-                superuser.query("select pg_sleep(0.005)");
-            }
-        });
+        scope.spawn(move || harass(db_name, seed, 8, Duration::from_millis(5), over));
         let workers: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 let (addr, login) = (proxy.addr(), proxy.as_app());

@@ -6,12 +6,13 @@
 //! of each configuration, `BURSAR_TEST_SEED` the seed. To look at ten million:
 //! `BURSAR_TEST_FENCE_OPS=2500000 cargo test --release --test postgres fence_random`.
 
-use crate::support::dice::{Dice, number};
+use crate::support::dice::{Dice, enter, harass, number};
 use crate::support::watch::metric;
-use crate::support::{Cluster, Config, Db, Login, PATIENCE, Proxy, Reply, Wire, eventually, msg};
+use crate::support::{Config, Db, Login, Proxy, Reply, Wire, msg};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 const TENANTS: u64 = 200;
 const CLIENTS: u64 = 6;
@@ -33,11 +34,6 @@ const SETUP: &[&str] = &[
 ];
 
 const LOOK: &str = "select coalesce(string_agg(distinct tenant, ','), 'none') || ':' || count(*) from docs";
-
-/// In session mode a login has a backend, which may be killed under it.
-fn enter(addr: SocketAddr, login: &Login) -> Wire {
-    eventually("a login is let in", PATIENCE, || Wire::try_login(addr, login).ok())
-}
 
 struct Client {
     number: u64,
@@ -244,18 +240,7 @@ fn run(config: Config, hidden: bool, seed: u64) {
     let (left, over) = (AtomicU64::new(ops), AtomicBool::new(false));
     let clients: Vec<Client> = std::thread::scope(|scope| {
         let (left, over, db_name) = (&left, &over, db.name());
-        let killer = scope.spawn(move || {
-            let mut superuser = Cluster::shared().admin();
-            let mut dice = Dice::new(seed);
-            while !over.load(Ordering::Relaxed) {
-                let how = if dice.roll(4) == 0 { "pg_terminate_backend" } else { "pg_cancel_backend" };
-                superuser.query(&format!(
-                    "select {how}(pid) from pg_stat_activity where datname = '{db_name}' and usename = 'app' \
-                     and application_name <> 'harness' order by random() limit 1"
-                ));
-                superuser.query("select pg_sleep(0.01)");
-            }
-        });
+        let killer = scope.spawn(move || harass(db_name, seed, 4, Duration::from_millis(10), over));
         let workers: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 let (addr, login) = (proxy.addr(), proxy.as_app());
