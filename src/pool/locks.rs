@@ -18,7 +18,7 @@ use tokio::time::timeout;
 /// How long the connection is kept without a question.
 const KEEP: Duration = Duration::from_secs(10);
 /// How long an answer, or a cancel request's connection, may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Rows of an answer: of a queue for one row that is longer, the first will do.
 const MAX_ROWS: usize = 500;
 
@@ -31,18 +31,6 @@ pub(super) struct Spare {
     asked: Option<Instant>,
     /// Statements that wait for another request's lock, told of once: lease and when it began.
     told: Vec<(LeaseId, Instant)>,
-}
-
-impl Spare {
-    /// For another question: the connection, if there is one. `None` while a question is on its way.
-    pub(super) fn borrow(&mut self) -> Option<Option<Backend>> {
-        (!std::mem::replace(&mut self.asking, true)).then(|| self.backend.take())
-    }
-
-    /// It has been asked.
-    pub(super) fn give_back(&mut self, backend: Option<Backend>) {
-        (self.backend, self.asking, self.asked) = (backend, false, Some(clock::now()));
-    }
 }
 
 /// Servers by address.
@@ -68,13 +56,7 @@ impl Pools {
             servers.entry(address).or_insert((pool, Vec::new())).1.push(Asked { suspect, cell, pid });
         }
         for (address, (pool, asked)) in servers {
-            let mut spares = self.spares.lock();
-            let spare = spares.entry(address.clone()).or_default();
-            if std::mem::replace(&mut spare.asking, true) {
-                continue;
-            }
-            let backend = spare.backend.take();
-            drop(spares);
+            let Some(backend) = self.borrow_spare(&address) else { continue };
             tokio::spawn(self.clone().ask_server(address, pool, backend, asked));
         }
     }
@@ -99,13 +81,25 @@ impl Pools {
                 self.judge(&address, one, blockers).await;
             }
         }
-        let mut spares = self.spares.lock();
-        let spare = spares.entry(address).or_default();
-        (spare.backend, spare.asking, spare.asked) = (backend, false, Some(clock::now()));
         let running = |&(lease, since): &(LeaseId, Instant)| {
             asked.iter().any(|one| (one.suspect.lease, one.suspect.since) == (lease, since))
         };
-        spare.told.retain(running);
+        self.spares.lock().entry(address.clone()).or_default().told.retain(running);
+        self.return_spare(address, backend);
+    }
+
+    /// For a question: the connection to a server, if there is one. `None` while another is on its way.
+    pub(super) fn borrow_spare(&self, address: &Arc<str>) -> Option<Option<Backend>> {
+        let mut spares = self.spares.lock();
+        let spare = spares.entry(address.clone()).or_default();
+        (!std::mem::replace(&mut spare.asking, true)).then(|| spare.backend.take())
+    }
+
+    /// The question has been asked.
+    pub(super) fn return_spare(&self, address: Arc<str>, backend: Option<Backend>) {
+        let mut spares = self.spares.lock();
+        let spare = spares.entry(address).or_default();
+        (spare.backend, spare.asking, spare.asked) = (backend, false, Some(clock::now()));
     }
 
     /// A suspect waits for a lock of these backends, or of those they wait for.
@@ -222,7 +216,7 @@ impl Pools {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-enum Unanswered {
+pub(super) enum Unanswered {
     #[error(transparent)]
     Dial(#[from] crate::backend::DialError),
     #[error(transparent)]
@@ -231,16 +225,26 @@ enum Unanswered {
     Slow,
 }
 
+/// Asks over a connection, or a new one.
+pub(super) async fn ask_over(
+    backend: Option<Backend>,
+    target: &Target,
+    text: &str,
+) -> Result<(Backend, Vec<ask::Row>), Unanswered> {
+    let mut backend = match backend {
+        Some(backend) => backend,
+        None => dial(target, PATIENCE).await?,
+    };
+    let rows = timeout(PATIENCE, ask::ask(&mut backend, text)).await.map_err(|_| Unanswered::Slow)??;
+    Ok((backend, rows))
+}
+
 /// Who blocks whom, by the process id of a suspect, over as many others as lie between.
 async fn question(
     backend: Option<Backend>,
     target: &Target,
     asked: &[Asked],
 ) -> Result<(Backend, HashMap<i32, Vec<i32>>), Unanswered> {
-    let mut backend = match backend {
-        Some(backend) => backend,
-        None => dial(target, PATIENCE).await?,
-    };
     let pids = asked.iter().map(|one| one.pid.to_string()).collect::<Vec<_>>().join(",");
     let text = format!(
         "WITH RECURSIVE chain(root, pid) AS (\
@@ -250,7 +254,7 @@ async fn question(
          pg_catalog.unnest(pg_catalog.pg_blocking_pids(c.pid)) AS b(pid)) \
          SELECT root, pid FROM chain LIMIT {MAX_ROWS}"
     );
-    let rows = timeout(PATIENCE, ask::ask(&mut backend, &text)).await.map_err(|_| Unanswered::Slow)??;
+    let (backend, rows) = ask_over(backend, target, &text).await?;
     let mut blockers: HashMap<i32, Vec<i32>> = HashMap::new();
     let number = |value: Option<&bytes::Bytes>| std::str::from_utf8(value?).ok()?.parse::<i32>().ok();
     for row in &rows {

@@ -6,19 +6,17 @@
 
 use super::Pools;
 use super::cell::Cell;
-use crate::backend::ask::{self, Row};
-use crate::backend::{Backend, dial};
+use super::locks::{PATIENCE, ask_over};
+use crate::backend::ask::Row;
 use crate::book::{LeakClass, LeakEvent, LeaseId, Outcome};
 use crate::config::Mode;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::time::timeout;
 
 /// Cases asked about at once; of more nothing is known.
 const MOST: usize = 50;
-/// How long a connection, and an answer, may take.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A case with a transaction of which nobody knows whether it has written.
 pub(super) struct Open {
@@ -73,18 +71,12 @@ impl Pools {
             let pools = self.clone();
             tokio::spawn(async move {
                 let pids = open.iter().map(|one| one.pid.to_string()).collect::<Vec<_>>().join(",");
-                let target = pool.target().clone();
-                let asking = async {
-                    let mut backend = match spare {
-                        Some(backend) => backend,
-                        None => dial(&target, PATIENCE).await.ok()?,
-                    };
-                    let rows = ask::ask(&mut backend, &question(&pids)).await.ok()?;
-                    Some((backend, rows))
+                let question = question(&pids);
+                let answer = timeout(PATIENCE, ask_over(spare, pool.target(), &question)).await;
+                let (backend, rows) = match answer {
+                    Ok(Ok((backend, rows))) => (Some(backend), rows),
+                    _ => (None, Vec::new()),
                 };
-                let answer = timeout(PATIENCE, asking).await.ok().flatten();
-                let (backend, rows) =
-                    answer.map_or((None, Vec::new()), |(backend, rows)| (Some(backend), rows));
                 pools.note_writers(&open, &rows);
                 pools.return_spare(address, backend);
             });
@@ -113,18 +105,6 @@ fn question(pids: &str) -> String {
 fn wrote(row: &Row, pid: i32) -> Option<bool> {
     let of = std::str::from_utf8(row.first()?.as_ref()?).ok()?.parse::<i32>().ok()?;
     (of == pid).then_some(row.get(1)?.as_deref() == Some(b"t"))
-}
-
-/// Where the connection is while nobody asks over it.
-impl Pools {
-    fn borrow_spare(&self, address: &Arc<str>) -> Option<Option<Backend>> {
-        let mut spares = self.spares.lock();
-        spares.entry(address.clone()).or_default().borrow()
-    }
-
-    fn return_spare(&self, address: Arc<str>, backend: Option<Backend>) {
-        self.spares.lock().entry(address).or_default().give_back(backend);
-    }
 }
 
 #[cfg(test)]

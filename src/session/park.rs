@@ -21,6 +21,7 @@ use super::private::{self, Trouble};
 use super::reply::isolation;
 use super::serve::End;
 use super::tracker::{Injected, Op, OpKind};
+use super::transaction::parse;
 use super::virtual_tx::Resume;
 use super::{Session, Socket, begins_lazily};
 use crate::book::LeaseId;
@@ -439,14 +440,6 @@ fn unsafe_of(rows: &[Option<private::Row>]) -> Option<Names> {
 fn told(body: &[u8]) -> Report {
     let field = |tag| String::from_utf8_lossy(error_field(body, tag).unwrap_or_default()).into_owned();
     isolation::lost(&field(b'M'))
-}
-
-fn parse(out: &mut BytesMut, text: &[u8]) {
-    message(out, b'P', |out| {
-        out.put_u8(0);
-        out.extend_from_slice(text);
-        out.extend_from_slice(&[0, 0, 0]);
-    });
 }
 
 /// Bind of the unnamed statement to the unnamed portal, parameters in text.

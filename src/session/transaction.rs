@@ -215,11 +215,7 @@ impl<S> Session<S> {
             Lead::Nothing | Lead::Failed => return,
         };
         self.up.lane.make(|out| {
-            message(out, b'P', |out| {
-                out.put_u8(0);
-                out.extend_from_slice(&text);
-                out.extend_from_slice(&[0, 0, 0]);
-            });
+            parse(out, &text);
             out.extend_from_slice(BIND_EXECUTE_CLOSE);
         });
         for kind in [OpKind::Parse, OpKind::Bind, OpKind::Execute, OpKind::Close] {
@@ -256,6 +252,15 @@ impl<S: Socket> Session<S> {
             End::fault(&Fault::BackendLost)
         })
     }
+}
+
+/// Parse of the unnamed statement.
+pub(super) fn parse(out: &mut BytesMut, text: &[u8]) {
+    message(out, b'P', |out| {
+        out.put_u8(0);
+        out.extend_from_slice(text);
+        out.extend_from_slice(&[0, 0, 0]);
+    });
 }
 
 /// Bind, Execute and Close of the unnamed portal.
