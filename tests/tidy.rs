@@ -13,22 +13,20 @@ const FLOORS: [(u8, &[&str]); 7] = [
     (6, &["main", "lib", "server", "drain", "reload", "cli"]),
     (5, &["console", "http"]),
     (4, &["session"]),
-    (3, &["net", "backend", "pool", "auth", "fleet"]),
-    (2, &["book", "statements", "state", "breaker", "adapt"]),
+    (3, &["net", "backend", "pool", "auth"]),
+    (2, &["book", "statements", "state"]),
     (1, &["wire"]),
     (0, &["tag", "config", "metrics", "clock", "log"]),
 ];
 
 /// Rooms and files that decide and do not act.
-const PURE: [&str; 11] = [
+const PURE: [&str; 9] = [
     "session/tracker",
     "session/virtual_tx",
     "session/reply",
     "book",
     "statements",
     "state",
-    "breaker",
-    "adapt",
     "wire",
     "tag",
     "config",

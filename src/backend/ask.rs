@@ -2,7 +2,8 @@
 //! that come back. For a few short rows; anything unexpected ends it.
 
 use super::dial::Backend;
-use crate::wire::backend::{message, row_values};
+use crate::wire::backend::row_values;
+use crate::wire::compose::query;
 use crate::wire::walk::{HEADER, Header};
 use bytes::{Buf, Bytes, BytesMut};
 use std::io;
@@ -35,10 +36,7 @@ pub type Row = Vec<Option<Bytes>>;
 /// See [`AskError`].
 pub async fn ask(backend: &mut Backend, text: &str) -> Result<Vec<Row>, AskError> {
     let mut out = BytesMut::new();
-    message(&mut out, b'Q', |out| {
-        out.extend_from_slice(text.as_bytes());
-        out.extend_from_slice(b"\0");
-    });
+    query(&mut out, text.as_bytes());
     backend.stream.write_all(&out).await?;
     let (mut rows, mut buf, mut left) = (Vec::new(), BytesMut::new(), MAX_ANSWER);
     loop {

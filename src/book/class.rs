@@ -4,8 +4,8 @@
 //! A class is known by its number for as long as the process lives, also when a reload takes it out of
 //! the configuration: then it is like any class without reserve or cap until its last lease is back.
 
-use super::fair::{Key, Kind};
 use super::limits::part;
+use super::turns::{Key, Kind};
 use super::{Claim, WaiterId};
 use crate::config::{ClassMatch, ClassRule, Config, MatchKey, NORMAL, Reserve, Share};
 use crate::tag::Tag;

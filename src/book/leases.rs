@@ -1,16 +1,17 @@
 //! The life of a lease: begun at a checkout or a grant, accounted when it comes back.
 
-use super::callsites::Lesson;
-use super::counters::{Dim, Told, nanos};
-use super::fair::{Entrance, units};
-use super::judge::Watch;
+use super::leaks::Lesson;
 use super::pool::Place;
-use super::queue::{Entry, Waiter, Who};
+use super::report::{Dim, Told, nanos};
 use super::requests::Episode;
+use super::turns::{Entrance, units};
+use super::turns::{Entry, Waiter};
+use super::watch::Watch;
+use super::who::Who;
 use super::{
     Action, Book, Checkout, Claim, LeaseId, Outcome, PoolId, Refusal, SessionId, Usage, WaiterId, Warning,
 };
-use crate::config::{PoolMode, Scope};
+use crate::config::PoolMode;
 use crate::tag::Tag;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -186,78 +187,6 @@ impl<B, W> Book<B, W> {
         refusal
     }
 
-    /// Where a claim is accounted, made if new.
-    fn who(&mut self, claim: &Claim, now: Instant) -> Who {
-        let class = self.classes.of_claim(claim);
-        let budgets = self.budgets_of(claim.pool, class, &claim.tag);
-        let (limits, pools) = (&self.limits, &self.pools);
-        let tenant = &claim.tag.tenant;
-        let (share, fresh) = self.shares.find_or_insert(claim.pool.0, tenant, || {
-            let size = pools[claim.pool.0 as usize].rules.size;
-            super::share::Share::new(claim.pool, tenant, limits, size, now)
-        });
-        if fresh {
-            self.next_share = self.next_share.wrapping_add(1);
-            self.shares[share].serial = self.next_share;
-        }
-        let request = claim.tag.request.as_ref().filter(|_| !claim.login).map(|id| {
-            let (at, fresh) =
-                self.requests.find_or_insert(0, id, || super::requests::Request::new(claim.tag.clone(), now));
-            if !fresh {
-                let over = self.requests[at].seen(&claim.tag, &self.limits.request, now);
-                over.into_iter().for_each(|end| self.endings.count(end));
-            }
-            self.requests[at].budgets = budgets;
-            self.requests[at].used_by(&claim.tag, claim.pool);
-            at
-        });
-        let pool = &mut self.pools[claim.pool.0 as usize];
-        if pool.parts.see(class) {
-            pool.parts.rules(&self.classes, pool.rules.size);
-        }
-        let serial = self.shares[share].serial;
-        let mut guess = self.predictor.guess(serial, claim.fingerprint, claim.tag.route.as_deref());
-        guess.long &= pool.minds_long();
-        Who { share, request, budgets, class, guess }
-    }
-
-    /// The number of the budgets that hold for work with these tags in a pool.
-    fn budgets_of(&mut self, pool: PoolId, class: super::class::ClassId, tag: &Tag) -> u32 {
-        let pool = &self.pools[pool.0 as usize];
-        self.limits.number(&Scope {
-            database: &pool.database,
-            user: &pool.user,
-            class: Some(&self.classes.get(class).name),
-            route: tag.route.as_deref(),
-            tenant: &tag.tenant,
-        })
-    }
-
-    /// After a reload: all that is held and waits is judged by the budgets that hold now.
-    pub(super) fn renumber(&mut self) {
-        for (at, _) in self.requests.names() {
-            self.requests[at].budgets = 0;
-        }
-        let leases =
-            self.leases.iter().map(|(id, held)| (Ok(*id), held.pool, held.who.class, held.tag.clone()));
-        let waiters = self
-            .waiters
-            .iter()
-            .map(|(id, waiter)| (Err(*id), waiter.claim.pool, waiter.who.class, waiter.claim.tag.clone()));
-        for (id, pool, class, tag) in leases.chain(waiters).collect::<Vec<_>>() {
-            let budgets = self.budgets_of(pool, class, &tag);
-            let who = match id {
-                Ok(lease) => self.leases.get_mut(&lease).map(|lease| &mut lease.who),
-                Err(waiter) => self.waiters.get_mut(&waiter).map(|waiter| &mut waiter.who),
-            };
-            let Some(who) = who else { continue };
-            who.budgets = budgets;
-            if let Some(request) = who.request {
-                self.requests[request].budgets = budgets;
-            }
-        }
-    }
-
     /// Ends a wait with a lease, whose slot is counted already.
     pub(super) fn grant(
         &mut self,
@@ -344,8 +273,7 @@ impl<B, W> Book<B, W> {
         self.next_lease += 1;
         let &Claim { session, pool, login, fingerprint, .. } = claim;
         let tag = claim.tag.clone();
-        if let Some(by) = super::overrun::first_look(&self.limits.budgets(who.budgets).statement, &tag.own())
-        {
+        if let Some(by) = super::watch::first_look(&self.limits.budgets(who.budgets).statement, &tag.own()) {
             self.wake(super::limits::later(asked.at, by));
         }
         let lease = Lease {

@@ -13,14 +13,29 @@
 //!                  checkin(None), idle_closed           evicted        Evict
 //! ```
 //!
+//! This floor has the nouns that every rule reads, and the two places where things happen: `leases.rs`, when
+//! somebody asks or gives back, and `tick.rs`, when time has passed. The rules are in rooms:
+//!
+//! | room | |
+//! |---|---|
+//! | `turns` | who is next: lines, fair queueing, finish first; who is refused |
+//! | `slots` | which pool may open one more backend, and where a free one goes |
+//! | `requests` | all leases with one request id: their ledger, their end, their storms |
+//! | `watch` | what a held lease may still do: the budgets of time, parking |
+//! | `leaks` | which leases will not come back by themselves |
+//! | `deadlocks` | who waits for one another, and the way out |
+//! | `report` | what is counted, told, shown, advised |
+//!
+//! A tenant in a pool is `share.rs`, a class `class.rs`, and `who.rs` is whom a claim is accounted to.
+//!
 //! What must hold, and `model.rs` holds it to:
 //!
 //! * leased + idle + dialling + leaving is at most a pool's size (and overflow, while clients wait),
 //!   and at most `server.max_backends` over all pools;
 //! * nobody waits while a backend is idle that they may have;
-//! * tenants of a pool are served by what they have had (`fair.rs`), a tenant's waiters in order of
-//!   arrival, those who go on with a request first (`groups.rs`), and nobody who could make requests
-//!   wait for one another (`finish.rs`);
+//! * tenants of a pool are served by what they have had (`turns::fair`), a tenant's waiters in order of
+//!   arrival, those who go on with a request first (`turns::groups`), and nobody who could make requests
+//!   wait for one another (`turns::finish`);
 //! * every waiter ends exactly once: granted, refused, or cancelled.
 //!
 //! **What the caller owes.** Carry out actions in order. A backend has to be found in the idle store
@@ -29,67 +44,41 @@
 //! backend once: by `checkin`, `dialled`, `idle_closed`, `idle_vanished` or `evicted`, after it is
 //! closed if it is. Wake a timer at [`Book::due`].
 
-pub mod advice;
-mod aftermath;
-mod agenda;
-mod banker;
-mod burst;
-mod callsites;
 mod class;
-mod classify;
-mod counters;
-mod db_time;
 mod deadlocks;
-mod depth;
-mod ends;
-mod fair;
-mod finish;
-mod groups;
-mod judge;
-mod knot;
-mod leak_watch;
 mod leaks;
 mod leases;
 mod limits;
-mod locks;
-mod overrun;
-mod overstay;
-mod park;
-mod peaks;
 mod pins;
 mod pool;
-mod predict;
-mod queue;
+mod report;
 mod requests;
-mod retries;
 mod roll;
-pub mod saturation;
 mod share;
-mod show;
-mod sketch;
 mod slots;
-mod storms;
+mod tick;
+mod turns;
 mod types;
-mod untie;
-pub mod view;
-mod violations;
+mod verdicts;
+mod watch;
+mod who;
 
 #[cfg(test)]
 mod model;
 #[cfg(test)]
 mod tests;
 
-pub use classify::{Evidence, Threshold};
 pub use deadlocks::{DEADLOCKS_KEPT, Deadlock, DeadlockKind, Resolution, Suspect};
-pub use ends::{End, RequestOver};
-pub use leaks::{CLOSED_KEPT, LeakClass, LeakEvent, Outcome};
+pub use leaks::{CLOSED_KEPT, Evidence, LeakClass, LeakEvent, Outcome, Threshold};
+pub use report::view::{self, View};
+pub use report::{Violation, advice, saturation};
+pub use requests::{End, RequestOver};
 pub use types::*;
-pub use view::View;
-pub use violations::Violation;
+pub use verdicts::*;
 
 use crate::config::{Config, Mode, PoolRules, Timed};
-use counters::{Dim, Told};
 use hashbrown::HashMap;
+use report::{Dim, Told};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap as Named, VecDeque};
 use std::marker::PhantomData;
@@ -127,8 +116,8 @@ pub struct Book<B, W> {
     /// Tenants by pool.
     shares: roll::Roll<share::Share>,
     classes: class::Classes,
-    predictor: predict::Predictor,
-    callsites: callsites::CallSites,
+    predictor: turns::Predictor,
+    callsites: leaks::CallSites,
     requests: roll::Roll<requests::Request>,
     /// Requests with waiters held back.
     crowded: BTreeSet<u32>,
@@ -139,25 +128,25 @@ pub struct Book<B, W> {
     next_lease: u64,
     next_share: u32,
     leases_peak: u64,
-    waiters: ById<WaiterId, queue::Waiter<W>>,
+    waiters: ById<WaiterId, turns::Waiter<W>>,
     next_waiter: u64,
     /// Waiters by deadline (B9).
-    deadlines: agenda::Agenda<Reverse<Instant>>,
+    deadlines: turns::Agenda<Reverse<Instant>>,
     /// The next number before all places in line, and the next behind them.
     ends: (i64, i64),
 
-    tally: counters::Tally,
-    endings: ends::Endings,
-    storms: storms::Storms,
-    events: violations::Events,
-    peaks: peaks::Peaks,
+    tally: report::Tally,
+    endings: requests::Endings,
+    storms: requests::Storms,
+    events: report::Events,
+    peaks: report::Peaks,
     /// When somebody last asked for a lease, or time was last looked at.
     clock: Option<Instant>,
-    retries: retries::Retries,
+    retries: slots::Retries,
     cases: leaks::Cases,
     deadlocks: deadlocks::Deadlocks,
-    watchman: untie::Watchman,
-    aftermath: aftermath::Aftermath,
+    watchman: deadlocks::Watchman,
+    aftermath: deadlocks::Aftermath,
     pins: Vec<(&'static str, u64)>,
     ticks: u64,
     due: Option<Instant>,
@@ -168,7 +157,7 @@ pub struct Book<B, W> {
     armed: Option<Instant>,
     scratch: Vec<LeaseId>,
     /// Leases that the tick under way looks at more closely.
-    suspects: Vec<overstay::Sight>,
+    suspects: Vec<tick::Sight>,
     /// Requests with leases, as the tick under way has seen them.
     spending: Vec<u32>,
     backends: PhantomData<fn(B) -> B>,
@@ -191,8 +180,8 @@ impl<B, W> Book<B, W> {
             paused: BTreeSet::new(),
             shares: roll::Roll::new(limits::REMEMBERED),
             classes: class::Classes::of(config),
-            predictor: predict::Predictor::new(),
-            callsites: callsites::CallSites::new(),
+            predictor: turns::Predictor::new(),
+            callsites: leaks::CallSites::new(),
             requests: roll::Roll::new(limits::REMEMBERED),
             crowded: BTreeSet::new(),
             sessions: Named::new(),
@@ -202,19 +191,19 @@ impl<B, W> Book<B, W> {
             leases_peak: 0,
             waiters: ById::default(),
             next_waiter: 1,
-            deadlines: agenda::Agenda::new(),
+            deadlines: turns::Agenda::new(),
             ends: (-1, 0),
-            tally: counters::Tally::default(),
-            endings: ends::Endings::default(),
-            storms: storms::Storms::default(),
-            events: violations::Events::default(),
-            peaks: peaks::Peaks::default(),
+            tally: report::Tally::default(),
+            endings: requests::Endings::default(),
+            storms: requests::Storms::default(),
+            events: report::Events::default(),
+            peaks: report::Peaks::default(),
             clock: None,
-            retries: retries::Retries::default(),
+            retries: slots::Retries::default(),
             cases: leaks::Cases::default(),
             deadlocks: deadlocks::Deadlocks::default(),
-            watchman: untie::Watchman::default(),
-            aftermath: aftermath::Aftermath::default(),
+            watchman: deadlocks::Watchman::default(),
+            aftermath: deadlocks::Aftermath::default(),
             pins: Vec::new(),
             ticks: 0,
             due: None,

@@ -2,8 +2,8 @@
 //! the actions late, out of turn, or with failures, as the real one may. After every call the twin,
 //! which recomputes everything from scratch, is asked whether the book's promises hold.
 
+use super::report::view::WaiterView;
 use super::tests::{Setup, setup};
-use super::view::WaiterView;
 use super::*;
 use crate::tag::Tag;
 use proptest::prelude::*;
@@ -243,7 +243,7 @@ impl World {
             true
         };
         let pool = &rows.pools[claim.pool.0 as usize];
-        let elsewhere = |at: fn(&super::view::PoolView) -> usize| {
+        let elsewhere = |at: fn(&super::report::view::PoolView) -> usize| {
             rows.pools.iter().filter(|other| other.id != pool.id).map(at).sum::<usize>()
         };
         let taken =
@@ -296,7 +296,7 @@ impl World {
         assert_eq!(view.waiters.len(), self.waiting.len());
         let deadline = view.waiters.iter().map(|waiter| waiter.deadline).min();
         assert!(deadline.is_none_or(|deadline| {
-            self.book.due().is_some_and(|due| due <= deadline.max(self.now + overstay::TICK_LEAST))
+            self.book.due().is_some_and(|due| due <= deadline.max(self.now + tick::TICK_LEAST))
         }));
         assert!(self.held.is_empty() || self.book.due().is_some(), "leases unwatched");
         assert_eq!(view.leases.len(), self.held.len());
@@ -520,7 +520,7 @@ impl World {
         let pool = self.evictions.remove(at as usize % self.evictions.len());
         let backend = self.stores[pool.0 as usize].pop().expect("what leaves is in the store");
         self.live.remove(&backend);
-        self.book.evicted(self.now, pool, true, actions);
+        self.book.evicted(self.now, pool, actions);
     }
 
     /// Everybody goes home: then nothing is held, waited for, or counted.

@@ -3,8 +3,8 @@
 //! Sessions tell when a lease gets its first pin; it stays counted until it comes back. Two sessions
 //! that ask and pin in the same instant may be one too many, which harms nobody.
 
-use super::counters::{Dim, Told};
 use super::limits::part;
+use super::report::{Dim, Told};
 use super::{Book, LeaseId, PoolId, Refusal, Warning};
 use crate::config::Mode;
 

@@ -1,8 +1,8 @@
 //! One pool's numbers: where its backends are, how dialling goes, what it has done so far.
 
-use super::agenda::Agenda;
 use super::class::ClassId;
-use super::counters::Histogram;
+use super::report::Histogram;
+use super::turns::Agenda;
 use super::{LeaseId, PoolId, Usage, WaiterId};
 use crate::config::PoolRules;
 use std::cmp::Reverse;
@@ -112,14 +112,14 @@ pub(super) struct Pool {
     pub(super) mins: u32,
     pub(super) unmet_mins: u32,
     /// Requests that hold leases here and may need more.
-    pub(super) banker: super::banker::Banker,
+    pub(super) banker: super::turns::Banker,
     pub(super) waiting: usize,
     /// In the book's list of pools where somebody is barred from a backend that is free.
     pub(super) stalled: bool,
     /// In the book's list of pools that want a backend and could not have one yet.
     pub(super) hungry: bool,
     pub(super) dials: Dials,
-    pub(super) burst: super::burst::Burst,
+    pub(super) burst: super::slots::Burst,
     /// Since when it has had neither a leased nor an idle backend.
     pub(super) empty_since: Option<Instant>,
     pub(super) last_used: Instant,
@@ -145,7 +145,7 @@ pub(super) struct Mean {
 impl Mean {
     /// One more. A single very long one counts as sixteen times the mean: it says little of the next.
     pub(super) fn add(&mut self, value: Duration) {
-        let nanos = super::counters::nanos(value);
+        let nanos = super::report::nanos(value);
         self.samples += 1;
         let weight = self.samples.min(LATELY);
         let most = self.nanos.saturating_mul(LATELY).max(1_000_000);
@@ -245,12 +245,12 @@ impl Pool {
             long_in_use: 0,
             mins: 0,
             unmet_mins: 0,
-            banker: super::banker::Banker::default(),
+            banker: super::turns::Banker::default(),
             waiting: 0,
             stalled: false,
             hungry: false,
             dials: Dials::default(),
-            burst: super::burst::Burst::default(),
+            burst: super::slots::Burst::default(),
             empty_since: Some(now),
             last_used: now,
             pinned: 0,

@@ -1,11 +1,12 @@
 //! One tenant in one pool: its caps, what it has had, and its waiters that are lined up.
 
-use super::banker::Banker;
 use super::class::ClassId;
-use super::fair::{Key, Kind};
 use super::limits::{Limits, cap};
 use super::roll::Busy;
-use super::{PoolId, WaiterId, groups};
+use super::turns::Banker;
+use super::turns::{Key, Kind};
+use super::turns::{NEW, arrival};
+use super::{PoolId, WaiterId};
 use crate::config::Mode;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
@@ -59,7 +60,7 @@ pub(super) struct Flow {
 }
 
 /// Waiters of a tenant that are alike to the scheduler: those that go on with a request first
-/// ([`super::groups`]), then by order of arrival.
+/// ([`super::turns`]), then by order of arrival.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) class: ClassId,
@@ -73,9 +74,9 @@ impl Lane {
     /// When the first of it arrived, as a number of its own.
     pub(super) fn oldest(&self) -> i64 {
         let front = self.ready.first_key_value().map_or(i64::MAX, |(&turn, _)| turn);
-        match groups::arrival(front) {
+        match arrival(front) {
             arrived if arrived == front => front,
-            arrived => self.ready.range(groups::NEW..).next().map_or(arrived, |(&new, _)| new.min(arrived)),
+            arrived => self.ready.range(NEW..).next().map_or(arrived, |(&new, _)| new.min(arrived)),
         }
     }
 }
@@ -105,7 +106,7 @@ impl Share {
             lanes: SmallVec::new(),
             demand: 0,
             banker: None,
-            minute: Minute { since: now, now: Duration::ZERO, before: Duration::ZERO },
+            minute: Minute { until: now + MINUTE, now: Duration::ZERO, before: Duration::ZERO },
             leases_total: 0,
             held: Duration::ZERO,
             active: Duration::ZERO,
@@ -167,7 +168,8 @@ impl Share {
 /// lies within sixty seconds, taken as spread evenly.
 #[derive(Debug)]
 pub(super) struct Minute {
-    since: Instant,
+    /// When this minute is over.
+    until: Instant,
     now: Duration,
     before: Duration,
 }
@@ -176,19 +178,17 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 impl Minute {
     pub(super) fn add(&mut self, held: Duration, now: Instant) {
-        let age = now.saturating_duration_since(self.since);
-        if age >= MINUTE {
-            self.before = if age < 2 * MINUTE { self.now } else { Duration::ZERO };
-            (self.since, self.now) = (now, Duration::ZERO);
+        if now >= self.until {
+            self.before = if now < self.until + MINUTE { self.now } else { Duration::ZERO };
+            (self.until, self.now) = (now + MINUTE, Duration::ZERO);
         }
         self.now += held;
     }
 
     pub(super) fn sum(&self, now: Instant) -> Duration {
-        let age = now.saturating_duration_since(self.since);
-        match MINUTE.checked_sub(age) {
+        match self.until.checked_duration_since(now) {
             Some(left) => self.now + self.before.mul_f64(left.as_secs_f64() / 60.0),
-            None => self.now.mul_f64((2.0 - age.as_secs_f64() / 60.0).max(0.0)),
+            None => self.now.mul_f64((1.0 - now.duration_since(self.until).as_secs_f64() / 60.0).max(0.0)),
         }
     }
 }
@@ -201,7 +201,7 @@ mod tests {
     fn a_minute_slides() {
         let start = Instant::now();
         let s = Duration::from_secs;
-        let mut minute = Minute { since: start, now: s(0), before: s(0) };
+        let mut minute = Minute { until: start + MINUTE, now: s(0), before: s(0) };
         minute.add(s(30), start + s(1));
         assert_eq!(minute.sum(start + s(59)), s(30));
         assert_eq!(minute.sum(start + s(90)), s(15));

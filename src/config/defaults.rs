@@ -125,6 +125,7 @@ impl Default for TagRules {
                 comment("tenant"),
                 TagSource::User,
             ],
+            tenant_keys: Vec::new(),
             request: vec![TagSource::Set, comment("request_id"), comment("traceparent"), TagSource::Startup],
             strip_comments: true,
             idle_ttl: seconds(5),

@@ -331,6 +331,7 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
         key!(Config, "server.max_backends", count(1, MAX_BACKENDS), server.max_backends),
         key!(Config, "server.connect_parallel", count(1, 1_000), server.connect_parallel),
         key!(Config, "tag.tenant", ListOf { each: Source("bursar.tenant"), least: 0 }, tag.tenant),
+        key!(Config, "tag.tenant_keys", ListOf { each: SettingName, least: 0 }, tag.tenant_keys),
         key!(Config, "tag.request", ListOf { each: Source("bursar.request_id"), least: 0 }, tag.request),
         key!(Config, "tag.strip_comments", Flag, tag.strip_comments),
         key!(Config, "tag.idle_ttl", span(TICK, 30), tag.idle_ttl),
@@ -444,7 +445,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "pool.tls",
     "readiness",
     "server.tls",
-    "tag.tenant_keys",
     "tenant.NAME.burst",
     "tls",
 ];

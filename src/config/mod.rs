@@ -9,12 +9,14 @@
 //! Files are read here, once, at start and reload; nothing is watched, logged or connected to.
 
 mod assemble;
+mod budgets;
 mod class;
 mod defaults;
 mod environment;
 mod fault;
 mod keys;
 mod parking;
+mod pools;
 mod rules;
 mod scopes;
 mod show;
@@ -22,9 +24,14 @@ mod types;
 mod units;
 mod written;
 
+pub use budgets::{Budgets, Isolation, Leak, Mode, Requests, Share, TenantRule, Timed};
 pub use class::{ClassMatch, ClassRule, Express, MatchKey, NORMAL, Pattern, Reserve, STATEMENT_PREFIX};
 pub use fault::{Fault, Faults, Place, Wrong};
 pub use parking::{ParkMode, Parking};
+pub use pools::{
+    ContextPolicy, ContextSource, Policies, Policy, PoolMode, PoolRules, ReplicationRule, Reset, Reuse,
+    TenantContext,
+};
 pub use scopes::{Places, Scope, Scopes};
 pub use show::{Caution, NeedsRestart, Setting, reload_faults};
 pub use types::*;

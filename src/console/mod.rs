@@ -46,6 +46,13 @@ pub const PARAMETERS: [(&str, &str); 8] = [
     ("transaction_isolation", "read committed"),
 ];
 
+/// How many statements a text has; `None` if it cannot be read. For the fuzz target.
+#[doc(hidden)]
+#[must_use]
+pub fn statements(text: &str) -> Option<usize> {
+    sql::parse(text).ok().map(|statements| statements.len())
+}
+
 /// Serves one administrator, from the first ReadyForQuery (already sent) to the end. Ends by itself
 /// when the client leaves, breaks the protocol, or `shutdown` says so (FATAL 57P01). Not cancel safe:
 /// dropping it may cut a reply.

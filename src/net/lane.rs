@@ -26,8 +26,8 @@ const SLICES: usize = 16;
 /// A read at least this long is taken as part of a long result: PostgreSQL sends 8 KiB at a time.
 const LONG_READ: usize = 8000;
 
-/// Room for bytes of Bursar's own that an idle lane keeps.
-const MADE_KEPT: usize = 512;
+/// Room for bytes of Bursar's own that an idle lane keeps: for the answer to a BEGIN, not for the greeting.
+const MADE_KEPT: usize = 64;
 
 /// A socket that may know, without a system call, that there is nothing to read or no room to write.
 ///

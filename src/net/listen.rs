@@ -3,8 +3,8 @@
 //!
 //! What happens with an accepted stream, and how many there may be, is decided by the caller.
 
-use super::stream::{Stream, spare_loopback};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use super::stream::{Stream, keep_alive, spare_loopback};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
@@ -60,12 +60,7 @@ impl Listener {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_keepalive(
-            &TcpKeepalive::new()
-                .with_time(KEEPALIVE_IDLE)
-                .with_interval(KEEPALIVE_INTERVAL)
-                .with_retries(KEEPALIVE_RETRIES),
-        )?;
+        keep_alive(&socket, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES)?;
         if address.ip().is_loopback() {
             spare_loopback(SockRef::from(&socket));
         }

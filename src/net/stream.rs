@@ -186,12 +186,7 @@ impl Stream {
         let Stream::Tcp(tcp) = self else { return Ok(()) };
         tcp.set_nodelay(true)?;
         let socket = SockRef::from(tcp);
-        socket.set_tcp_keepalive(
-            &TcpKeepalive::new()
-                .with_time(KEEPALIVE_IDLE)
-                .with_interval(KEEPALIVE_INTERVAL)
-                .with_retries(KEEPALIVE_RETRIES),
-        )?;
+        keep_alive(&socket, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES)?;
         #[cfg(target_os = "linux")]
         socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
         if self.is_local() {
@@ -199,6 +194,18 @@ impl Stream {
         }
         Ok(())
     }
+}
+
+/// Has the kernel probe a peer that has been silent for `idle`, every `interval`, and give it up after so many
+/// probes without an answer (`SO_KEEPALIVE` and its `TCP_KEEP*`, tcp(7)).
+pub(super) fn keep_alive(
+    socket: &Socket,
+    idle: Duration,
+    interval: Duration,
+    retries: u32,
+) -> io::Result<()> {
+    let probes = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries);
+    socket.set_tcp_keepalive(&probes)
 }
 
 /// Takes the plainest congestion control for a connection that never leaves this machine: nothing gets

@@ -36,9 +36,11 @@ impl Pools {
             }
             Action::Close { backend, .. } => Store::discard(backend),
             Action::Evict { pool } => {
-                let closed = self.by_id(pool).is_some_and(|pool| pool.store.evict_one());
+                if let Some(pool) = self.by_id(pool) {
+                    pool.store.evict_one();
+                }
                 let mut actions = Vec::new();
-                self.book.lock().evicted(clock::now(), pool, closed, &mut actions);
+                self.book.lock().evicted(clock::now(), pool, &mut actions);
                 self.carry_out(actions);
             }
             Action::End { session, lease, why } => self.order(session, Order::End(lease, why)),

@@ -6,6 +6,7 @@ use super::Pools;
 use crate::book::advice::{Advice, Seen, advise};
 use crate::book::saturation::{Instance, Sample, Saturated, setting};
 use crate::clock;
+use crate::config::ParkMode;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -69,11 +70,16 @@ impl Pools {
         let book = self.book.lock();
         let (view, callsites) = (book.view(now), book.callsites());
         drop(book);
+        // Where parking is enforced, what could be parked is.
+        let observed = self.config().budget.parking.mode == ParkMode::Observe;
+        let parking = if observed { self.parking() } else { HashMap::new() };
+        let parkable: Vec<_> = parking.into_iter().map(|(pool, row)| (pool, row.parkable)).collect();
         advise(&Seen {
             pools: &view.pools,
             requests: &view.requests,
             callsites: &callsites,
             saturated: &self.saturated(),
+            parkable: &parkable,
             uptime: now.saturating_duration_since(self.started),
         })
     }

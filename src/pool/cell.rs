@@ -4,7 +4,10 @@
 //! transaction; the janitor, the console and cancel requests read it. Orders go the other way: they
 //! are left here and the session is woken.
 
+mod cancel;
 mod signs;
+
+pub use cancel::{Begun, CancelTicket, OwnLock};
 
 use super::view::{LeaseDetail, StatementTrace};
 use crate::backend::trail::{Trail, fingerprint};
@@ -52,6 +55,8 @@ pub enum State {
     Idle,
     /// Queued for a lease.
     Waiting,
+    /// In a transaction that has given its backend back.
+    Parked,
     /// Holds a lease that does this.
     Leased(Doing),
 }
@@ -64,6 +69,7 @@ impl State {
             State::Login => "login",
             State::Idle => "idle",
             State::Waiting => "waiting",
+            State::Parked => "parked",
             State::Leased(Doing::Active | Doing::Cleaning) => "active",
             State::Leased(Doing::IdleInTx) => "idle_in_tx",
             State::Leased(Doing::Pinned) => "pinned",
@@ -142,17 +148,6 @@ struct Link {
     cancels: u32,
     /// What runs is cancelled for this.
     own_lock: Option<Box<OwnLock>>,
-}
-
-/// A statement that waits for a lock of its own request, for the words of its error.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnLock {
-    /// Its backend's process id, and its fingerprint.
-    pub waits: (i32, String),
-    /// The same of the lease that has the lock, and of its last statement.
-    pub holds: (i32, String),
-    /// For how long that has been idle in transaction.
-    pub idle: Duration,
 }
 
 impl Link {
@@ -448,6 +443,12 @@ impl Cell {
         (live.state == State::Leased(Doing::Active)).then(|| live.since.max(passed))
     }
 
+    /// When the statement that runs began; `None` = none does.
+    #[must_use]
+    pub fn runs_since(&self) -> Option<Instant> {
+        self.statement_of(&self.live.lock())
+    }
+
     /// State, tag, lease and backend pid, for views.
     #[must_use]
     pub fn glance(&self) -> (State, Arc<Tag>, Option<LeaseId>, i32) {
@@ -492,105 +493,5 @@ impl Cell {
             client: self.client.clone(),
             statements: statements.collect(),
         })
-    }
-
-    /// A cancel request with the right key has come. A queued session cancels its wait; a session
-    /// whose backend works for it gives a ticket to send the signal with; otherwise nothing
-    /// happens, as in PostgreSQL.
-    ///
-    /// For one statement, if given: where another one runs by now there is nothing to cancel.
-    #[must_use]
-    pub fn begin_cancel(self: &Arc<Self>, statement: Option<Instant>) -> Begun {
-        let mut live = self.live.lock();
-        if live.state == State::Waiting && statement.is_none() {
-            drop(live);
-            self.order(Order::CancelWait);
-            return Begun::Queued;
-        }
-        let running = self.statement_of(&live);
-        let busy = running.is_some() && (statement.is_none() || statement == running);
-        let Some(link) = live.link.as_mut().filter(|_| busy) else { return Begun::Idle };
-        if link.injected {
-            return Begun::NotYet;
-        }
-        link.cancels += 1;
-        let (handle, lease) = (link.cancel.clone(), link.lease);
-        Begun::Signal(CancelTicket { cell: self.clone(), handle, lease, statement })
-    }
-
-    /// The statement that this lease has been running since `since` is to be cancelled, because it
-    /// waits for a lock of its own request. `None` if it is over.
-    #[must_use]
-    pub fn begin_own_cancel(
-        self: &Arc<Self>,
-        lease: LeaseId,
-        since: Instant,
-        lock: OwnLock,
-    ) -> Option<CancelTicket> {
-        let mut live = self.live.lock();
-        let runs = self.statement_of(&live) == Some(since);
-        let link = live.link.as_mut().filter(|link| runs && link.lease == lease && !link.injected)?;
-        link.cancels += 1;
-        link.own_lock = Some(Box::new(lock));
-        Some(CancelTicket { cell: self.clone(), handle: link.cancel.clone(), lease, statement: Some(since) })
-    }
-
-    /// Why the statement that has just been cancelled was, if it was for a lock of its own request.
-    #[must_use]
-    pub fn take_own_lock(&self) -> Option<Box<OwnLock>> {
-        self.live.lock().link.as_mut()?.own_lock.take()
-    }
-}
-
-/// What a cancel request comes to.
-#[derive(Debug)]
-pub enum Begun {
-    /// The backend works for the session: send the signal.
-    Signal(CancelTicket),
-    /// The session was queued and gives up its place.
-    Queued,
-    /// The backend is still busy with something of Bursar's own, ahead of the client's statement.
-    NotYet,
-    /// There is nothing to cancel.
-    Idle,
-}
-
-/// The right to send one cancel: while it exists the backend stays with its session.
-#[derive(Debug)]
-pub struct CancelTicket {
-    cell: Arc<Cell>,
-    /// Where to send it.
-    pub handle: Arc<CancelHandle>,
-    lease: LeaseId,
-    statement: Option<Instant>,
-}
-
-impl CancelTicket {
-    /// Whether the backend still works for its session; to be asked just before sending.
-    #[must_use]
-    pub fn is_wanted(&self) -> bool {
-        self.runs_since().is_some()
-    }
-
-    /// When the statement began that would be hit.
-    #[must_use]
-    pub fn runs_since(&self) -> Option<Instant> {
-        let live = self.cell.live.lock();
-        live.link.as_ref().filter(|link| link.lease == self.lease && !link.injected)?;
-        let running = self.cell.statement_of(&live);
-        running.filter(|_| self.statement.is_none() || self.statement == running)
-    }
-}
-
-impl Drop for CancelTicket {
-    fn drop(&mut self) {
-        let mut live = self.cell.live.lock();
-        let Some(link) = live.link.as_mut().filter(|link| link.lease == self.lease) else { return };
-        link.cancels = link.cancels.saturating_sub(1);
-        let last = link.cancels == 0;
-        drop(live);
-        if last {
-            self.cell.order(Order::CancelDone);
-        }
     }
 }

@@ -205,6 +205,7 @@ impl Pools {
             rules: ArcSwap::new(Arc::new(rules)),
             statements: Mutex::default(),
             parking: Parking::default(),
+            tag: Mutex::default(),
             greetings: Mutex::default(),
             refusal: watch::Sender::new(None),
             backends: Mutex::default(),

@@ -7,6 +7,7 @@ use crate::config::PoolRules;
 use crate::state::fence::Fence;
 use crate::state::{Set, SetKey};
 use crate::statements;
+use crate::tag::Tag;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -38,6 +39,8 @@ pub struct Pool {
     pub statements: Mutex<statements::Table>,
     /// What its sessions share about parked transactions.
     pub parking: Parking,
+    /// What the tags of the last session came to at its login: those of most others come to the same.
+    pub tag: Mutex<Arc<Tag>>,
     pub(super) greetings: Mutex<HashMap<SetKey, Greeting>>,
     /// The last refusal of the server to let us in, for logins that wait for a first backend.
     pub(super) refusal: watch::Sender<Option<Bytes>>,

@@ -10,15 +10,15 @@
 
 use super::reply;
 use super::serve::End;
-use super::tracker::{Injected, Note, OpKind, Tracker};
+use super::tracker::{Injected, OpKind, Tracker};
 use super::transaction::FAILED_BLOCK;
-use super::up::{FAIL, SYNC};
+use super::up::FAIL;
 use super::{Session, Socket, private};
 use crate::clock;
 use crate::config::PoolMode;
 use crate::wire::backend::TxStatus;
+use crate::wire::compose::SYNC;
 use crate::wire::error::Report;
-use crate::wire::frontend::Kind;
 use std::time::Duration;
 
 /// How long a cancelled statement may take to end.
@@ -41,19 +41,17 @@ impl<S: Socket> Session<S> {
             return Ok(());
         }
         let closing = || End::Overstayed(Box::new(reply::closing(why.clone())));
-        if self.up.rest > 0 && self.up.keep {
-            // Half a message has been sent, and its other half may never come.
+        if self.up.is_mid_message() {
             return Err(closing());
         }
         let busy = self.tracker.is_busy();
-        if self.tracker.is_copying_in() {
-            self.tracker.client(Kind::CopyFail, Note::default());
-            self.up.lane.put(COPY_FAIL);
-        }
-        let mut open = self.end_open_segment(&why);
+        let copying = self.fail_copy(COPY_FAIL);
+        // What a COPY that fails makes of the client's Syncs is found out first: nothing may go out meanwhile.
+        let in_doubt = self.tracker.is_in_doubt();
+        let mut open = !in_doubt && !copying && self.end_open_segment(&why);
         if open || busy {
             self.linked.verdict = busy.then(|| Box::new(why.clone()));
-            self.cancel_what_runs(busy).await.unwrap_or_else(|| Err(closing()))?;
+            self.cancel_what_runs(busy && !in_doubt).await.unwrap_or_else(|| Err(closing()))?;
             // A COPY that has failed now may have left its segment open.
             if self.end_open_segment(&why) {
                 open = true;

@@ -8,11 +8,12 @@ use super::Session;
 use super::locals::Text;
 use super::reply::{self, Fault};
 use super::tracker::{Injected, OpKind};
-use super::up::{FAIL, Next, SYNC, Stop};
-use crate::config::Scope;
+use super::up::{FAIL, Next, Stop};
+use crate::config::{PoolMode, Scope};
 use crate::statements::session::Look;
 use crate::tag::{self, Key};
 use crate::wire::backend::{TxStatus, bare, command_complete, message, text_columns, text_row};
+use crate::wire::compose::SYNC;
 use crate::wire::error::Report;
 use crate::wire::sql::local::Local;
 use bytes::{BufMut, BytesMut};
@@ -182,12 +183,20 @@ impl<S> Session<S> {
         Ok(ended)
     }
 
-    /// The session works for its request no longer, as if its client had reset the tag.
-    pub(super) fn leave_request(&mut self) {
-        // Without a value there is nothing to refuse.
-        let _ = self.tags.set(tag::Scope::Session, Key::RequestId, None, self.now);
-        if let Some(ended) = self.tags.take_ended() {
-            self.pools.request_ended(&ended);
+    /// RESET ALL or DISCARD ALL has run: what the session's tags were set to is gone, as PostgreSQL's settings
+    /// are. In mode request it ends the request as well, as RESET of its tag would.
+    pub(super) fn reset_tags(&mut self) {
+        if self.mode == PoolMode::Request {
+            // Without a value there is nothing to refuse.
+            let _ = self.tags.set(tag::Scope::Session, Key::RequestId, None, self.now);
+            if let Some(ended) = self.tags.take_ended() {
+                self.pools.request_ended(&ended);
+            }
+        }
+        if self.tags.is_set() {
+            self.tags.reset_all();
+            let tag = self.resolve(self.now);
+            self.cell.bound(tag.own());
         }
     }
 

@@ -3,11 +3,11 @@
 use super::reply::{self, Fault};
 use super::shapes::tells_shape;
 use super::tracker::{Desync, Give, Injected, Op, OpKind, marker, wants};
-use super::up::SYNC;
 use super::{Session, named, private};
 use crate::config::PoolMode;
 use crate::net::lane::Lane;
 use crate::wire::backend::{TxStatus, error_field, is_fatal, parameter, ready_for_query};
+use crate::wire::compose::SYNC;
 use crate::wire::sql::scan::{
     Traces, changes_objects, clears_everything, deallocate_all, may_end_traces, says_nothing, tag_traces,
 };
@@ -33,6 +33,9 @@ impl<S> Session<S> {
                 return Ok(());
             }
             if self.tracker.front().is_some_and(|op| op.made_up) {
+                if let Some(head) = Header::read(self.down.lane.unwalked()) {
+                    self.tracker.expect(head.kind);
+                }
                 self.emit_made_up();
             }
             let front = self.tracker.front().copied();
@@ -101,10 +104,10 @@ impl<S> Session<S> {
                 Give::Suppress => head.kind == b'S' && self.linked.ending_block,
                 _ => false,
             };
-            let keep = keep && !(head.kind == b'E' && self.says_own_lock(seen));
             match (named, std::mem::take(&mut self.linked.failed)) {
-                _ if keep && head.kind == b'E' && self.is_cut(seen) => self.pass_cut(total),
-                _ if keep && head.kind == b'E' && self.says_verdict(seen) => self.down.take(total, false),
+                _ if keep && head.kind == b'E' && self.says_why_cancelled(seen) => {
+                    self.down.take(total, false)
+                }
                 _ if keep && head.kind == b'E' && self.says_mismatch(seen, front) => {
                     self.down.take(total, false)
                 }
@@ -119,32 +122,6 @@ impl<S> Session<S> {
                 self.scratch.clear();
             }
         }
-    }
-
-    /// An error for the client: if it is the end of a statement that Bursar has cancelled, the reason is
-    /// said instead. Returns whether it is.
-    fn says_verdict(&mut self, seen: usize) -> bool {
-        if self.linked.verdict.is_none()
-            || error_field(&self.down.lane.unwalked()[HEADER..seen], b'C') != Some(b"57014")
-        {
-            return false;
-        }
-        if let Some(why) = self.linked.verdict.take() {
-            self.down.lane.make(|out| why.encode(out));
-        }
-        true
-    }
-
-    /// Where the server says that a statement was cancelled, and Bursar had it cancelled because it
-    /// waited for a lock of its own request: says so instead. Returns whether it did.
-    fn says_own_lock(&mut self, seen: usize) -> bool {
-        let body = &self.down.lane.unwalked()[HEADER..seen];
-        if error_field(body, b'C') != Some(b"57014") {
-            return false;
-        }
-        let Some(lock) = self.cell.take_own_lock() else { return false };
-        self.down.lane.make(|out| reply::own_lock(&lock).encode(out));
-        true
     }
 
     /// What the session has told itself comes from the process that it takes its server for. Returns
@@ -211,9 +188,15 @@ impl<S> Session<S> {
     /// back for now.
     fn note(&mut self, kind: u8, seen: usize, front: Option<Op>, give: Give) -> Result<bool, Desync> {
         let mut kept_back = false;
+        if kind == b'E' {
+            self.aim_cut();
+        }
         // Behind the last ReadyForQuery nothing runs.
         if matches!(kind, b'C' | b'E' | b'I' | b's') || kind == b'Z' && self.tracker.is_busy() {
             self.cell.passed(self.now);
+        }
+        if kind == b'E' || kind == b'C' && front.is_some_and(|op| op.injected == Some(Injected::Lent)) {
+            self.linked.lending = false;
         }
         let body = &self.down.lane.unwalked()[HEADER..seen];
         match kind {
@@ -243,6 +226,7 @@ impl<S> Session<S> {
                     self.linked.reads_otherwise = true;
                 }
                 let undone = tag == b"ROLLBACK";
+                self.linked.rolled_back |= undone;
                 if let Some(changes) = &mut self.linked.changes {
                     changes.note_outcome(true, undone);
                 }
@@ -258,7 +242,9 @@ impl<S> Session<S> {
                 let pair = parameter(body);
                 if let (Some((name, value)), Some(lease)) = (pair, &mut self.lease) {
                     let backend = lease.backend();
-                    if let Some(changes) = &mut self.linked.changes {
+                    if let Some(changes) = &mut self.linked.changes
+                        && self.tracker.is_last_segment()
+                    {
                         kept_back = changes.keep_back(name, &backend.parameters);
                     }
                     backend.learn_parameter(name, value);
@@ -272,7 +258,7 @@ impl<S> Session<S> {
                     (self.linked.beginning, self.linked.unbegun) = (false, true);
                 }
                 if self.tracker.takes_sync() {
-                    if self.up.rest > 0 && self.up.keep {
+                    if self.up.is_mid_message() {
                         return Err(Desync(kind));
                     }
                     self.up.lane.put(SYNC);
@@ -299,7 +285,7 @@ impl<S> Session<S> {
                 let refused = matches!(error_field(body, b'C'), Some(b"25P02" | b"57014"));
                 let deallocated = front.is_some_and(|op| op.deallocates_all) && !refused;
                 if give == Give::InjectedError {
-                    if front.is_some_and(|op| op.injected == Some(Injected::Fence)) {
+                    if front.is_some_and(|op| matches!(op.injected, Some(Injected::Fence | Injected::Lent))) {
                         // Nothing that follows is an answer for the client.
                         self.linked.unfenced =
                             Some(String::from_utf8_lossy(error_field(body, b'M').unwrap_or_default()).into());
@@ -313,6 +299,9 @@ impl<S> Session<S> {
                 self.settle_copy()?;
             }
             b'Z' => {
+                if let Some(drops) = &mut self.linked.drops {
+                    drops.ended = drops.over;
+                }
                 // A Query, whose end says that it ran.
                 if let Some(op) = front.filter(|op| op.kind == OpKind::Query && op.injected.is_none()) {
                     self.statements.ran_query(op.noted);
@@ -366,6 +355,7 @@ impl<S> Session<S> {
             return Ok(false);
         }
         self.linked.at_ready = true;
+        self.linked.rolled_back = false;
         let idle = self.tracker.status() == TxStatus::Idle;
         if idle && std::mem::take(&mut self.linked.altered) {
             // Seen by everybody from now on, or never. Who parses a text anew gets what it means now.
@@ -394,6 +384,7 @@ impl<S> Session<S> {
         }
         self.end_cut();
         self.linked.context_due = idle && self.fence.is_some();
+        self.linked.lent = false;
         self.linked.text_noted = false;
         self.linked.deallocating = false;
         self.linked.uses.clear();
@@ -439,7 +430,7 @@ impl<S> Session<S> {
     /// that the client has only half sent, so that the backend need not wait for the rest.
     fn settle_copy(&mut self) -> Result<(), Desync> {
         let marker = self.tracker.take_marker();
-        let half_sent = self.up.rest > 0 && self.up.keep && !self.tracker.is_copying_in();
+        let half_sent = self.up.is_mid_message() && !self.tracker.is_copying_in();
         if half_sent && (marker || !self.tracker.is_busy()) {
             if self.up.rest > MAX_PADDING {
                 return Err(Desync(b'd'));

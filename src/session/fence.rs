@@ -2,6 +2,9 @@
 //! of the client's first bytes and in the same write, and taken back before anybody else has the backend
 //! (wire.md C4).
 //!
+//! Where the client's first segment is a transaction of its own, known from end to end, the context is lent
+//! to that alone (`lend`), and there is nothing to take back.
+//!
 //! A lease that outlives its transaction (session mode, a pin) gets the context again where each
 //! transaction begins, also because the client may have named another tenant. Within a transaction the
 //! tenant stays what it was; a statement that says it is another one's is refused.
@@ -94,6 +97,7 @@ impl<S> Session<S> {
                 let same = value.is_some() && value == self.linked.context.tenant.as_deref();
                 return if same { Ok(()) } else { Err(self.violated(Isolation::V1, &tag)) };
             }
+            Key::Tenant if self.keys_deny(key, told) => Isolation::V1,
             Key::UserId if differs(&tag.user_id) => Isolation::V6,
             Key::RequestId if differs(&tag.request) => Isolation::V7,
             _ => return Ok(()),
@@ -149,7 +153,10 @@ impl<S> Session<S> {
         }
         // A tenant that no context may have got no lease.
         let context = self.fence.as_ref().and_then(|fence| fence.context(tag, &self.pool.user).ok());
-        self.send_context(backend, context.unwrap_or_default());
+        let context = context.unwrap_or_default();
+        if !self.lend_context(backend, &context) {
+            self.send_context(backend, context);
+        }
     }
 
     fn send_context(&mut self, backend: &mut Backend, context: Context) {
@@ -261,6 +268,10 @@ impl<S> Session<S> {
         let Some(fence) = self.fence.clone() else { return Standing::Same };
         if self.tracker.is_copying_in() {
             return Standing::Same;
+        }
+        if self.linked.lent && !self.tracker.is_unsynced() {
+            // The segment that has the context is complete; behind it there is none.
+            return Standing::Behind;
         }
         let tag = self.resolve(self.now);
         if self.linked.context_due {

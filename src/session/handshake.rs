@@ -12,7 +12,7 @@ mod replication;
 
 use super::passthrough::{Passed, Passthrough};
 use super::policy::Masks;
-use super::registry::{Registered, Registry};
+use super::registry::{CancelKey, Registered, Registry};
 use super::reply::{self, Fault};
 use super::tracker::Tracker;
 use super::virtual_tx::VirtualTx;
@@ -24,7 +24,7 @@ use crate::config::{AuthMethod, CONSOLE, PoolMode};
 use crate::metrics::Login;
 use crate::net::lane::Lane;
 use crate::pool::cell::Cell;
-use crate::pool::{Greeting, Pools};
+use crate::pool::{Greeting, Pool, Pools};
 use crate::state::Set;
 use crate::state::fence::Fence;
 use crate::statements::Planner;
@@ -36,7 +36,6 @@ use crate::wire::startup::{First, Replication, Startup};
 use bytes::{BufMut, BytesMut};
 use intake::Intake;
 use replication::Opened;
-use smallvec::SmallVec;
 use std::io;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
@@ -54,7 +53,7 @@ pub enum Arrival<S> {
         /// Of BackendKeyData.
         pid: u32,
         /// Of BackendKeyData.
-        key: SmallVec<[u8; 32]>,
+        key: CancelKey,
     },
 }
 
@@ -165,12 +164,12 @@ enum Met {
     Session(Box<Prepared>),
     Replication(Box<Opened>),
     Console(BytesMut),
-    Cancel { pid: u32, key: SmallVec<[u8; 32]> },
+    Cancel { pid: u32, key: CancelKey },
 }
 
 /// A session as far as it exists without its socket.
 struct Prepared {
-    pool: Arc<crate::pool::Pool>,
+    pool: Arc<Pool>,
     cell: Arc<Cell>,
     suffix: Option<Arc<str>>,
     tags: Tags,
@@ -369,7 +368,7 @@ async fn prepare(
     let pool = pools.pool(&startup.database, &user).ok_or_else(no_database)?;
     let settings = settings(visitor, &startup)?;
     let cell = Arc::new(new_cell(visitor, &startup, pool.database.clone(), pool.user.clone()));
-    let (tags, tag, warning, seat) = admit(visitor, &cell, &startup, suffix.as_deref())?;
+    let (tags, tag, warning, seat) = admit(visitor, &cell, Some(&pool), &startup, suffix.as_deref())?;
 
     let session_mode = pool.rules().mode == PoolMode::Session;
     let (parameters, lease) = greeting::greet(pools, &pool, &cell, &tag, &settings, session_mode).await?;
@@ -409,11 +408,11 @@ fn welcome(
     out: &mut BytesMut,
 ) -> Registered {
     let key_len = if startup.agreed_minor() >= 2 { 32 } else { 4 };
-    let registered = visitor.registry.register(pid, key_len, cell);
+    let (registered, key) = visitor.registry.register(pid, key_len, cell);
     if let Some(warning) = warning {
         reply::warning(&warning).encode(out);
     }
-    greeting::encode(parameters, pid, &registered.key, out);
+    greeting::encode(parameters, pid, &key, out);
     registered
 }
 
@@ -421,6 +420,7 @@ fn welcome(
 fn admit(
     visitor: &Visitor<'_>,
     cell: &Arc<Cell>,
+    pool: Option<&Pool>,
     startup: &Startup,
     suffix: Option<&str>,
 ) -> Result<(Tags, Arc<Tag>, Option<Warning>, Seat), Refused> {
@@ -432,7 +432,12 @@ fn admit(
         application_name: &cell.application,
         user_suffix: suffix,
     };
-    let tag = tags.resolve(&pools.config().tag, &identity, clock::now()).clone();
+    let (config, now) = (pools.config(), clock::now());
+    tags.resolve(&config.tag, &identity, now);
+    if let Some(pool) = pool {
+        tags.share(&mut pool.tag.lock());
+    }
+    let tag = tags.resolve(&config.tag, &identity, now).clone();
     let warning =
         pools.login(cell, &tag.tenant).map_err(|refusal| Refused::Told(reply::refusal_at_login(&refusal)))?;
     let seat = Seat { pools: pools.clone(), id: cell.id, tenant: tag.tenant.clone() };

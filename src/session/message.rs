@@ -10,7 +10,8 @@ use std::ops::Range;
 
 /// Whether enough of a message is there to decide it: all of it where its text or a name at its end
 /// matters, as long as it can be held; a Bind's two names; of everything else the header.
-pub(super) fn is_enough(kind: Kind, total: usize, bytes: &[u8]) -> bool {
+#[must_use]
+pub fn is_enough(kind: Kind, total: usize, bytes: &[u8]) -> bool {
     let there = bytes.len();
     match kind {
         Kind::Query | Kind::Parse => there >= total.min(Lane::HELD),
@@ -21,7 +22,8 @@ pub(super) fn is_enough(kind: Kind, total: usize, bytes: &[u8]) -> bool {
 }
 
 /// The text of a Query, or as much of it as is there, and whether that is all.
-pub(super) fn query_text(bytes: &[u8], total: usize) -> (&[u8], bool) {
+#[must_use]
+pub fn query_text(bytes: &[u8], total: usize) -> (&[u8], bool) {
     let there = &bytes[HEADER..total.min(bytes.len())];
     (there.strip_suffix(&[0]).unwrap_or(there), bytes.len() >= total)
 }
@@ -31,8 +33,9 @@ pub(super) fn too_long() -> Scan {
     Scan { traces: Traces::SUSPECT.with(Traces::HIDDEN), only_local_sets: false, sets_locally: false }
 }
 
-/// A message without the bytes to be cut from it, its length corrected.
-pub(super) fn without(message: &[u8], cut: Option<Range<usize>>) -> Cow<'_, [u8]> {
+/// A whole message without the bytes to be cut from it, its length corrected.
+#[must_use]
+pub fn without(message: &[u8], cut: Option<Range<usize>>) -> Cow<'_, [u8]> {
     let Some(cut) = cut else { return message.into() };
     let mut shorter = Vec::with_capacity(message.len());
     shorter.extend_from_slice(&message[..cut.start]);

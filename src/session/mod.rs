@@ -16,7 +16,7 @@
 //! | `serve` | the only loop: what happens after each event of the relay |
 //! | `relay` | spans between client and leased backend, both ways, in one poll |
 //! | `up`, `down` | what to do with each client message, each server message |
-//! | `message` | what one client message shows by itself |
+//! | [`message`] | what one client message shows by itself |
 //! | [`virtual_tx`] | the transaction the client sees, where its backend's is another one |
 //! | `transaction` | what that means for messages and leases |
 //! | `abort` | a transaction is taken from a client that stays |
@@ -28,6 +28,7 @@
 //! | `park` | a transaction that has only read gives its backend back while its client is silent |
 //! | `policy` | what a session may leave on a backend |
 //! | `fence` | the tenant context of row-level security: given with a lease, taken back after it |
+//! | `lend` | that context for a segment that is a transaction of its own |
 //! | `settings` | what a session sets, resets and leaves: noted, asked for, carried on |
 //! | `stall` | clients that do not take their results |
 //! | `private` | Bursar's own words with a backend: questions, rollback, scrub |
@@ -43,8 +44,9 @@ mod claim;
 mod down;
 mod fence;
 pub mod handshake;
+mod lend;
 pub mod locals;
-mod message;
+pub mod message;
 mod named;
 mod overrun;
 mod park;
@@ -57,7 +59,10 @@ pub mod reply;
 mod serve;
 mod settings;
 mod shapes;
+#[cfg(test)]
+mod sizes_tests;
 mod stall;
+mod tenant_keys;
 pub mod tracker;
 mod transaction;
 mod up;
@@ -80,6 +85,7 @@ use crate::wire::sql::scan::Traces;
 use bytes::BytesMut;
 use locals::Locals;
 use settings::Changes;
+use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::AsyncWrite;
@@ -200,6 +206,11 @@ impl Stretch {
         self.rest -= n;
         self.rest == 0
     }
+
+    /// Whether half of a message has been passed on, whose other half may never come.
+    fn is_mid_message(&self) -> bool {
+        self.rest > 0 && self.keep
+    }
 }
 
 /// A look at a statement's text that need not be taken twice.
@@ -217,6 +228,10 @@ struct Linked {
     context: Context,
     /// To be given to it again before the next statement, with which a transaction begins.
     context_due: bool,
+    /// It has it for the client's segment alone.
+    lent: bool,
+    /// And has not said so yet; nothing may overtake that.
+    lending: bool,
     /// The backend is looked at before it is given back (V4).
     looks: bool,
     /// It could not be given, for this.
@@ -254,12 +269,15 @@ struct Linked {
     may_have_ended: bool,
     /// A ReadyForQuery has just been walked: the moment to ask whether the lease may end.
     at_ready: bool,
+    /// A ROLLBACK, whole or to a savepoint, has completed since: the transaction has not failed any more,
+    /// though no ReadyForQuery has said so.
+    rolled_back: bool,
     /// Something that takes prepared statements away may be on its way.
     deallocating: bool,
     /// What the client calls the statement whose use has just failed.
     failed: Option<Box<named::Name>>,
-    /// What the client calls the statements that messages sent since the last rest use.
-    uses: Vec<named::Name>,
+    /// What the client calls the statements that messages sent since the last rest use: mostly one.
+    uses: SmallVec<[named::Name; 1]>,
     /// The backend may have other prepared statements than it is believed to.
     untrusted: bool,
     /// What is being asked about the rows of statements.

@@ -18,9 +18,10 @@ use crate::metrics::Unparkable;
 use crate::statements::session::{Look, Need};
 use crate::statements::table::PREFIX;
 use crate::statements::{Facts, Planner, Sharing, Statement, StatementId};
-use crate::wire::backend::{TxStatus, error_field, message};
+use crate::wire::backend::{TxStatus, error_field, error_with_name};
 use crate::wire::frontend::{self, Kind};
-use crate::wire::sql::lead::{Deallocates, deallocates, is_dated};
+use crate::wire::sql::bound::Bound;
+use crate::wire::sql::lead::{Deallocates, deallocates, is_dated, is_read_alike};
 use crate::wire::sql::local::Local;
 use crate::wire::sql::scan::Traces;
 use crate::wire::walk::HEADER;
@@ -98,10 +99,15 @@ impl<S> Session<S> {
         let Ok(statement) = interned else {
             return self.fail(OpKind::Parse, total, &Fault::TooManyStatements);
         };
-        match self.provide(&statement) {
+        match self.provide(&statement, Injected::Instead) {
             Need::Parse { .. } => {}
             Need::Nothing if self.tracker.knows_status() => {
-                if self.tracker.status() == TxStatus::Failed && !statement.facts.exits {
+                let failed = self.tracker.status() == TxStatus::Failed && !self.linked.rolled_back;
+                if failed && !statement.facts.exits {
+                    if self.tracker.is_unsynced() && self.tracker.is_busy() {
+                        // What is ahead of it may roll back.
+                        return self.hold_parse(glance);
+                    }
                     // PostgreSQL refuses it before it looks at the name.
                     self.probe(parse.name, &statement);
                 }
@@ -148,11 +154,15 @@ impl<S> Session<S> {
             Found::Undefined(fault) => return self.fail(OpKind::Bind, total, &fault),
             Found::Stop(stop) => return Next::Stop(stop),
         };
-        if self.waits_to_reset(statement.text(), statement.facts.scan.traces) {
+        let scan = statement.facts.scan;
+        let Some(bind) = self.bind_body(total, scan) else { return Next::Stop(Stop::More) };
+        let parse = scan.sets().then(|| statement.clone());
+        let bound = parse.as_ref().and_then(|parse| Bound::read(parse.tail(), &bind));
+        if self.waits_to_reset(statement.text(), bound.as_ref(), scan.traces) {
             return Next::Stop(Stop::Hold);
         }
         let statement = self.fitting(statement);
-        if self.is_checking() || self.provide(&statement) == Need::Replies || self.is_checking() {
+        if self.waits_for(&statement) {
             return Next::Stop(Stop::Hold);
         }
         if statement.is_stale() {
@@ -161,7 +171,7 @@ impl<S> Session<S> {
         self.count(|usage| usage.binds += 1);
         let facts = &statement.facts;
         self.linked.deallocating |= facts.deallocates;
-        self.note_bind(statement.text(), facts.scan, portal == 1);
+        self.note_bind(statement.text(), bound.as_ref(), scan, portal == 1);
         self.note_portal(HEADER..HEADER + portal - 1, facts.scan.only_local_sets);
         self.note_text(&statement);
         let names_portal: &[u8] = if portal == 1 { b"" } else { b"?" };
@@ -182,7 +192,7 @@ impl<S> Session<S> {
             Found::Stop(stop) => return Next::Stop(stop),
         };
         let statement = self.fitting(statement);
-        if self.is_checking() || self.provide(&statement) == Need::Replies || self.is_checking() {
+        if self.waits_for(&statement) {
             return Next::Stop(Stop::Hold);
         }
         if statement.is_stale() {
@@ -231,10 +241,14 @@ impl<S> Session<S> {
         if self.may_lose_names() {
             return Found::Stop(Stop::Hold);
         }
+        let reserved = name.starts_with(PREFIX);
+        if self.lease.is_none() && !reserved {
+            return Found::Stop(Stop::NeedBackend);
+        }
         match self.statements.look(name) {
             Look::Replies => Found::Stop(Stop::Hold),
             // On the backend this may be another session's.
-            Look::None if name.starts_with(PREFIX) => {
+            Look::None if reserved => {
                 Found::Undefined(Fault::UndefinedStatement { name: String::from_utf8_lossy(name).into() })
             }
             _ if self.lease.is_none() => Found::Stop(Stop::NeedBackend),
@@ -257,10 +271,16 @@ impl<S> Session<S> {
     }
 
     /// The statement as it means now: parsed under other settings, it must not be used for sessions
-    /// that share it under those of its first Parse.
+    /// that share it under those of its first Parse. Where the text might be read otherwise now, the copy that
+    /// was read at the time of its Parse is taken, if the backend has it: PostgreSQL plans that anew as well.
     fn fitting(&mut self, statement: Arc<Statement>) -> Arc<Statement> {
         let planner = self.planner();
         if statement.fits(planner) {
+            return statement;
+        }
+        if !is_read_alike(statement.text())
+            && self.lease.as_mut().is_some_and(|lease| lease.backend().prepared.touch(statement.id))
+        {
             return statement;
         }
         let sharing = Sharing::Among(planner);
@@ -268,8 +288,16 @@ impl<S> Session<S> {
         interned.unwrap_or(statement)
     }
 
-    /// Sees to it that the backend has a statement before whatever is sent next.
-    fn provide(&mut self, statement: &Arc<Statement>) -> Need {
+    /// Sees to it that the backend has a statement before it is used. Returns whether its use has to wait.
+    fn waits_for(&mut self, statement: &Arc<Statement>) -> bool {
+        self.is_checking()
+            || self.provide(statement, Injected::InPlace) == Need::Replies
+            || self.is_checking()
+    }
+
+    /// Sees to it that the backend has a statement before whatever is sent next. Its Parse, if it lacks it, is
+    /// Bursar's own or the client's.
+    fn provide(&mut self, statement: &Arc<Statement>, whose: Injected) -> Need {
         let Some(lease) = &mut self.lease else { return Need::Replies };
         let need = self.statements.need(statement.id, &mut lease.backend().prepared, self.max_prepared);
         if let Need::Parse { evict } = need {
@@ -277,7 +305,7 @@ impl<S> Session<S> {
                 self.up.lane.make(|out| old.write_close(out));
                 self.tracker.inject(OpKind::Close, Injected::InPlace);
             }
-            self.send_parse(statement);
+            self.send_parse(statement, whose);
             self.check_shape(statement);
         }
         need
@@ -307,12 +335,12 @@ impl<S> Session<S> {
         self.linked.reads_otherwise || self.linked.traces.any(Traces::HIDDEN.with(Traces::TEMP))
     }
 
-    fn send_parse(&mut self, statement: &Statement) {
+    fn send_parse(&mut self, statement: &Statement, whose: Injected) {
         // What it means under settings that have changed is not what others share.
         self.linked.untrusted |= self.sets() && !statement.is_alone();
         self.count(|usage| usage.server_parses += 1);
         self.up.lane.make(|out| statement.write_parse(out));
-        self.tracker.inject(OpKind::Parse, Injected::InPlace);
+        self.tracker.inject(OpKind::Parse, whose);
         self.note_text(statement);
     }
 
@@ -336,13 +364,7 @@ impl<S> Session<S> {
         let copied = total <= COPIED && self.up.lane.unwalked().len() >= total;
         let end = if copied { total } else { name.end };
         self.up.lane.rewrite(end, |old, out| {
-            let start = out.len();
-            out.extend_from_slice(&old[..name.start]);
-            let before = out.len();
-            id.write_name(out);
-            let len = total - 1 - name.len() + (out.len() - before);
-            out.extend_from_slice(&old[name.end..]);
-            out[start + 1..start + HEADER].copy_from_slice(&(len as i32).to_be_bytes());
+            frontend::rename(old, total, name, |out| id.write_name(out), out);
         });
         self.up.take(total - end, true);
     }
@@ -403,20 +425,7 @@ impl<S> Session<S> {
             let mut shared = BytesMut::new();
             id.write_name(&mut shared);
             shared.truncate(shared.len() - 1);
-            message(out, b'E', |out| {
-                for field in old[HEADER..].split_inclusive(|&byte| byte == 0) {
-                    let at = memchr::memmem::find(field, &shared).filter(|_| field[0] == b'M');
-                    let end = at.map_or(0, |at| at + shared.len());
-                    match at {
-                        Some(at) if !field[end].is_ascii_digit() => {
-                            out.extend_from_slice(&field[..at]);
-                            out.extend_from_slice(name);
-                            out.extend_from_slice(&field[end..]);
-                        }
-                        _ => out.extend_from_slice(field),
-                    }
-                }
-            });
+            error_with_name(out, &old[HEADER..], &shared, name);
         });
     }
 

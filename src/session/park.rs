@@ -21,7 +21,6 @@ use super::private::{self, Trouble};
 use super::reply::isolation;
 use super::serve::End;
 use super::tracker::{Injected, Op, OpKind};
-use super::transaction::parse;
 use super::virtual_tx::Resume;
 use super::{Session, Socket, begins_lazily};
 use crate::book::LeaseId;
@@ -32,10 +31,11 @@ use crate::pool::lease::Lease;
 use crate::pool::parking::Ticket;
 use crate::state::parking::Seen;
 use crate::state::volatile::{self, Names};
-use crate::wire::backend::{TxStatus, error_field, message};
+use crate::wire::backend::{TxStatus, error_field};
+use crate::wire::compose;
 use crate::wire::error::Report;
 use crate::wire::walk::{HEADER, cstr};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,7 @@ pub(super) struct Watch {
     /// Since when the client has been silent in a transaction that could be parked, or might be.
     idle: Option<Instant>,
     /// Its transaction is parked.
-    ticket: Option<Ticket>,
+    ticket: Option<Box<Ticket>>,
 }
 
 impl Watch {
@@ -166,6 +166,7 @@ impl<S> Session<S> {
         self.park.seen.ready(TxStatus::Idle, false);
         if let Some(ticket) = self.park.ticket.take() {
             ticket.end(Park::Ended, self.now);
+            self.cell.park(false, self.now);
         }
     }
 
@@ -173,6 +174,7 @@ impl<S> Session<S> {
     pub(super) fn watch_lost(&mut self) {
         if let Some(ticket) = self.park.ticket.take() {
             ticket.end(Park::Lost, self.now);
+            self.cell.park(false, self.now);
         }
         self.park.seen.bar(Unparkable::Statement);
     }
@@ -235,23 +237,24 @@ impl<S> Session<S> {
         }
         let mut ops = vec![OpKind::Parse, OpKind::Bind, OpKind::Execute];
         self.up.lane.make(|out| {
-            parse(out, &resume.begin);
-            bind(out, &[]);
-            execute(out);
+            compose::parse(out, b"", &resume.begin, &[]);
+            compose::bind(out, b"", &[]);
+            out.put_slice(compose::EXECUTE);
             // It has had a query before, and so it has again: it cannot choose another isolation level.
-            parse(out, if resume.settings.is_empty() { b"SELECT" } else { RESTORE });
+            let text = if resume.settings.is_empty() { &b"SELECT"[..] } else { RESTORE };
+            compose::parse(out, b"", text, &[]);
             ops.push(OpKind::Parse);
             if resume.settings.is_empty() {
-                bind(out, &[]);
-                execute(out);
+                compose::bind(out, b"", &[]);
+                out.put_slice(compose::EXECUTE);
                 ops.extend([OpKind::Bind, OpKind::Execute]);
             }
             for (key, value) in &resume.settings {
-                bind(out, &[key.as_bytes(), value]);
-                execute(out);
+                compose::bind(out, b"", &[key.as_bytes(), value]);
+                out.put_slice(compose::EXECUTE);
                 ops.extend([OpKind::Bind, OpKind::Execute]);
             }
-            message(out, b'C', |out| out.put_slice(b"P\0"));
+            out.put_slice(compose::CLOSE_PORTAL);
             ops.push(OpKind::Close);
         });
         for kind in ops {
@@ -306,9 +309,10 @@ impl<S: Socket> Session<S> {
             Fit::Yes(settings) => {
                 self.end_silence();
                 // Before somebody else has the backend and asks how that came.
-                self.park.ticket = Some(Ticket::new(&self.pool, began, since));
+                self.park.ticket = Some(Box::new(Ticket::new(&self.pool, began, since)));
                 self.give_up_backend().await;
                 self.tx.park(Resume { begin: open.begin, settings });
+                self.cell.park(true, self.now);
                 Ok(())
             }
             Fit::No(what, why) => {
@@ -440,21 +444,4 @@ fn unsafe_of(rows: &[Option<private::Row>]) -> Option<Names> {
 fn told(body: &[u8]) -> Report {
     let field = |tag| String::from_utf8_lossy(error_field(body, tag).unwrap_or_default()).into_owned();
     isolation::lost(&field(b'M'))
-}
-
-/// Bind of the unnamed statement to the unnamed portal, parameters in text.
-fn bind(out: &mut BytesMut, values: &[&[u8]]) {
-    message(out, b'B', |out| {
-        out.put_slice(&[0, 0, 0, 0]);
-        out.put_u16(values.len() as u16);
-        for value in values {
-            out.put_u32(value.len() as u32);
-            out.put_slice(value);
-        }
-        out.put_u16(0);
-    });
-}
-
-fn execute(out: &mut BytesMut) {
-    message(out, b'E', |out| out.put_slice(&[0, 0, 0, 0, 0]));
 }

@@ -5,12 +5,14 @@ use crate::backend::Backend;
 use crate::net::buffers::Buffers;
 use crate::net::lane::Lane;
 use crate::state::{Set, text};
-use crate::wire::backend::{TxStatus, error_field, message, parameter, row_values};
+use crate::wire::backend::{TxStatus, error_field, parameter, row_values};
 use crate::wire::sql::scan::Traces;
 use crate::wire::walk::{HEADER, Header};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use std::future::poll_fn;
 use std::time::Duration;
+
+pub(super) use crate::wire::compose::query;
 
 /// How long a backend may take for a statement of Bursar's own before it is closed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -162,14 +164,6 @@ struct Said {
     status: Option<TxStatus>,
     refused: Option<Bytes>,
     answer: Answer,
-}
-
-/// Appends a Query.
-pub(super) fn query(out: &mut BytesMut, text: &[u8]) {
-    message(out, b'Q', |out| {
-        out.extend_from_slice(text);
-        out.put_u8(0);
-    });
 }
 
 fn read(lane: &mut Lane, backend: &mut Backend, said: &mut Said) -> Result<(), Trouble> {

@@ -42,6 +42,9 @@ pub struct ClientRow {
     pub prepared: usize,
 }
 
+/// What a client says to have its statement cancelled, beside a process id.
+pub type CancelKey = SmallVec<[u8; 32]>;
+
 /// The cancel keys of this process, and its sessions' rows.
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -50,7 +53,7 @@ pub struct Registry {
 
 #[derive(Debug)]
 struct Keyed {
-    key: SmallVec<[u8; 32]>,
+    key: CancelKey,
     cell: Arc<Cell>,
 }
 
@@ -60,20 +63,18 @@ pub struct Registered {
     registry: Arc<Registry>,
     pid: u32,
     id: SessionId,
-    /// The key to tell the client.
-    pub key: SmallVec<[u8; 32]>,
 }
 
 impl Registry {
     /// Gives a session a random cancel key of `len` bytes (4, or 32 with protocol 3.2) under a
-    /// process id, which several sessions may share.
+    /// process id, which several sessions may share. The key is to be told to the client.
     #[must_use]
-    pub fn register(self: &Arc<Self>, pid: u32, len: usize, cell: &Arc<Cell>) -> Registered {
+    pub fn register(self: &Arc<Self>, pid: u32, len: usize, cell: &Arc<Cell>) -> (Registered, CancelKey) {
         let mut key = SmallVec::from_elem(0, len);
         rand::fill(&mut key[..]);
         let keyed = Keyed { key: key.clone(), cell: cell.clone() };
         self.keys.lock().entry(pid).or_default().push(keyed);
-        Registered { registry: self.clone(), pid, id: cell.id, key }
+        (Registered { registry: self.clone(), pid, id: cell.id }, key)
     }
 
     /// The session of a process id and key; keys are compared in constant time.
@@ -130,14 +131,14 @@ mod tests {
     #[test]
     fn a_key_is_good_for_its_session_while_it_lasts() {
         let registry = Arc::new(Registry::default());
-        let (one, two) = (registry.register(7, 4, &cell(1)), registry.register(7, 32, &cell(2)));
-        assert_eq!(registry.by_key(7, &one.key).unwrap().id, SessionId(1));
-        assert_eq!(registry.by_key(7, &two.key).unwrap().id, SessionId(2));
-        assert!(registry.by_key(8, &one.key).is_none());
-        assert!(registry.by_key(7, &two.key[..4]).is_none());
-        let key = one.key.clone();
+        let (one, one_key) = registry.register(7, 4, &cell(1));
+        let (two, two_key) = registry.register(7, 32, &cell(2));
+        assert_eq!(registry.by_key(7, &one_key).unwrap().id, SessionId(1));
+        assert_eq!(registry.by_key(7, &two_key).unwrap().id, SessionId(2));
+        assert!(registry.by_key(8, &one_key).is_none());
+        assert!(registry.by_key(7, &two_key[..4]).is_none());
         drop(one);
-        assert!(registry.by_key(7, &key).is_none());
+        assert!(registry.by_key(7, &one_key).is_none());
         drop(two);
         assert!(registry.keys.lock().is_empty());
     }

@@ -15,14 +15,26 @@ use super::up::{FLUSH, Stop};
 use super::{Session, Socket};
 use crate::clock;
 use crate::wire::error::Report;
+use std::future::Future;
+use std::pin::pin;
 use std::task::{Context, Poll};
 
 /// Unsent bytes with which a lease may end: the client gets them from its lane, the backend is free
 /// (wire.md A4).
 const SPOOL: usize = 64 << 10;
 
-/// Reads a direction may do in one poll before other sessions get their turn.
+/// How often a poll goes through both directions before other sessions get their turn.
 const TURNS: usize = 4;
+
+/// Bytes that a direction may move in one go before other sessions get their turn: a long stream takes some
+/// hundred microseconds of every turn, and not until its sockets are empty, which they may never be.
+const SHARE: usize = 256 << 10;
+
+/// Lets everybody else have a turn first, those included whose sockets have become ready meanwhile; a task
+/// that wakes itself would be served before the runtime looks at these.
+fn yield_turn(cx: &mut Context<'_>) {
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
+}
 
 /// What the loop must act on.
 pub(super) enum Event {
@@ -105,6 +117,7 @@ impl<S: Socket> Session<S> {
     }
 
     fn poll_down_linked(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let mut moved = 0;
         loop {
             match self.down.lane.poll_flush(cx, &mut self.client) {
                 Poll::Ready(Ok(())) => self.note_taken(),
@@ -123,9 +136,16 @@ impl<S: Socket> Session<S> {
                 return Poll::Ready(event);
             }
             let Some(lease) = &mut self.lease else { return Poll::Pending };
+            if moved >= SHARE {
+                yield_turn(cx);
+                return Poll::Pending;
+            }
             match self.down.lane.poll_fill(cx, &mut lease.backend().stream) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(n)) if n > 0 => self.now = clock::now(),
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    self.now = clock::now();
+                    moved += n;
+                }
                 Poll::Ready(_) => return Poll::Ready(Event::BackendGone),
             }
             if self.walk_down().is_err() {
@@ -149,6 +169,7 @@ impl<S: Socket> Session<S> {
 
     /// From the client to the backend.
     pub(super) fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let mut moved = 0;
         loop {
             if let Some(lease) = &mut self.lease {
                 match self.up.lane.poll_flush(cx, &mut lease.backend().stream) {
@@ -161,14 +182,21 @@ impl<S: Socket> Session<S> {
             if self.linked.doomed {
                 return Poll::Pending;
             }
-            let stop = if self.up.lane.unwalked().is_empty() { Stop::More } else { self.walk_up() };
+            let mut stop = if self.up.lane.unwalked().is_empty() { Stop::More } else { self.walk_up() };
+            if matches!(stop, Stop::NeedBackend) {
+                // What makes the backend fit goes out with the message that needs it.
+                stop = match self.begin_at_once() {
+                    Ok(()) => self.walk_up(),
+                    Err(slow) => Stop::Wait(slow),
+                };
+            }
             if self.up.lane.staged() > 0 && self.lease.is_some() {
                 continue;
             }
             match stop {
                 Stop::More => {}
                 Stop::Hold => {
-                    if self.tracker.front().is_some_and(|op| op.made_up) {
+                    if self.tracker.is_reply_due() {
                         self.emit_made_up();
                         continue;
                     }
@@ -178,10 +206,7 @@ impl<S: Socket> Session<S> {
                     }
                     return self.poll_held(cx);
                 }
-                Stop::NeedBackend => match self.begin_at_once() {
-                    Ok(()) => continue,
-                    Err(slow) => return Poll::Ready(Event::Wait(slow)),
-                },
+                Stop::NeedBackend => continue,
                 Stop::Wait(slow) => return Poll::Ready(Event::Wait(slow)),
                 Stop::Terminate => return Poll::Ready(Event::ClientLeft),
                 Stop::Silence => return Poll::Ready(Event::Silence),
@@ -194,14 +219,19 @@ impl<S: Socket> Session<S> {
             if self.up.lane.is_closed() {
                 return Poll::Ready(Event::ClientLeft);
             }
+            if moved >= SHARE {
+                yield_turn(cx);
+                return Poll::Pending;
+            }
             match self.up.lane.poll_fill(cx, &mut self.client) {
                 Poll::Pending => {
                     self.note_silence();
                     return Poll::Pending;
                 }
-                Poll::Ready(Ok(_)) => {
+                Poll::Ready(Ok(n)) => {
                     self.now = clock::now();
                     self.note_speech();
+                    moved += n;
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientLost),
             }

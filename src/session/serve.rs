@@ -92,7 +92,7 @@ impl<S: Socket> Session<S> {
     async fn act(&mut self, event: Event) -> Result<(), End> {
         match event {
             Event::Wait(slow) => Box::pin(self.begin_slowly(slow)).await,
-            Event::Release => self.end_lease().await,
+            Event::Release => Box::pin(self.end_lease()).await,
             Event::Ordered => Box::pin(self.obey()).await,
             Event::ClientLeft => Err(End::Left(self.pool.rules().client_gone_grace)),
             Event::ClientLeftHeld => Box::pin(self.outlast()).await,

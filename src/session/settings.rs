@@ -22,6 +22,8 @@ use crate::clock;
 use crate::config::PoolMode;
 use crate::state::{matters, text};
 use crate::wire::backend::{TxStatus, error_field, parameter_status, ready_for_query};
+use crate::wire::sql::bound::Bound;
+use crate::wire::sql::reserved::mentions;
 use crate::wire::sql::scan::{Scan, Traces};
 use crate::wire::sql::settings::{Touched, touched, touched_for_now};
 use bytes::Bytes;
@@ -57,8 +59,8 @@ impl Changes {
         self.undone |= undone;
     }
 
-    /// A ParameterStatus for the client is kept back while the parameter may change again at once.
-    /// Returns whether it is. `parameters` is what the backend has reported before.
+    /// A ParameterStatus for the client, in the last segment that was sent, is kept back while the parameter may
+    /// change again at once. Returns whether it is. `parameters` is what the backend has reported before.
     pub(super) fn keep_back(&mut self, name: &[u8], parameters: &[(Bytes, Bytes)]) -> bool {
         let resetting = self.holding && self.ran && !self.undone;
         if !self.restoring && !resetting {
@@ -75,17 +77,23 @@ impl<S> Session<S> {
     /// A Query is about to be sent, of whose text a scan says this; or a Parse, of whose every Bind will
     /// not be told.
     pub(super) fn note_scan(&mut self, text: &[u8], scan: Scan) {
-        if let Some(touched) = self.note_traces(text, scan)
+        if let Some(touched) = self.note_traces(text, None, scan)
             && let Some(changes) = &mut self.linked.changes
         {
             changes.segment.then(touched);
         }
     }
 
-    /// A text is about to be bound to a portal. What it resets counts once it is executed; by a portal
-    /// with a name, at once.
-    pub(super) fn note_bind(&mut self, text: &[u8], scan: Scan, unnamed_portal: bool) {
-        let touched = self.note_traces(text, scan);
+    /// A text is about to be bound to a portal, with these values where they can be read. What it resets
+    /// counts once it is executed; by a portal with a name, at once.
+    pub(super) fn note_bind(
+        &mut self,
+        text: &[u8],
+        bound: Option<&Bound<'_>>,
+        scan: Scan,
+        unnamed_portal: bool,
+    ) {
+        let touched = self.note_traces(text, bound, scan);
         let Some(changes) = &mut self.linked.changes else { return };
         match touched {
             touched if unnamed_portal => changes.portal = touched,
@@ -111,17 +119,17 @@ impl<S> Session<S> {
     }
 
     /// Returns what settings the text changes, if any.
-    fn note_traces(&mut self, text: &[u8], scan: Scan) -> Option<Touched> {
+    fn note_traces(&mut self, text: &[u8], bound: Option<&Bound<'_>>, scan: Scan) -> Option<Touched> {
         self.linked.traces = self.linked.traces.with(scan.traces);
         if self.linked.traces.any(Traces::LOCK) {
             self.linked.may_have_ended |= mentions(text, b"pg_advisory_unlock");
         }
         if scan.sets() && !self.linked.reads_otherwise {
-            let touched = touched_for_now(text);
+            let touched = touched_for_now(text, bound);
             let named = touched.names.iter().any(|name| matters(name));
             self.linked.reads_otherwise = named || touched.all || touched.unknown;
         }
-        scan.traces.any(Traces::SETTING).then(|| self.note_settings(text))
+        scan.traces.any(Traces::SETTING).then(|| self.note_settings(text, bound))
     }
 
     /// [`Session::note_scan`] of a text in the next message. `text` says where in it.
@@ -135,8 +143,8 @@ impl<S> Session<S> {
         self.note_scan(&text, scan);
     }
 
-    fn note_settings(&mut self, text: &[u8]) -> Touched {
-        let touched = touched(text);
+    fn note_settings(&mut self, text: &[u8], bound: Option<&Bound<'_>>) -> Touched {
+        let touched = touched(text, bound);
         if touched.unknown {
             self.linked.traces = self.linked.traces.with(Traces::HIDDEN);
         }
@@ -149,16 +157,16 @@ impl<S> Session<S> {
 
     /// Whether a text with these traces is not to be sent yet: it resets something, and what was
     /// sent before is to be settled first.
-    pub(super) fn waits_to_reset(&self, text: &[u8], traces: Traces) -> bool {
+    pub(super) fn waits_to_reset(&self, text: &[u8], bound: Option<&Bound<'_>>, traces: Traces) -> bool {
         traces.any(Traces::SETTING)
             && self.tracker.is_clients()
             && !self.tracker.is_unsynced()
             && !self.tracker.is_copying_in()
-            && touched(text).has_resets()
+            && touched(text, bound).has_resets()
     }
 
     /// A Query or Sync has been sent: if the segment resets what the start-up packet set, nothing
-    /// more is taken before that is set again.
+    /// more is taken before that is set again; nor before its tags are, as the client may go on to SET some.
     pub(super) fn hold_for_resets(&mut self) {
         if let Some(changes) = &mut self.linked.changes
             && changes.segment.has_resets()
@@ -168,7 +176,8 @@ impl<S> Session<S> {
                 .as_deref()
                 .is_some_and(|fence| fence.keys().any(|key| changes.segment.is_reset(key)));
             let startup = || self.startup.settings().iter().any(|(name, _)| changes.segment.is_reset(name));
-            changes.holding = fenced || startup();
+            let tagged = changes.segment.is_all_reset() && self.tags.is_set();
+            changes.holding = tagged || fenced || startup();
         }
     }
 
@@ -214,7 +223,7 @@ impl<S> Session<S> {
         }
         let status = self.tracker.status();
         let due = changes.holding && changes.ran && !changes.undone && status != TxStatus::Failed;
-        let middle = self.up.rest > 0 && self.up.keep;
+        let middle = self.up.is_mid_message();
         if due && give == Give::Pass && !middle {
             let reset = |name: &str| changes.segment.is_reset(name);
             let mut text = text::restore(&self.startup, status == TxStatus::InTransaction, reset);
@@ -225,13 +234,15 @@ impl<S> Session<S> {
                 let pid = self.lease.as_mut().map_or(0, |lease| lease.backend().pid);
                 fence.restore(&self.linked.context, pid, &mut text);
             }
-            changes.restoring = true;
-            // A Query drops the unnamed statement.
-            self.statements.unnamed_is_gone();
-            self.up.lane.make(|out| private::query(out, &text));
-            self.tracker.inject(OpKind::Query, Injected::Segment);
-            self.set_injected(true);
-            return true;
+            if !text.is_empty() {
+                changes.restoring = true;
+                // A Query drops the unnamed statement.
+                self.statements.unnamed_is_gone();
+                self.up.lane.make(|out| private::query(out, &text));
+                self.tracker.inject(OpKind::Query, Injected::Segment);
+                self.set_injected(true);
+                return true;
+            }
         }
         self.report_parameters();
         self.finish_segment();
@@ -256,9 +267,9 @@ impl<S> Session<S> {
         let (ran, undone) = (changes.ran, changes.undone);
         (changes.noted, changes.ran, changes.undone, changes.holding) = (false, false, false, false);
         let done = ran && !undone && self.tracker.status() == TxStatus::Idle;
-        if done && self.mode == PoolMode::Request && segment.is_all_reset() {
+        if done && segment.is_all_reset() {
             // DISCARD ALL, RESET ALL: how drivers' pools take a connection back.
-            self.leave_request();
+            self.reset_tags();
         }
         let Some(changes) = &mut self.linked.changes else { return };
         // A statement that was prepared before may set again what its text has named.
@@ -436,11 +447,6 @@ fn readings<'a>(names: &[&'a str], rows: Vec<Option<Row>>) -> Option<Vec<Reading
     names.iter().zip(pairs).map(|(name, (now, base))| Some((*name, value(now)?, value(base)?))).collect()
 }
 
-/// Whether a name occurs anywhere in a text.
-fn mentions(text: &[u8], name: &[u8]) -> bool {
-    text.windows(name.len()).any(|window| window.eq_ignore_ascii_case(name))
-}
-
-fn known(parameters: &[(Bytes, Bytes)], name: &[u8]) -> Option<Bytes> {
+pub(super) fn known(parameters: &[(Bytes, Bytes)], name: &[u8]) -> Option<Bytes> {
     parameters.iter().find(|(known, _)| *known == *name).map(|(_, value)| value.clone())
 }

@@ -72,9 +72,12 @@ impl<S> Session<S> {
         }
     }
 
-    /// An error has come, or all replies: what has not been answered by now will not be.
+    /// An error has come. What was asked behind it in its segment is not answered any more, but what is
+    /// asked in the next one is: its answer must not be taken for that to a later question.
     pub(super) fn forget_asked(&mut self) {
-        self.linked.shapes.own = None;
+        if !self.tracker.is_asking() {
+            self.linked.shapes.own = None;
+        }
     }
 
     /// All replies have come.

@@ -37,6 +37,8 @@ pub(super) struct Drops {
     pub(super) any: bool,
     /// The error has come: what follows is somebody else's.
     pub(super) over: bool,
+    /// And so has its ReadyForQuery, which PostgreSQL sends by itself, a moment later.
+    pub(super) ended: bool,
 }
 
 impl<S> Session<S> {
@@ -105,7 +107,12 @@ impl<S: Socket> Session<S> {
             return Err(End::Told(Box::new(reply::overrun(&why).fatal())));
         }
         // All that is left is in the lane, and waits there.
-        if self.releases() { self.end_lease().await } else { Ok(()) }
+        if self.releases() {
+            return self.end_lease().await;
+        }
+        // What the client had sent ahead runs now: another stall begins.
+        self.cell.stalled(Some(clock::now()));
+        Ok(())
     }
 
     /// Cancels what runs, and reads on until it has ended. Returns whether it has, with nothing lost that
@@ -136,9 +143,9 @@ impl<S: Socket> Session<S> {
                 return Poll::Ready(false);
             }
             collect(&mut self.down.lane, kept);
-            let over = self.linked.drops.as_ref().is_some_and(|drops| drops.over);
+            let ended = self.linked.drops.as_ref().is_some_and(|drops| drops.ended);
             let whole = self.down.rest == 0 && self.down.lane.unwalked().is_empty();
-            if over || (whole && !self.tracker.is_busy()) {
+            if ended || (whole && !self.tracker.is_busy()) {
                 return Poll::Ready(true);
             }
             let Some(lease) = &mut self.lease else { return Poll::Ready(false) };

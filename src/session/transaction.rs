@@ -19,6 +19,7 @@ use super::{Session, Socket, private};
 use crate::pool::cell::Order;
 use crate::pool::lease::Lease;
 use crate::wire::backend::{TxStatus, bare, command_complete, message};
+use crate::wire::compose;
 use crate::wire::error::Report;
 use crate::wire::frontend::{Kind, bind_names, execute_portal, target};
 use crate::wire::sql::local;
@@ -215,8 +216,10 @@ impl<S> Session<S> {
             Lead::Nothing | Lead::Failed => return,
         };
         self.up.lane.make(|out| {
-            parse(out, &text);
-            out.extend_from_slice(BIND_EXECUTE_CLOSE);
+            compose::parse(out, b"", &text, &[]);
+            compose::bind(out, b"", &[]);
+            out.extend_from_slice(compose::EXECUTE);
+            out.extend_from_slice(compose::CLOSE_PORTAL);
         });
         for kind in [OpKind::Parse, OpKind::Bind, OpKind::Execute, OpKind::Close] {
             self.tracker.inject(kind, Injected::Begin);
@@ -224,13 +227,14 @@ impl<S> Session<S> {
         self.linked.beginning = true;
     }
 
-    /// Whether a message must not be sent before the BEGIN ahead of it has been answered: only what comes
-    /// up to the first Query or Sync is skipped if that fails.
+    /// Whether a message must not be sent before what Bursar has sent ahead of the client's, a BEGIN or a
+    /// tenant context, has been answered: only what comes up to the first Query or Sync is skipped if that
+    /// fails.
     pub(super) fn is_behind_begin(&self, kind: Kind) -> bool {
         if self.linked.unbegun {
             return !self.tracker.is_skipping();
         }
-        self.linked.beginning
+        (self.linked.beginning || self.linked.lending)
             && !matches!(kind, Kind::CopyData | Kind::CopyDone | Kind::CopyFail)
             && self.tracker.awaits_ready()
     }
@@ -251,33 +255,5 @@ impl<S: Socket> Session<S> {
             tracing::warn!(%trouble, session = self.cell.id.0, "a failed transaction has no backend");
             End::fault(&Fault::BackendLost)
         })
-    }
-}
-
-/// Parse of the unnamed statement.
-pub(super) fn parse(out: &mut BytesMut, text: &[u8]) {
-    message(out, b'P', |out| {
-        out.put_u8(0);
-        out.extend_from_slice(text);
-        out.extend_from_slice(&[0, 0, 0]);
-    });
-}
-
-/// Bind, Execute and Close of the unnamed portal.
-const BIND_EXECUTE_CLOSE: &[u8] = b"B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0C\0\0\0\x06P\0";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::walk::Header;
-
-    #[test]
-    fn the_canned_messages_are_three() {
-        let (mut at, mut kinds) = (0, String::new());
-        while let Some(head) = Header::read(&BIND_EXECUTE_CLOSE[at..]) {
-            kinds.push(char::from(head.kind));
-            at += head.total().unwrap();
-        }
-        assert_eq!((kinds.as_str(), at), ("BEC", BIND_EXECUTE_CLOSE.len()));
     }
 }

@@ -9,10 +9,12 @@ use super::tracker::{Injected, Note, OpKind, Take};
 use super::{Glance, Session, locals};
 use crate::config::PoolMode;
 use crate::metrics::Unparkable;
+use crate::net::lane::Lane;
 use crate::statements::session::Before;
 use crate::wire::backend::{TxStatus, bare, ready_for_query};
 use crate::wire::error::Report;
 use crate::wire::frontend::{Kind, bind_names, execute_portal, target};
+use crate::wire::sql::bound::Bound;
 use crate::wire::sql::comment;
 use crate::wire::sql::lead::{Deallocates, deallocates};
 use crate::wire::sql::local::{self, Local};
@@ -30,9 +32,6 @@ pub(super) const FAIL: &[u8] = b"E\0\0\0\x10\x01bursar\0\0\0\0\0";
 
 /// Named portals whose SETs are known to be local ones; what others do keeps the backend.
 const LOCAL_PORTALS: usize = 64;
-
-/// Sync.
-pub(super) const SYNC: &[u8] = b"S\0\0\0\x04";
 
 /// Flush.
 pub(super) const FLUSH: &[u8] = b"H\0\0\0\x04";
@@ -112,6 +111,14 @@ impl<S> Session<S> {
             }
             if self.fence.is_some()
                 && let Some(next) = self.fence_message(kind, total)
+            {
+                match next {
+                    Next::Done => continue,
+                    Next::Stop(stop) => return stop,
+                }
+            }
+            if !self.config.tag.tenant_keys.is_empty()
+                && let Some(next) = self.hear_tenant(kind, total)
             {
                 match next {
                     Next::Done => continue,
@@ -212,7 +219,7 @@ impl<S> Session<S> {
         };
         let (text, _) = query_text(self.up.lane.unwalked(), total);
         let scanned = if whole { scan(text) } else { too_long() };
-        if self.waits_to_reset(text, scanned.traces) {
+        if self.waits_to_reset(text, None, scanned.traces) {
             self.glanced = Some(Glance { cut });
             return Next::Stop(Stop::Hold);
         }
@@ -282,8 +289,10 @@ impl<S> Session<S> {
         let at = HEADER + name.len() + 1;
         let text = at..at + cstr(rest).map_or(rest.len(), |(text, _)| text.len());
         let here = whole && !self.tracker.is_copying_in();
+        let known = if whole { self.statements.known(bytes) } else { None };
         if glanced.is_none()
             && here
+            && known.is_none()
             && let Some(statements) = local::parse(&bytes[text.clone()])
             // PostgreSQL says best why several statements cannot be prepared as one.
             && let [local] = statements.as_slice()
@@ -320,8 +329,9 @@ impl<S> Session<S> {
         }
         let bytes = self.up.lane.unwalked();
         let bytes = &bytes[..bytes.len().min(total)];
-        let scanned = if whole { scan(&bytes[text.clone()]) } else { too_long() };
-        if self.waits_to_reset(&bytes[text.clone()], scanned.traces) {
+        let look = || if whole { scan(&bytes[text.clone()]) } else { too_long() };
+        let scanned = known.unwrap_or_else(look);
+        if self.waits_to_reset(&bytes[text.clone()], None, scanned.traces) {
             self.glanced = Some(Glance { cut });
             return Next::Stop(Stop::Hold);
         }
@@ -378,9 +388,11 @@ impl<S> Session<S> {
     fn bind_unnamed(&mut self, total: usize, portal: Range<usize>) -> Next {
         let (scan, message) = self.statements.unnamed();
         let look = scan != Scan::default() || !self.linked.traces.is_none() || self.linked.changes.is_some();
-        let text = message.filter(|_| look).and_then(|message| cstr(&message[HEADER + 1..]));
-        let text = text.map_or_else(Vec::new, |(text, _)| text.to_vec());
-        if self.waits_to_reset(&text, scan.traces) {
+        let parse = message.filter(|_| look).map_or_else(Vec::new, |message| message[HEADER + 1..].to_vec());
+        let text = cstr(&parse).map_or(&[][..], |(text, _)| text);
+        let Some(bind) = self.bind_body(total, scan) else { return Next::Stop(Stop::More) };
+        let bound = Bound::read(&parse, &bind);
+        if self.waits_to_reset(text, bound.as_ref(), scan.traces) {
             return Next::Stop(Stop::Hold);
         }
         let unnamed_portal = portal.is_empty();
@@ -390,9 +402,20 @@ impl<S> Session<S> {
             self.watch_bind_unnamed(unnamed_portal);
         }
         if look && matches!(next, Next::Done) {
-            self.note_bind(&text, scan, unnamed_portal);
+            self.note_bind(text, bound.as_ref(), scan, unnamed_portal);
         }
         next
+    }
+
+    /// The body of the Bind at hand, or what is there of a long one, if its values may matter: its text
+    /// changes settings. `None`: the rest of it is to be waited for.
+    pub(super) fn bind_body(&self, total: usize, scan: Scan) -> Option<Vec<u8>> {
+        if !scan.sets() {
+            return Some(Vec::new());
+        }
+        let there = self.up.lane.unwalked();
+        let whole = there.len() >= total || total > Lane::HELD;
+        whole.then(|| there[HEADER..total.min(there.len())].to_vec())
     }
 
     /// A portal is about to be bound, its name in that span of the message: `local` if every SET in its

@@ -6,7 +6,8 @@
 //! it would commit.
 
 use super::relay::Event;
-use super::up::{FAIL, SYNC};
+use super::tracker::{Injected, Note, OpKind, Take};
+use super::up::FAIL;
 use super::{Session, Socket, private};
 use crate::book::Outcome;
 use crate::clock;
@@ -15,6 +16,8 @@ use crate::pool::cell::Worked;
 use crate::pool::lease::Lease;
 use crate::state::{Set, text};
 use crate::wire::backend::TxStatus;
+use crate::wire::compose::SYNC;
+use crate::wire::frontend::Kind;
 use crate::wire::sql::scan::Traces;
 use std::future::poll_fn;
 use std::task::Poll;
@@ -26,8 +29,8 @@ const AFTER_CANCEL: Duration = Duration::from_secs(2);
 /// CopyFail.
 const COPY_FAIL: &[u8] = b"f\0\0\0\x10client gone\0";
 
-/// How what was outstanding came to its end.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// How what was outstanding came to its end, the worst last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Drained {
     Finished,
     Cancelled,
@@ -44,8 +47,21 @@ impl<S: Socket> Session<S> {
             return;
         }
         let unfinished = self.tracker.is_unsynced() || self.tracker.is_copying_in();
-        let drained =
-            if self.abort_unfinished() { self.drain(client_reads, grace).await } else { Drained::Broken };
+        let mut drained = Drained::Finished;
+        if self.up.is_mid_message() {
+            drained = Drained::Broken;
+        } else {
+            self.up.rest = 0;
+            if self.fail_copy(COPY_FAIL) || self.tracker.is_in_doubt() {
+                // Only then is it known whether the server waits for a Sync, and nothing may go out beside what
+                // tells.
+                drained = self.drain(client_reads, grace).await;
+            }
+        }
+        if drained != Drained::Broken {
+            let said = self.end_segment();
+            drained = if said { drained.max(self.drain(client_reads, grace).await) } else { Drained::Broken };
+        }
         let left = unfinished || drained != Drained::Finished || self.tracker.status() != TxStatus::Idle;
         if drained == Drained::Broken || self.linked.dying {
             self.abandon(left);
@@ -54,19 +70,19 @@ impl<S: Socket> Session<S> {
         self.give_back(left).await;
     }
 
-    /// Tells the server that what is not finished will not be. Returns whether the backend can be
-    /// brought to an end at all: not in the middle of a message.
-    fn abort_unfinished(&mut self) -> bool {
-        use super::tracker::{Injected, Note, OpKind};
-        use crate::wire::frontend::Kind;
-        if self.up.rest > 0 && self.up.keep {
-            return false;
-        }
-        self.up.rest = 0;
-        if self.tracker.is_copying_in() {
+    /// Ends the COPY that the server reads with this CopyFail. Returns whether it reads one.
+    pub(super) fn fail_copy(&mut self, message: &'static [u8]) -> bool {
+        let copying = self.tracker.is_copying_in();
+        if copying {
             self.tracker.client(Kind::CopyFail, Note::default());
-            self.up.lane.put(COPY_FAIL);
+            self.up.lane.put(message);
         }
+        copying
+    }
+
+    /// Ends the segment for which the server may wait, so that nothing of it remains. Returns whether that could
+    /// be said.
+    fn end_segment(&mut self) -> bool {
         if self.tracker.is_unsynced() {
             // Also where the client skips because of an error of Bursar's, of which the server knows
             // nothing.
@@ -75,8 +91,8 @@ impl<S: Socket> Session<S> {
         }
         if self.tracker.is_unsynced() || self.tracker.is_skipping() {
             // The server waits for it, and has nothing left that it could commit.
-            self.tracker.client(Kind::Sync, Note::default());
             self.up.lane.put(SYNC);
+            return self.tracker.client(Kind::Sync, Note::default()) == Take::Forward;
         }
         true
     }
@@ -181,7 +197,7 @@ impl<S: Socket> Session<S> {
             self.pools.metrics.resets.inc(Reset::Scrubbed);
             self.now = clock::now();
         }
-        if lease.backend().context.is_to_be_denied() {
+        if lease.backend().context.is_doubtful() {
             self.cell.finished(self.now);
             if let Err(trouble) = private::deny(lease.backend(), &self.pools.buffers).await {
                 self.pools.metrics.context_mismatches.inc();

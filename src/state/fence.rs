@@ -1,22 +1,28 @@
 //! The tenant context that row-level security reads: what a backend holds, and the messages that give it
 //! another one (wire.md C4).
 //!
-//! The context travels as bound parameters of one `SELECT set_config(…, false)`, prepared once a backend,
-//! in segments of its own (`Bind Execute Sync`) ahead of the client's bytes. So each is committed by
-//! itself: nothing the client does to its transaction takes it back, and nothing that must be first in
-//! its transaction or run outside of one finds it in the way.
+//! The context travels as bound parameters of one `SELECT set_config(…)`, prepared once a backend, ahead of
+//! the client's bytes and in one of two ways:
 //!
-//! Nobody stops the client's bytes behind a segment that fails. Therefore a backend is never led from one
-//! tenant to another: [`Held::bring`] takes the old context back first ([`Context::DENY`]), and a
-//! statement that runs after either segment failed sees no tenant, or the right one.
+//! * *Brought*, in segments of its own (`Bind Execute Sync`), each committed by itself: nothing the client
+//!   does to its transaction takes it back, and nothing that must be first in its transaction or run
+//!   outside of one finds it in the way. Nobody stops the client's bytes behind a segment that fails.
+//!   Therefore a backend is never led from one tenant to another: [`Held::bring`] takes the old context
+//!   back first ([`Context::DENY`]), and a statement that runs after either segment failed sees no tenant,
+//!   or the right one.
+//! * *Lent*, as SET LOCAL is, within the transaction of a client's segment that is known to have no more
+//!   than statements of rows ([`Held::lend`], `Bind Execute`). If it fails, the server skips what follows
+//!   up to the next Sync, so nothing runs without it; it is gone with its transaction, so nothing has to
+//!   take it back. What a function may have left behind it is unknown, and is taken back before the next
+//!   context is brought.
 //!
 //! Nothing is sent here, and who may have which context is not decided.
 
 use super::text;
 use crate::config::{ContextPolicy, ContextSource, Secret, TenantContext};
 use crate::tag::Tag;
-use crate::wire::backend::message;
-use bytes::{BufMut, BytesMut};
+use crate::wire::compose;
+use bytes::BytesMut;
 use ring::hmac;
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -27,11 +33,9 @@ use std::sync::Arc;
 /// The longest value, in bytes (budgets.md §4.5).
 pub const MAX_VALUE: usize = 128;
 
-/// PostgreSQL's number for the type `text`.
+/// PostgreSQL's numbers for the types `text` and `bool`.
 const TEXT: u32 = 25;
-
-/// Execute of the unnamed portal, and Sync.
-const EXECUTE_SYNC: &[u8] = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04";
+const BOOL: u32 = 16;
 
 /// What a lease's transactions run under; `None` is the empty value, for which policies show no row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -106,25 +110,19 @@ impl Fence {
     pub fn of(rules: &TenantContext) -> Option<Fence> {
         let key = rules.kept()?;
         let request_key = rules.request_key.as_deref();
+        let keys = 1 + usize::from(request_key.is_some());
         let mut sql = b"SELECT ".to_vec();
         for (i, key) in [key].into_iter().chain(request_key).enumerate() {
             sql.extend_from_slice(if i == 0 { b"" } else { b"," });
             sql.extend_from_slice(b"pg_catalog.set_config('");
             sql.extend_from_slice(key.as_bytes());
-            sql.extend_from_slice(format!("',${},false)", i + 1).as_bytes());
+            sql.extend_from_slice(format!("',${},${})", i + 1, keys + 1).as_bytes());
         }
         // Another name for another text: a reload may change the settings under a living backend.
         let number = foldhash::fast::FixedState::default().hash_one(&sql);
-        let name = format!("bursar_fence_{number:016x}\0").into_bytes();
-        let keys = 1 + usize::from(request_key.is_some());
+        let name = format!("bursar_fence_{number:016x}").into_bytes();
         let mut parse = BytesMut::new();
-        message(&mut parse, b'P', |out| {
-            out.extend_from_slice(&name);
-            out.extend_from_slice(&sql);
-            out.put_u8(0);
-            out.put_u16(keys as u16);
-            (0..keys).for_each(|_| out.put_u32(TEXT));
-        });
+        compose::parse(&mut parse, &name, &sql, &[TEXT, TEXT, BOOL][2 - keys..]);
         Some(Fence {
             key: key.into(),
             request_key: request_key.map(Into::into),
@@ -183,21 +181,16 @@ impl Fence {
         [tenant, context.request.as_deref().unwrap_or_default().into()]
     }
 
-    /// Bind, Execute and Sync.
-    fn segment(&self, context: &Context, pid: i32, out: &mut BytesMut) {
-        message(out, b'B', |out| {
-            out.put_u8(0);
-            out.extend_from_slice(&self.name);
-            // Parameters and results as text, which is what no format means.
-            out.put_u16(0);
-            out.put_u16(1 + u16::from(self.request_key.is_some()));
-            for (_, value) in self.keys().zip(self.values(context, pid)) {
-                out.put_u32(value.len() as u32);
-                out.extend_from_slice(value.as_bytes());
-            }
-            out.put_u16(0);
-        });
-        out.extend_from_slice(EXECUTE_SYNC);
+    /// Bind and Execute: for the session, or only for the transaction.
+    fn set(&self, context: &Context, pid: i32, locally: bool, out: &mut BytesMut) {
+        let [tenant, request] = self.values(context, pid);
+        let local: &[u8] = if locally { b"t" } else { b"f" };
+        if self.request_key.is_some() {
+            compose::bind(out, &self.name, &[tenant.as_bytes(), request.as_bytes(), local]);
+        } else {
+            compose::bind(out, &self.name, &[tenant.as_bytes(), local]);
+        }
+        out.extend_from_slice(compose::EXECUTE);
     }
 }
 
@@ -222,6 +215,8 @@ pub struct Held {
     context: Option<Context>,
     /// Nothing of a client's has run since.
     untouched: bool,
+    /// It was empty, and since then contexts have only been lent.
+    lent: bool,
     prepared: bool,
 }
 
@@ -258,6 +253,7 @@ impl Held {
             self.context = None;
         }
         self.by = Some(fence.clone());
+        self.lent = false;
         let known = self.context.as_ref();
         let untouched = std::mem::take(&mut self.untouched);
         if known == Some(context) && (!again || untouched) {
@@ -272,12 +268,36 @@ impl Held {
         segments
     }
 
+    /// Writes what gives the backend this context for the transaction that begins with it, ahead of a
+    /// segment of the client's that must not run without it. Returns whether it begins with a Parse;
+    /// `None`: nothing is written, since the backend may have a context of another transaction's.
+    ///
+    /// Whatever of the client's follows before a Query or Sync of its own has ended must leave the
+    /// transaction alone.
+    pub fn lend(&mut self, fence: &Arc<Fence>, context: &Context, out: &mut BytesMut) -> Option<bool> {
+        let same = self.by.as_ref().is_some_and(|by| by.name == fence.name);
+        if !same || !self.lent && self.context != Some(Context::DENY) {
+            return None;
+        }
+        self.by = Some(fence.clone());
+        (self.context, self.untouched, self.lent) = (None, false, true);
+        let parses = self.parse(fence, out);
+        fence.set(context, self.pid, true, out);
+        Some(parses)
+    }
+
     fn write(&mut self, fence: &Fence, context: &Context, out: &mut BytesMut) -> bool {
+        let parses = self.parse(fence, out);
+        fence.set(context, self.pid, false, out);
+        out.extend_from_slice(compose::SYNC);
+        parses
+    }
+
+    fn parse(&mut self, fence: &Fence, out: &mut BytesMut) -> bool {
         let parses = !std::mem::replace(&mut self.prepared, true);
         if parses {
             out.extend_from_slice(&fence.parse);
         }
-        fence.segment(context, self.pid, out);
         parses
     }
 
@@ -290,6 +310,12 @@ impl Held {
     /// Whether a tenant's context is on the backend, or might be, that must not stay on an idle one.
     #[must_use]
     pub fn is_to_be_denied(&self) -> bool {
+        !self.lent && self.is_doubtful()
+    }
+
+    /// Whether the backend has not said since its last client that it has no tenant, though it should.
+    #[must_use]
+    pub fn is_doubtful(&self) -> bool {
         // Also from nobody's session: a function may have named a tenant unseen.
         self.by.as_ref().is_some_and(|by| by.strict)
             && !(self.untouched && self.context == Some(Context::DENY))
@@ -299,7 +325,7 @@ impl Held {
     /// that has; `None`: there is no context.
     pub fn write_deny(&mut self, out: &mut BytesMut) -> Option<usize> {
         let by = self.by.clone()?;
-        self.context = None;
+        self.doubt();
         self.write(&by, &Context::DENY, out);
         Some(by.keys().count())
     }
@@ -307,7 +333,7 @@ impl Held {
     /// The backend has said that its settings are empty now.
     pub fn denied(&mut self) {
         self.context = Some(Context::DENY);
-        self.untouched = true;
+        (self.untouched, self.lent) = (true, false);
     }
 
     /// The settings, and the values that they are known to have.
@@ -320,7 +346,7 @@ impl Held {
 
     /// Something may have changed the settings.
     pub fn doubt(&mut self) {
-        self.context = None;
+        (self.context, self.lent) = (None, false);
     }
 
     /// The backend's prepared statements are gone.

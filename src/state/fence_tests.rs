@@ -32,14 +32,16 @@ fn a_segment_is_one_statement_with_its_values_bound() {
     let context = Context { tenant: Some("acme".into()), request: Some("r-1".into()) };
     let segments = held.bring(Some((&fence, &context)), true, &mut out);
     assert_eq!((&segments[..], kinds(&out).as_str()), (&[true, false][..], "PBESBES"));
-    let sql = b"SELECT pg_catalog.set_config('app.tenant_id',$1,false),\
-                pg_catalog.set_config('app.request_id',$2,false)\0\0\x02\0\0\0\x19\0\0\0\x19B";
-    assert!(memchr::memmem::find(&out, sql).is_some());
-    assert!(
-        memchr::memmem::find(&out, b"\0\0\0\x02\0\0\0\0\0\0\0\0\0\0E").is_some(),
-        "first the empty values"
-    );
-    assert!(memchr::memmem::find(&out, b"\0\0\0\x02\0\0\0\x04acme\0\0\0\x03r-1\0\0E").is_some());
+    let sql = b"SELECT pg_catalog.set_config('app.tenant_id',$1,$3),\
+                pg_catalog.set_config('app.request_id',$2,$3)\0\0\x03\0\0\0\x19\0\0\0\x19\0\0\0\x10B";
+    let has = |out: &[u8], bytes: &[u8]| memchr::memmem::find(out, bytes).is_some();
+    assert!(has(&out, sql));
+    assert!(has(&out, b"\0\0\0\x03\0\0\0\0\0\0\0\0\0\0\0\x01f\0\0E"), "first the empty values");
+    assert!(has(&out, b"\0\0\0\x03\0\0\0\x04acme\0\0\0\x03r-1\0\0\0\x01f\0\0E"));
+    held.denied();
+    out.clear();
+    assert_eq!((held.lend(&fence, &context, &mut out), kinds(&out).as_str()), (Some(false), "BE"));
+    assert!(has(&out, b"\0\0\0\x03\0\0\0\x04acme\0\0\0\x03r-1\0\0\0\x01t\0\0E"), "for its transaction");
     let mut text = Vec::new();
     fence.restore(&context, 1, &mut text);
     assert_eq!(text, br#"SET "app"."tenant_id" TO E'acme';SET "app"."request_id" TO E'r-1';"#);
@@ -152,59 +154,169 @@ fn rules_of(key: &str) -> TenantContext {
     TenantContext { key: Some(key.to_owned()), ..TenantContext::default() }
 }
 
-/// What a server makes of the bytes: the value of the setting after each segment, where those that fail
-/// leave it as it was.
-fn run(bytes: &[u8], value: &mut String, fails: &[bool]) -> Vec<String> {
-    let mut after = Vec::new();
-    let (mut rest, mut next) = (bytes, None);
-    while let Some(head) = Header::read(rest) {
-        let total = head.total().unwrap();
-        if head.kind == b'B' {
-            let (_, name) = bind_names(&rest[HEADER..total]).unwrap();
-            // Behind the two names, the number of formats, of values, and the length of this one.
-            let value = &rest[HEADER + 1 + name.len() + 1 + 2 + 2 + 4..total - 2];
-            next = Some(String::from_utf8(value.to_vec()).unwrap());
-        }
-        if head.kind == b'S' {
-            if !fails.get(after.len()).copied().unwrap_or(false) {
-                *value = next.take().unwrap();
-            }
-            after.push(value.clone());
-        }
-        rest = &rest[total..];
+#[test]
+fn a_context_is_lent_only_where_the_backend_has_no_other() {
+    let (strict, other) =
+        (fence("a.b", None, ContextPolicy::Strict), fence("a.c", None, ContextPolicy::Strict));
+    let (mut held, mut out) = (Held::default(), BytesMut::new());
+    assert_eq!(held.lend(&strict, &of("acme"), &mut out), None, "nobody knows what it has");
+    held.bring(Some((&strict, &of("acme"))), true, &mut out);
+    out.clear();
+    assert_eq!(held.lend(&strict, &of("acme"), &mut out), None, "it has it for its session");
+    held.denied();
+    for tenant in ["acme", "", "other"] {
+        assert_eq!(held.lend(&strict, &of(tenant), &mut out), Some(false));
+        assert!(!held.is_to_be_denied() && held.is_doubtful(), "there is nothing to take back");
     }
-    after
+    assert_eq!(held.lend(&other, &of("acme"), &mut out), None, "it has another setting");
+    assert!(held.known().is_empty(), "what a function has left is not known");
+    out.clear();
+    held.bring(Some((&strict, &of("acme"))), true, &mut out);
+    assert_eq!(kinds(&out), "BESBES", "and taken back before the next one is brought");
+    assert!(held.is_to_be_denied());
+    held.denied();
+    out.clear();
+    assert_eq!(held.lend(&strict, &of("acme"), &mut out), Some(false));
+    held.doubt();
+    assert!(held.is_to_be_denied(), "a RESET ALL, say");
+    assert_eq!(held.lend(&strict, &of("acme"), &mut out), None);
+    held.denied();
+    held.lose_statements();
+    out.clear();
+    assert_eq!((held.lend(&strict, &of("acme"), &mut out), kinds(&out).as_str()), (Some(true), "PBE"));
 }
 
-proptest! {
-    /// With one segment failing, what follows runs as nobody or as the tenant it is meant for.
-    #[test]
-    fn one_failure_never_shows_another_tenant(
-        leases in prop::collection::vec((0usize..4, any::<bool>(), 0usize..3, any::<bool>()), 1..30)) {
-        let fence = fence("a.b", None, ContextPolicy::Trusted);
-        let (mut held, mut value) = (Held::default(), String::new());
-        for (who, again, failing, hidden) in leases {
-            let tenant = ["", "a", "b", "c"][who];
-            let mut out = BytesMut::new();
-            let count = held.bring(Some((&fence, &of(tenant))), again, &mut out).len();
-            let mut fails = vec![false; count];
-            if failing < count {
-                fails[failing] = true;
+/// The setting on a server: what the session has, and what its transaction has in place of it.
+#[derive(Debug, Default)]
+struct Server {
+    session: String,
+    local: Option<String>,
+    /// An error has been raised, and no Sync has come since.
+    skips: bool,
+}
+
+impl Server {
+    fn sees(&self) -> String {
+        self.local.clone().unwrap_or_else(|| self.session.clone())
+    }
+
+    /// Runs what Bursar has written, of which the Execute with that number fails.
+    fn run(&mut self, bytes: &[u8], failing: Option<usize>) {
+        let (mut rest, mut bound, mut executes) = (bytes, (String::new(), false), 0);
+        while let Some(head) = Header::read(rest) {
+            let total = head.total().unwrap();
+            let message = &rest[..total];
+            rest = &rest[total..];
+            match head.kind {
+                b'B' => bound = bound_values(&message[HEADER..]),
+                b'E' => {
+                    self.skips |= failing == Some(executes);
+                    executes += 1;
+                    match &bound {
+                        _ if self.skips => {}
+                        (value, true) => self.local = Some(value.clone()),
+                        (value, false) => (self.session, self.local) = (value.clone(), None),
+                    }
+                }
+                b'S' => (self.local, self.skips) = (None, false),
+                _ => {}
             }
-            run(&out, &mut value, &fails);
-            prop_assert!(value == tenant || value.is_empty(), "{} runs as {}", tenant, value);
-            if fails.contains(&true) {
+        }
+    }
+
+    /// A Query, in which a function may set the setting for the session: the tenant that it sees, unless
+    /// it does not run.
+    fn query(&mut self, hidden: Option<&str>) -> Option<String> {
+        let seen = (!self.skips).then(|| self.sees());
+        if let (Some(value), false) = (hidden, self.skips) {
+            self.session = value.to_owned();
+        }
+        self.local = None;
+        seen
+    }
+}
+
+/// The value of one key, and whether it is a local one.
+fn bound_values(body: &[u8]) -> (String, bool) {
+    let (_, name) = bind_names(body).unwrap();
+    // Behind the two names, the number of formats and of values.
+    let values = &body[1 + name.len() + 1 + 2 + 2..];
+    let (len, values) = values.split_first_chunk().unwrap();
+    let (value, values) = values.split_at(u32::from_be_bytes(*len) as usize);
+    (String::from_utf8(value.to_vec()).unwrap(), values[4] == b't')
+}
+
+/// One lease: who has it, whether it is known to be one statement, which of Bursar's words fails, and what
+/// a function does to the setting.
+type Turn = (usize, bool, Option<usize>, Option<usize>);
+
+fn turns() -> impl Strategy<Value = Vec<Turn>> {
+    let hidden = prop::option::weighted(0.2, 0usize..4);
+    prop::collection::vec((0usize..4, any::<bool>(), prop::option::weighted(0.2, 0usize..3), hidden), 1..30)
+}
+
+const TENANTS: [&str; 4] = ["", "a", "b", "c"];
+
+proptest! {
+    /// With one of Bursar's words failing, what follows does not run, or runs as nobody or as the tenant it
+    /// is meant for; whatever a function has left behind it. With none, it runs as that tenant.
+    #[test]
+    fn one_failure_never_shows_another_tenant(leases in turns(), strict in any::<bool>()) {
+        let policy = if strict { ContextPolicy::Strict } else { ContextPolicy::Trusted };
+        let fence = fence("a.b", None, policy);
+        let (mut held, mut server) = (Held::default(), Server::default());
+        for (who, alone, failing, hidden) in leases {
+            let tenant = TENANTS[who];
+            // What the functions of a trusted tenant do is trusted.
+            let hidden = hidden.filter(|_| strict).map(|who| TENANTS[who]);
+            let mut out = BytesMut::new();
+            let lent = alone && strict && held.lend(&fence, &of(tenant), &mut out).is_some();
+            if !lent {
+                held.bring(Some((&fence, &of(tenant))), strict, &mut out);
+            }
+            let said = kinds(&out).matches('E').count();
+            let failing = failing.filter(|which| *which < said);
+            server.run(&out, failing);
+            let seen = server.query(hidden);
+            match (&seen, failing) {
+                (Some(seen), None) => prop_assert_eq!(seen, tenant),
+                (Some(seen), Some(_)) => prop_assert!(!lent && (seen == tenant || seen.is_empty())),
+                (None, _) => prop_assert!(lent && failing.is_some()),
+            }
+            if failing.is_some() {
                 // It is closed, and another one takes its place.
-                (held, value) = (Held::default(), String::new());
-            } else if hidden {
-                held.doubt();
-                value = "x".to_owned();
+                (held, server) = (Held::default(), Server::default());
+                continue;
+            }
+            if held.is_to_be_denied() {
                 let mut out = BytesMut::new();
                 prop_assert!(held.write_deny(&mut out).is_some());
-                run(&out, &mut value, &[]);
+                server.run(&out, None);
                 held.denied();
-                prop_assert_eq!(&value, "");
+                prop_assert_eq!(server.sees(), "");
             }
+        }
+    }
+
+    /// Where no function meddles, an idle backend of a strict fence has no tenant, taken back or not.
+    #[test]
+    fn an_idle_backend_has_no_tenant(leases in turns()) {
+        let fence = fence("a.b", None, ContextPolicy::Strict);
+        let (mut held, mut server) = (Held::default(), Server::default());
+        for (who, alone, ..) in leases {
+            let mut out = BytesMut::new();
+            if !alone || held.lend(&fence, &of(TENANTS[who]), &mut out).is_none() {
+                held.bring(Some((&fence, &of(TENANTS[who]))), true, &mut out);
+            }
+            server.run(&out, None);
+            prop_assert_eq!(server.query(None), Some(TENANTS[who].to_owned()));
+            if held.is_to_be_denied() {
+                out.clear();
+                held.write_deny(&mut out);
+                server.run(&out, None);
+                held.denied();
+            }
+            prop_assert_eq!(server.sees(), "");
         }
     }
 }

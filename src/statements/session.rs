@@ -53,6 +53,8 @@ enum Flight {
     PrivateClosed(Box<[u8]>),
     /// The unnamed statement's whole Parse message; `None` = too large to keep.
     Unnamed { message: Option<Vec<u8>>, scan: Scan },
+    /// The client parses anew what is its unnamed statement already, word for word.
+    Same,
     /// Afterwards there is no unnamed statement: a Close of it, or a simple Query.
     Dropped,
     /// Bursar's own Parse of the unnamed statement that the session has already.
@@ -61,7 +63,7 @@ enum Flight {
 
 impl Flight {
     fn is_unnamed(&self) -> bool {
-        matches!(self, Flight::Unnamed { .. } | Flight::Dropped | Flight::Again)
+        matches!(self, Flight::Unnamed { .. } | Flight::Same | Flight::Dropped | Flight::Again)
     }
 
     fn names(&self, name: &[u8]) -> bool {
@@ -296,10 +298,19 @@ impl Statements {
     /// keep; `scan`: what its text says.
     pub fn parse(&mut self, name: &[u8], message: Option<&[u8]>, scan: Scan) {
         if name.is_empty() {
-            self.send_unnamed(Flight::Unnamed { message: message.map(<[u8]>::to_vec), scan });
+            let same = self.flight.is_empty() && message.is_some_and(|message| self.known(message).is_some());
+            let anew = || Flight::Unnamed { message: message.map(<[u8]>::to_vec), scan };
+            self.send_unnamed(if same { Flight::Same } else { anew() });
         } else {
             self.send(Flight::Private(significant(name).into()));
         }
+    }
+
+    /// What the text of this Parse message says, if that is known because it has made the session's unnamed
+    /// statement: drivers that do not name statements send the same one again and again.
+    #[must_use]
+    pub fn known(&self, message: &[u8]) -> Option<Scan> {
+        matches!(&self.unnamed, Unnamed::Kept(kept) if *kept == message).then_some(self.scan)
     }
 
     /// A Close of a statement that is not shared is sent.
@@ -382,12 +393,18 @@ impl Statements {
         let sent = self.flight.iter().rev().find_map(|(_, flight)| match flight {
             Flight::Unnamed { message, scan } => Some((*scan, message.as_deref())),
             Flight::Dropped => Some((Scan::default(), None)),
+            // Nothing was on its way before it, so it is what the session has.
+            Flight::Same => Some(self.kept()),
             _ => None,
         });
-        sent.unwrap_or_else(|| match &self.unnamed {
+        sent.unwrap_or_else(|| self.kept())
+    }
+
+    fn kept(&self) -> (Scan, Option<&[u8]>) {
+        match &self.unnamed {
             Unnamed::Kept(message) => (self.scan, Some(message)),
             Unnamed::None | Unnamed::There => (self.scan, None),
-        })
+        }
     }
 
     /// The oldest noted message has been acknowledged.
@@ -415,6 +432,7 @@ impl Statements {
             | Flight::Parsed(_)
             | Flight::Probe
             | Flight::Evicted(_)
+            | Flight::Same
             | Flight::Again => {}
         }
     }

@@ -3,9 +3,10 @@
 //! | layer | from | until |
 //! |---|---|---|
 //! | startup | start-up packet, `options` | the session ends |
-//! | session | `SET bursar.x` | changed, reset, or (request only) stale |
+//! | session | `SET bursar.x` | changed, reset (`RESET ALL` too), or (request only) stale |
 //! | local | `SET LOCAL bursar.x`, `set_config(…, true)` | the transaction ends |
 //! | comment | a comment in a statement | the statement ends, or the transaction it opened |
+//! | key | `SET` and `SET LOCAL` of a setting in `[tag] tenant_keys` | as `SET` and `SET LOCAL` of a tag |
 //!
 //! Which layer names the tenant and the request is configured (`[tag]`); for all other keys the later
 //! row of the table wins. A session-level SET inside a transaction is not undone by ROLLBACK, unlike
@@ -104,6 +105,8 @@ pub struct Tags {
     statement: Comment,
     /// The comment of the statement that opened the transaction.
     opened: Comment,
+    /// The tenant by a setting of `tenant_keys`: the session's, and the transaction's.
+    keys: [Option<Arc<str>>; 2],
     in_transaction: bool,
     /// When the session-level request tag was last set or used.
     used: Option<Instant>,
@@ -151,6 +154,20 @@ impl Tags {
         Ok(())
     }
 
+    /// `RESET ALL` has run: every key is back at its start-up value. It ends no request: a driver's pool says
+    /// it for one connection, while others may work on.
+    pub fn reset_all(&mut self) {
+        self.session = Layer::default();
+        (self.used, self.told) = (None, None);
+        self.resolved = None;
+    }
+
+    /// Whether [`Tags::reset_all`] would take anything away.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        !self.session.is_empty()
+    }
+
     /// Takes the pairs of a statement's comment, keys without `bursar_`, a trace context as its trace
     /// id. Values that a SET would refuse are ignored: a comment cannot be answered.
     pub fn comment<'a>(&mut self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) {
@@ -192,13 +209,47 @@ impl Tags {
     /// The transaction has ended, either way: local values and comments go.
     pub fn end_transaction(&mut self) {
         self.in_transaction = false;
-        let local = !self.local.is_empty();
+        let key = self.keys[1].take().is_some();
+        let local = key || !self.local.is_empty();
         if local || !self.statement.is_empty() || !self.opened.is_empty() {
             self.local = Layer::default();
             self.statement = Comment::new();
             self.opened = Comment::new();
             self.resolved = None;
         }
+    }
+
+    /// The tenant that a setting of `tenant_keys` names until the end of the transaction (`local`), or for the
+    /// session.
+    #[must_use]
+    pub fn tenant_key(&self, local: bool) -> Option<&str> {
+        self.keys[usize::from(local)].as_deref()
+    }
+
+    /// A setting of `tenant_keys` is given this value; `None` and an empty one say nothing. One that no tag may
+    /// have says nothing either: it is PostgreSQL's to refuse.
+    pub fn set_tenant_key(&mut self, local: bool, value: Option<&str>) {
+        let value =
+            value.filter(|value| !value.is_empty() && check(Key::Tenant, value).is_ok()).map(Arc::from);
+        if !local {
+            // The latest SET holds, also over an earlier SET LOCAL of the same transaction.
+            self.keys[1] = None;
+        }
+        self.keys[usize::from(local)] = value;
+        self.resolved = None;
+    }
+
+    /// Whether a tag, or the transaction's earlier word by such a setting, says another tenant than this.
+    #[must_use]
+    pub fn denies_tenant(&self, rules: &TagRules, tenant: &str) -> bool {
+        let says = |source: &TagSource| match source {
+            TagSource::Set => self.set_value(Key::Tenant),
+            TagSource::Startup => self.startup.get(Key::Tenant),
+            TagSource::Comment(name) => self.comment_value(name),
+            _ => None,
+        };
+        let tags = rules.tenant.iter().filter_map(says).find(|value| !value.is_empty());
+        tags.or(self.keys[1].as_ref()).is_some_and(|said| **said != *tenant)
     }
 
     /// A lease on these tags' behalf has just ended: the request tag was in use until now.
@@ -257,6 +308,18 @@ impl Tags {
         self.resolved.insert(resolved)
     }
 
+    /// What the tags have come to, kept but once for sessions one after another of which it is the same:
+    /// `last` is the last one's.
+    pub fn share(&mut self, last: &mut Arc<Tag>) {
+        if let Some(resolved) = &mut self.resolved {
+            if resolved == last {
+                resolved.clone_from(last);
+            } else {
+                last.clone_from(resolved);
+            }
+        }
+    }
+
     fn drop_stale(&mut self) {
         let dropped = self.session.set(Key::RequestId, None);
         (self.used, self.told) = (None, None);
@@ -313,7 +376,12 @@ impl Tags {
 
     fn compute(&self, rules: &TagRules, identity: &Identity<'_>) -> Tag {
         let number = |key: Key| self.value(key).and_then(|value| value.parse().ok());
-        let tenant = self.first_of(&rules.tenant, Key::Tenant, identity);
+        let by_key =
+            self.keys[1].as_ref().or(self.keys[0].as_ref()).map(|tenant| (&TagSource::Set, tenant.clone()));
+        let tenant = match self.first_of(&rules.tenant, Key::Tenant, identity) {
+            said @ Some((TagSource::Set, _)) => said,
+            said => by_key.or(said),
+        };
         let request = self.first_of(&rules.request, Key::RequestId, identity);
         let by_session = |(source, _): &(&TagSource, Arc<str>)| {
             **source == TagSource::Set && self.local.get(Key::RequestId).is_none()

@@ -53,6 +53,55 @@ fn the_configured_order_names_the_tenant() {
 }
 
 #[test]
+fn a_reset_of_all_takes_every_tag_back_to_the_start_up_and_ends_nothing() {
+    let now = Instant::now();
+    let mut tags = Tags::default();
+    tags.set(Scope::Startup, Key::Tenant, Some("startup"), now).unwrap();
+    assert!(!tags.is_set());
+    tags.set(Scope::Session, Key::Tenant, Some("set"), now).unwrap();
+    tags.set(Scope::Session, Key::RequestId, Some("r1"), now).unwrap();
+    assert!(tags.is_set() && &*tags.resolve(&rules(), &WHO, now).tenant == "set");
+    tags.reset_all();
+    assert_eq!((tags.show(Key::Tenant), tags.show(Key::RequestId)), ("startup", ""));
+    assert_eq!(&*tags.resolve(&rules(), &WHO, now + 2 * TTL).tenant, "startup");
+    assert_eq!((tags.is_set(), tags.take_ended(), tags.stale()), (false, None, 0));
+}
+
+#[test]
+fn settings_of_the_application_go_behind_set_and_before_the_rest() {
+    let now = Instant::now();
+    let tenant = |tags: &mut Tags| tags.resolve(&rules(), &WHO, now).tenant.to_string();
+    let mut tags = Tags::default();
+    tags.set(Scope::Startup, Key::Tenant, Some("startup"), now).unwrap();
+    tags.set_tenant_key(false, Some("session"));
+    assert_eq!(tenant(&mut tags), "session");
+    assert!(tags.denies_tenant(&rules(), "session") && !tags.denies_tenant(&rules(), "startup"));
+    tags.end_statement(true);
+    tags.set_tenant_key(true, Some("local"));
+    assert_eq!(tenant(&mut tags), "local");
+    tags.set(Scope::Session, Key::Tenant, Some("set"), now).unwrap();
+    assert_eq!(tenant(&mut tags), "set");
+    tags.set(Scope::Session, Key::Tenant, Some(""), now).unwrap();
+    tags.end_statement(false);
+    assert_eq!((tenant(&mut tags).as_str(), tags.tenant_key(true)), ("session", None));
+    for nothing in [None, Some(""), Some("a\nb")] {
+        tags.set_tenant_key(false, nothing);
+        assert_eq!(tenant(&mut tags), "startup");
+    }
+}
+
+#[test]
+fn a_transaction_has_one_tenant_by_its_own_word() {
+    let mut tags = Tags::default();
+    tags.set_tenant_key(false, Some("before"));
+    assert!(!tags.denies_tenant(&rules(), "a"), "what the session had is over");
+    tags.set_tenant_key(true, Some("a"));
+    assert!(tags.denies_tenant(&rules(), "b") && !tags.denies_tenant(&rules(), "a"));
+    tags.set_tenant_key(false, Some("b"));
+    assert_eq!((tags.tenant_key(true), tags.tenant_key(false)), (None, Some("b")));
+}
+
+#[test]
 fn local_values_end_with_the_transaction() {
     let now = Instant::now();
     let mut tags = session(Key::Class, "batch", now);
@@ -225,6 +274,21 @@ fn the_same_tag_is_handed_out_until_something_changes() {
     assert!(Arc::ptr_eq(&first, tags.resolve(&rules(), &WHO, now)));
     tags.set(Scope::Session, Key::UserId, Some("u"), now).unwrap();
     assert!(!Arc::ptr_eq(&first, tags.resolve(&rules(), &WHO, now)));
+}
+
+#[test]
+fn sessions_with_the_same_tag_keep_it_once() {
+    let now = Instant::now();
+    let mut last = Arc::default();
+    let mut resolved = |value: &str| {
+        let mut tags = session(Key::Tenant, value, now);
+        tags.resolve(&rules(), &WHO, now);
+        tags.share(&mut last);
+        tags.resolve(&rules(), &WHO, now).clone()
+    };
+    let tags = ["t", "t", "u", "t"].map(&mut resolved);
+    assert!(Arc::ptr_eq(&tags[0], &tags[1]));
+    assert_eq!(tags.map(|tag| tag.tenant.to_string()), ["t", "t", "u", "t"]);
 }
 
 #[test]

@@ -174,6 +174,25 @@ pub fn error_field(body: &[u8], field: u8) -> Option<&[u8]> {
     }
 }
 
+/// Appends an ErrorResponse with this body, but with the statement's name that the client knows where the
+/// message says `shared`. That name ends in a number, and is not the beginning of another one's.
+pub fn error_with_name(out: &mut BytesMut, body: &[u8], shared: &[u8], name: &[u8]) {
+    message(out, b'E', |out| {
+        for field in body.split_inclusive(|&byte| byte == 0) {
+            let at = memchr::memmem::find(field, shared).filter(|_| field[0] == b'M');
+            let end = at.map_or(0, |at| at + shared.len());
+            match at {
+                Some(at) if !field.get(end).is_some_and(u8::is_ascii_digit) => {
+                    out.extend_from_slice(&field[..at]);
+                    out.extend_from_slice(name);
+                    out.extend_from_slice(&field[end..]);
+                }
+                _ => out.extend_from_slice(field),
+            }
+        }
+    });
+}
+
 /// Whether an ErrorResponse body says that the server is closing: severity FATAL or PANIC.
 /// Reads `V` (never localised, PostgreSQL 9.6 and later) before `S`.
 #[must_use]
@@ -203,6 +222,20 @@ mod tests {
         assert_eq!(values, [Some(Bytes::from_static(b"a")), None, Some(Bytes::new())]);
         assert_eq!(row_values(&out[5..out.len() - 1]), None);
         assert_eq!(row_values(b"\0"), None);
+    }
+
+    #[test]
+    fn the_clients_name_stands_in_the_message_of_an_error() {
+        let told = |body: &[u8]| {
+            let mut out = BytesMut::new();
+            error_with_name(&mut out, body, b"bursar_1", b"mine");
+            out.to_vec()
+        };
+        let body = b"C26000\0Mno \"bursar_1\" here\0Rbursar_1\0\0";
+        assert_eq!(told(body), b"E\0\0\0\x26C26000\0Mno \"mine\" here\0Rbursar_1\0\0");
+        // A server that breaks off before the NUL is answered as well as any.
+        assert_eq!(told(b"Mbursar_1"), b"E\0\0\0\x09Mmine");
+        assert_eq!(told(b"Mno \"bursar_12\"\0\0"), b"E\0\0\0\x15Mno \"bursar_12\"\0\0");
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Report {
     pub detail: Option<String>,
     /// The way out.
     pub hint: Option<String>,
+    /// PostgreSQL's function that would have raised it, where drivers go by that.
+    pub routine: Option<&'static str>,
 }
 
 impl Report {
@@ -52,7 +54,7 @@ impl Report {
         code: &'static str,
         message: impl Into<std::borrow::Cow<'static, str>>,
     ) -> Self {
-        Report { severity, code, message: message.into(), detail: None, hint: None }
+        Report { severity, code, message: message.into(), detail: None, hint: None, routine: None }
     }
 
     /// The same, but the connection closes after it.
@@ -69,6 +71,7 @@ impl Report {
         info.severity_nonlocalized = Some(self.severity.text().into());
         info.detail = self.detail.as_deref().map(without_nul);
         info.hint = self.hint.as_deref().map(without_nul);
+        info.routine = self.routine.map(str::to_owned);
         let at = out.len();
         let encoded = match self.severity {
             Severity::Warning => NoticeResponse::from(info).encode(out),

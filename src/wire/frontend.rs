@@ -3,7 +3,10 @@
 //! Limits are PostgreSQL's own (`SocketBackend` in postgres.c): small messages 10,000 bytes, large
 //! ones below 1 GiB.
 
-use super::walk::cstr;
+use super::walk::{HEADER, cstr};
+use bytes::BytesMut;
+use smallvec::SmallVec;
+use std::ops::Range;
 
 /// PostgreSQL's limit on messages that carry no bulk data (`PQ_SMALL_MESSAGE_LIMIT`), in bytes.
 pub const SMALL: i32 = 10_000;
@@ -111,6 +114,55 @@ pub fn bind_names(body: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((portal, statement))
 }
 
+/// The values of a Bind body, `None` for NULL. A text has the same bytes in both formats (`textsend` in
+/// varlena.c).
+#[must_use]
+pub fn bind_values(body: &[u8]) -> Option<SmallVec<[Option<&[u8]>; 4]>> {
+    let (_, rest) = cstr(body)?;
+    let (_, rest) = cstr(rest)?;
+    let (formats, rest) = count(rest)?;
+    let (count, mut rest) = count(rest.get(2 * formats..)?)?;
+    let mut values = SmallVec::new();
+    for _ in 0..count {
+        let (length, behind) = rest.split_first_chunk::<4>()?;
+        rest = behind;
+        // -1 stands for NULL.
+        values.push(match usize::try_from(i32::from_be_bytes(*length)) {
+            Ok(length) => {
+                let value = rest.get(..length)?;
+                rest = &rest[length..];
+                Some(value)
+            }
+            Err(_) => None,
+        });
+    }
+    Some(values)
+}
+
+fn count(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (count, rest) = bytes.split_first_chunk::<2>()?;
+    Some((usize::from(u16::from_be_bytes(*count)), rest))
+}
+
+/// Appends a Bind or Describe with another statement's name, or the beginning of one: `there` are its first
+/// bytes, up to the end of the name at least, of `total`. The name with its NUL is at `name`; `write` appends
+/// the other one with its own.
+pub fn rename(
+    there: &[u8],
+    total: usize,
+    name: Range<usize>,
+    write: impl FnOnce(&mut BytesMut),
+    out: &mut BytesMut,
+) {
+    let start = out.len();
+    out.extend_from_slice(&there[..name.start]);
+    let before = out.len();
+    write(out);
+    let len = total - 1 - name.len() + (out.len() - before);
+    out.extend_from_slice(&there[name.end..]);
+    out[start + 1..start + HEADER].copy_from_slice(&(len as i32).to_be_bytes());
+}
+
 /// What a Describe or Close names: `b'S'` statement or `b'P'` portal, and the name.
 #[must_use]
 pub fn target(body: &[u8]) -> Option<(u8, &[u8])> {
@@ -136,6 +188,12 @@ mod tests {
         assert_eq!(parse.types, b"\0\x01\0\0\0\x17");
         assert_eq!(bind_names(b"p\0s1\0\0\0"), Some((&b"p"[..], &b"s1"[..])));
         assert_eq!(bind_names(b"p\0s1"), None);
+        let bind = b"\0\0\0\x01\0\0\0\x03\0\0\0\x02ab\xff\xff\xff\xff\0\0\0\x01c\0\0";
+        let values = bind_values(bind).unwrap();
+        assert_eq!(values.as_slice(), [Some(&b"ab"[..]), None, Some(b"c")]);
+        for cut in 0..bind.len() - 2 {
+            assert_eq!(bind_values(&bind[..cut]), None, "{cut}");
+        }
         assert_eq!(target(b"Ss1\0"), Some((b'S', &b"s1"[..])));
         assert_eq!(execute_portal(b"p1\0\0\0\0\0"), Some(&b"p1"[..]));
     }

@@ -1,7 +1,10 @@
 //! Statement texts.
 
+use bursar::wire::sql::assigned::assigned;
 use bursar::wire::sql::lex::{Pieces, Reading, Tokens, readings};
-use bursar::wire::sql::{comment, local, scan};
+use bursar::wire::sql::settings::{touched, touched_for_now};
+use bursar::wire::sql::transaction::Verb;
+use bursar::wire::sql::{comment, lead, local, reads, reserved, scan};
 
 /// Pieces of SQL that open, close, or mean something, so that random bytes get somewhere.
 const WORDS: [&str; 32] = [
@@ -79,7 +82,26 @@ fn scan_answers() {
         let scan = scan::scan(text);
         assert_eq!(scan.traces, scan::traces(text));
         assert_eq!(scan.tag(b"SET").is_none(), scan.only_local_sets);
+        glances(text);
     });
+}
+
+/// The other questions that a text is asked: what one of them sees, another must not miss.
+fn glances(text: &[u8]) {
+    let sets = touched(text, None);
+    let for_now = touched_for_now(text, None);
+    assert!(sets.unknown || for_now.unknown || sets.names.iter().all(|name| for_now.names.contains(name)));
+    for name in for_now.names.iter().filter(|name| reserved::mentions(text, name.as_bytes())) {
+        assert!(reserved::sets_any(text, [&**name].into_iter()), "{name}");
+    }
+    let mut keys = Vec::new();
+    let read = reads::reads(text, |_| false, &mut keys);
+    assert!(read.is_err() || lead::deallocates(text).is_none());
+    let given = assigned(text, ["bursar.x", "tenant"].into_iter());
+    assert!(given.is_empty() || reserved::mentions(text, b"set") || reserved::mentions(text, b"discard"));
+    if matches!(Verb::of(text), Verb::Commit | Verb::Rollback) {
+        assert!(lead::exits(text) && !lead::is_dated(text));
+    }
 }
 
 #[test]

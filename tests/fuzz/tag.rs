@@ -9,6 +9,7 @@ fn any_values() {
     let rules = TagRules {
         tenant: vec![TagSource::UserSuffix, TagSource::Comment("tenant".into()), TagSource::User],
         request: vec![TagSource::Set, TagSource::Comment("request_id".into()), TagSource::ApplicationName],
+        tenant_keys: Vec::new(),
         strip_comments: true,
         idle_ttl: Duration::from_secs(5),
     };

@@ -344,3 +344,70 @@ fn replies_of_a_client_that_left_reach_nobody() {
     assert_usable(&db, &proxy);
     proxy.stop();
 }
+
+/// The server is so far away that an error comes after 4 ms, and what asks how things stand is answered after 8.
+const AWAY: Duration = Duration::from_millis(2);
+
+fn pid(mut wire: Wire) -> String {
+    wire.query("select pg_backend_pid()").value()
+}
+
+/// Returns whether the server takes data.
+fn begin_to_copy(client: &mut Wire) -> bool {
+    client.send(&[msg::parse("", IN), msg::bind("", ""), msg::execute("", 0), msg::flush()].concat());
+    let begun = std::iter::from_fn(|| client.recv()).find(|message| matches!(message.kind, b'G' | b'E'));
+    begun.is_some_and(|message| message.kind == b'G')
+}
+
+/// Whether a Sync behind data that was at fault has been answered is found out by a marker. The client leaves
+/// before, while and after that is on its way.
+#[test]
+fn a_client_may_leave_while_it_is_in_doubt_which_sync_a_copy_has_swallowed() {
+    let db = Db::new();
+    db.run(&["create table t (id int, note text)"]);
+    let proxy = Proxy::start_far(&db, Config::one_backend(), AWAY);
+    let first = pid(proxy.connect());
+    for stays in 0..14 {
+        for intruder in [Vec::new(), msg::parse("", "select 1")] {
+            let mut client = proxy.connect();
+            assert!(begin_to_copy(&mut client));
+            client.send(&[msg::copy_data("bad\n"), msg::sync(), intruder].concat());
+            std::thread::sleep(Duration::from_millis(stays));
+            drop(client);
+            let mut next = proxy.connect();
+            assert_eq!(
+                next.query("select 7").trace(),
+                "T D C(SELECT 1) Z(I)",
+                "after one that stayed {stays} ms"
+            );
+        }
+    }
+    assert_eq!(pid(proxy.connect()), first, "no backend is closed for it");
+    proxy.stop();
+}
+
+/// And its transaction may be ended then.
+#[test]
+fn a_transaction_may_be_ended_while_it_is_in_doubt_which_sync_a_copy_has_swallowed() {
+    let db = Db::new();
+    let age = "max_age = { abort = \"40ms\", mode = \"enforce\", force = true }";
+    db.run(&["create table t (id int, note text)"]);
+    let proxy = Proxy::start_far(&db, Config::one_backend().with("budget.transaction", age), AWAY);
+    let first = pid(proxy.connect());
+    for waits in 0..30 {
+        let mut client = proxy.connect();
+        client.batch("begin");
+        if begin_to_copy(&mut client) {
+            std::thread::sleep(Duration::from_millis(waits));
+            client.send(&msg::copy_data("bad\n"));
+        }
+        client.send(&msg::sync());
+        let ended = client.recv_reply();
+        assert!(!ended.closed && ended.error().is_some(), "after {waits} ms: {ended:?}");
+        assert_eq!(client.query("rollback").trace(), "C(ROLLBACK) Z(I)", "after {waits} ms and {ended:?}");
+        assert_eq!(client.query("select 7").value(), "7", "after {waits} ms and {ended:?}");
+        client.bye();
+    }
+    assert_eq!(pid(proxy.connect()), first, "no backend is closed for it");
+    proxy.stop();
+}

@@ -1,7 +1,7 @@
 //! What docs/compatibility.md says differs from a direct connection, and is about nothing that has tests
 //! of its own: it does differ, in this way and no other.
 
-use crate::support::{Config, Db, Proxy, Wire, msg, until};
+use crate::support::{Config, Db, Login, Proxy, Refused, Wire, msg, until};
 
 /// Before three backends that take turns.
 fn in_turns(db: &Db<'_>) -> Proxy {
@@ -145,5 +145,39 @@ fn in_a_failed_transaction_a_statement_that_the_backend_lacks_is_25p02() {
     assert_eq!(run(&mut db.direct(), &mut begin), "t n Z(E)");
     let proxy = in_turns(&db);
     assert_eq!(run(&mut proxy.connect(), &mut begin), "E(25P02) Z(E)");
+    proxy.stop();
+}
+
+/// As text of a SET it goes through PostgreSQL's own reading of a list of names.
+#[test]
+fn a_path_that_is_reset_inside_a_transaction_may_be_spelled_otherwise() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let login = Login::new("app", db.name()).with("search_path", "a,Public");
+    let [direct, proxied] = [db.cluster().addr(), proxy.addr()].map(|addr| {
+        let mut wire = Wire::login(addr, &login);
+        wire.batch("begin");
+        wire.batch("reset search_path");
+        wire.query("show search_path").value()
+    });
+    assert_eq!(direct, "a,Public");
+    assert_eq!(proxied.replace(' ', "").to_lowercase(), "a,public", "{proxied}");
+    proxy.stop();
+}
+
+/// Which of them is looked at first is no part of any contract.
+#[test]
+fn of_two_wrong_startup_parameters_either_may_be_named() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let wrong = ["TimeZone", "work_mem"];
+    let login = wrong.iter().fold(Login::new("app", db.name()), |login, name| login.with(name, "nonsense"));
+    for addr in [db.cluster().addr(), proxy.addr()] {
+        let Err(Refused::Said(reply)) = Wire::try_login(addr, &login) else { panic!("let in") };
+        let error = reply.error().expect("an error");
+        let text = error.field(b'M').expect("its text");
+        assert_eq!(error.to_string(), "E(FATAL 22023)", "{text}");
+        assert!(wrong.iter().any(|name| text.contains(&format!("\"{name}\""))), "{text}");
+    }
     proxy.stop();
 }

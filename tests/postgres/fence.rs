@@ -17,22 +17,23 @@ const SETUP: &[&str] = &[
 ];
 
 /// Whose rows a session sees, and how many.
-const LOOK: &str = "select coalesce(string_agg(distinct tenant, ','), 'none') || count(*) from docs";
+pub(crate) const LOOK: &str =
+    "select coalesce(string_agg(distinct tenant, ','), 'none') || count(*) from docs";
 
-fn fenced(size: usize, policy: &str) -> Config {
+pub(crate) fn fenced(size: usize, policy: &str) -> Config {
     Config::of_size(size)
         .with("tenant_context", "key = \"app.tenant_id\"")
         .with("tenant_context", &format!("policy = \"{policy}\""))
 }
 
-fn start(config: Config) -> (Db<'static>, Proxy) {
+pub(crate) fn start(config: Config) -> (Db<'static>, Proxy) {
     let db = Db::new();
     db.run(SETUP);
     let proxy = Proxy::start(&db, config);
     (db, proxy)
 }
 
-fn of(proxy: &Proxy, tenant: &str) -> Wire {
+pub(crate) fn of(proxy: &Proxy, tenant: &str) -> Wire {
     let mut wire = proxy.connect();
     wire.batch(&format!("set bursar.tenant = '{tenant}'"));
     wire
@@ -47,7 +48,7 @@ fn violations(proxy: &Proxy, kind: &str) -> f64 {
 }
 
 /// The look in one of the ways a driver has.
-fn look(wire: &mut Wire, how: usize) -> String {
+pub(crate) fn look(wire: &mut Wire, how: usize) -> String {
     let named = [msg::bind("", "look"), msg::execute("", 0), msg::sync()].concat();
     let reply = match how {
         0 => wire.query(LOOK),
@@ -137,6 +138,11 @@ fn the_context_outlives_whatever_the_client_does() {
             for statement in program.split('|') {
                 if statement != "LOOK" {
                     a.query(statement);
+                    // Outside a transaction that takes its tags as well.
+                    if !program.starts_with("begin") && ["reset all", "discard all"].contains(&statement) {
+                        assert_eq!(look(&mut a, 0), "none0", "{policy}: in {program}");
+                        a.batch("set bursar.tenant = 'a'");
+                    }
                     continue;
                 }
                 assert_eq!(look(&mut a, 0), "a3", "{policy}: in {program}");
@@ -162,6 +168,7 @@ fn an_idle_backend_has_no_tenant_even_after_a_function_has_changed_it() {
         assert_eq!(look(&mut nobody, 0), "none0", "{statement}");
         nobody.batch(statement);
         assert_eq!(look(&mut nobody, 0), "none0", "nobody after {statement}");
+        a.batch("set bursar.tenant = 'a'");
         assert_eq!(look(&mut a, 0), "a3", "{statement}");
     }
     proxy.stop();

@@ -211,7 +211,9 @@ impl Client {
             14 => self.pipeline(),
             15 => {
                 let all = ["reset all", "discard all", "deallocate all"][self.dice.roll(3) as usize];
-                self.query(all);
+                if self.query(all) && all != "deallocate all" {
+                    self.tenant = None;
+                }
             }
             16 if self.hidden => {
                 let other = self.dice.roll(TENANTS);

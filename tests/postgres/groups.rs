@@ -257,11 +257,12 @@ fn in_mode_request_a_drivers_reset_ends_the_request() {
     let mode =
         format!("select pool_mode from bursar.databases where name = '{}' or name = '*' limit 1", db.name());
     assert_eq!(row(&mut console, &mode), ["request"]);
-    // By role, and a reset ends nothing there.
+    // By role, and there a reset ends nothing: only this session works for it no longer.
     let mut other = Wire::login(proxy.addr(), &Login::new("postgres", db.name()));
     other.batch("set bursar.request_id = 'r10'");
     other.batch("discard all");
-    assert_eq!(other.query("show bursar.request_id").value(), "r10");
+    assert_eq!(other.query("show bursar.request_id").value(), "");
+    assert_eq!(request(&proxy, "r10"), ["idle", "1"]);
     let mode = "select pool_mode from bursar.pools where \"user\" = 'postgres'";
     assert_eq!(row(&mut console, mode), ["transaction"]);
     proxy.stop();

@@ -1,7 +1,7 @@
 //! A BEGIN takes no backend before the first statement, and nothing else shows it (budgets.md §4.4).
 
 use crate::support::watch::{leases, metric, rows};
-use crate::support::{Config, Db, Proxy, Wire, msg, until};
+use crate::support::{Cluster, Config, Db, Login, Proxy, Stop, Wire, msg, until};
 
 fn start(config: Config) -> (Db<'static>, Proxy) {
     let db = Db::new();
@@ -178,7 +178,11 @@ fn nothing_runs_behind_a_begin_that_fails() {
         } else {
             wire.ask(&[msg::unnamed("insert into t select slow()"), msg::sync()].concat())
         };
-        assert!(reply.trace().ends_with("E(57014) Z(E)"), "{reply:?}");
+        assert!(
+            reply.trace().ends_with("E(57014) Z(E)"),
+            "round {round}: {reply:?}, under {:?}",
+            wire.query("show statement_timeout").messages
+        );
         failed += 1;
         // A COMMIT that takes a millisecond is ended as well.
         let over = loop {
@@ -190,6 +194,42 @@ fn nothing_runs_behind_a_begin_that_fails() {
         assert_eq!(over.trace(), "C(ROLLBACK) Z(I)");
     }
     assert_eq!((failed, db.value("select count(*) from t").as_str()), (200, "0"));
+    proxy.stop();
+}
+
+/// A standby refuses a BEGIN that wants to write, each time: the client hears of it with its first
+/// statement, and that has not run, nor has anything else up to the transaction's end.
+#[test]
+fn a_begin_that_the_server_refuses_fails_the_transaction_and_nothing_else() {
+    let cluster = Cluster::new();
+    let db = Db::within(&cluster);
+    cluster.stop(Stop::Fast);
+    std::fs::write(cluster.socket_dir().join("data/standby.signal"), "").expect("standby.signal");
+    cluster.start();
+    let proxy = Proxy::start(&db, Config::one_backend().lazy());
+    let locks = || {
+        let mut direct = Wire::login(cluster.addr(), &Login::new("postgres", db.name()));
+        direct.query("select count(*) from pg_locks where locktype = 'advisory'").value()
+    };
+    let mut wire = proxy.connect();
+    // A lock of the session's, which would outlast its transaction and its failure.
+    let lock = "select pg_advisory_lock(1)";
+    let simple = msg::query(lock);
+    let unnamed = [msg::unnamed(lock), msg::sync()].concat();
+    let named = [msg::parse("s", lock), msg::bind("", "s"), msg::execute("", 0), msg::sync()].concat();
+    for statement in [simple, unnamed, named] {
+        assert_eq!(wire.query("begin read write").trace(), "C(BEGIN) Z(T)");
+        wire.send(&[&statement[..], &msg::query(lock)].concat());
+        assert_eq!(wire.recv_reply().trace(), "E(0A000) Z(E)");
+        assert_eq!(wire.recv_reply().trace(), "E(25P02) Z(E)");
+        assert_eq!(wire.ask(&statement).code(), "25P02");
+        assert_eq!(wire.query("commit").trace(), "C(ROLLBACK) Z(I)");
+        assert_eq!((locks().as_str(), leases(&proxy)), ("0", 0));
+        assert_eq!(wire.query("select pg_is_in_recovery()").value(), "t", "the session goes on");
+    }
+    wire.batch("begin read only");
+    assert_eq!(wire.query("select pg_is_in_recovery()").trace(), "T D C(SELECT 1) Z(T)");
+    wire.batch("commit");
     proxy.stop();
 }
 

@@ -48,6 +48,11 @@ fn parkable_seconds(proxy: &Proxy) -> f64 {
     of(proxy, "bursar_parkable_seconds_total{", "}")
 }
 
+/// What clients do, in alphabetical order.
+fn doing(proxy: &Proxy) -> Vec<String> {
+    rows(&mut proxy.console(), "select doing from bursar.clients order by doing").concat()
+}
+
 /// Another client needs the only backend, and has it until it is dropped.
 fn take_backend(other: &mut Wire) {
     other.send(&msg::query("begin isolation level serializable"));
@@ -76,7 +81,9 @@ fn the_only_backend_goes_round_while_transactions_are_silent() {
         assert_eq!(wire.query("show transaction_read_only").value() == "on", begin.contains("read only"));
         take_backend(&mut other);
         assert_eq!(of(&proxy, "bursar_parked{", "}"), 1.0);
+        assert_eq!(doing(&proxy), ["idle_in_tx", "parked"]);
         assert_eq!(wire.query("commit").trace(), "C(COMMIT) Z(I)", "without a backend");
+        assert_eq!(doing(&proxy), ["idle", "idle_in_tx"]);
         other.batch("rollback");
         assert_eq!(wire.query("select 1").trace(), "T D C(SELECT 1) Z(I)");
         db.run(&["delete from t where id = 8"]);
@@ -343,7 +350,7 @@ fn a_parked_transaction_stays_its_tenants_and_is_as_old_as_it_is() {
     let db = Db::new();
     let config = config("enforce").with("tenant_context", "key = \"app.tenant_id\"").with(
         "budget.transaction",
-        "max_age = { warn = \"off\", abort = \"1s\", mode = \"enforce\", force = true }",
+        "max_age = { warn = \"off\", abort = \"4s\", mode = \"enforce\", force = true }",
     );
     let proxy = Proxy::start(&db, config);
     let (mut wire, mut other) = (proxy.connect_for("a", "r"), proxy.connect_for("b", "s"));
@@ -354,7 +361,10 @@ fn a_parked_transaction_stays_its_tenants_and_is_as_old_as_it_is() {
     assert_eq!(parks(&proxy, PARKED), 1.0);
     assert_eq!(wire.query("set bursar.tenant = 'b'").code(), "42501");
     assert_eq!(wire.query("select current_setting('app.tenant_id')").value(), "a");
-    assert_eq!(other.query("select pg_sleep(1)").trace(), "T D C(SELECT 1) Z(I)");
+    for _ in 0..2 {
+        // Each younger than the limit, both together older than it.
+        assert_eq!(other.query("select pg_sleep(2.1)").trace(), "T D C(SELECT 1) Z(I)");
+    }
     assert_eq!(parks(&proxy, PARKED), 2.0);
     assert_eq!(wire.query("select 1").trace(), "E(25P04) Z(E)", "its age counts while it is parked");
     wire.batch("rollback");
@@ -425,6 +435,36 @@ fn what_changes_the_database_is_known_to_the_next_transaction() {
     calls();
     calls();
     assert_eq!(counts(), (3.0, 1.0));
+    proxy.stop();
+}
+
+/// The end of a request says whose the work was, not that there is no more of it.
+#[test]
+fn a_transaction_goes_on_whose_request_was_ended_while_it_was_parked() {
+    let db = Db::new();
+    db.run(&["create table t (id int)", "insert into t values (7)"]);
+    let proxy = start(&db, config("enforce"));
+    let (mut wire, mut sibling, mut other) = (proxy.connect(), proxy.connect(), proxy.connect());
+    // Who still carries the id of a request that another session has ended is told.
+    for (request, told) in [("r1", ""), ("r2", "N(01000) ")] {
+        wire.batch(&format!("set bursar.request_id = '{request}'"));
+        wire.batch("begin");
+        wire.batch("select 1");
+        use_backend(&mut other);
+        assert_eq!(of(&proxy, "bursar_parked{", "}"), 1.0);
+        // By the client itself, and by another session of the request.
+        let ends = if request == "r1" { &mut wire } else { &mut sibling };
+        ends.batch(&format!("set bursar.request_id = '{request}'"));
+        assert_eq!(ends.query("select bursar.end_request()").value(), request);
+        let reply = wire.query("select id from t where id = 7");
+        assert_eq!(reply.trace(), format!("{told}T D C(SELECT 1) Z(T)"), "{request}");
+        use_backend(&mut other);
+        wire.batch("insert into t values (8)");
+        assert_eq!(wire.query("commit").trace(), "C(COMMIT) Z(I)");
+    }
+    assert_eq!(db.value("select count(*) from t where id = 8"), "2");
+    assert_eq!((parks(&proxy, PARKED), parks(&proxy, "resumed")), (4.0, 4.0));
+    assert_eq!(leases(&proxy), 0);
     proxy.stop();
 }
 

@@ -1,6 +1,6 @@
 //! Prepared statements that sessions share: one copy of a text on a backend, and nobody notices.
 
-use crate::support::{Config, Db, Proxy, Wire, msg};
+use crate::support::{Config, Db, Proxy, Wire, msg, signal, until};
 
 fn start() -> (Db<'static>, Proxy) {
     let db = Db::new();
@@ -74,7 +74,11 @@ fn described_rows_keep_their_shape_on_every_backend() {
     // And on backends that never had it.
     db.terminate_backends();
     for _ in 0..4 {
-        assert_eq!(run(&mut told, "s"), "E(0A000) Z(I)");
+        let reply = told.ask(&[msg::bind("", "s"), msg::execute("", 0), msg::sync()].concat());
+        assert_eq!(reply.trace(), "E(0A000) Z(I)");
+        // By this drivers know that they may prepare again.
+        let routine = reply.error().and_then(|error| error.field(b'R'));
+        assert_eq!(routine.as_deref(), Some("RevalidateCachedQuery"));
     }
     assert_eq!(prepare(&mut other, "s", "select * from t"), "1 Z(I)");
     for _ in 0..4 {
@@ -88,6 +92,87 @@ fn described_rows_keep_their_shape_on_every_backend() {
     db.terminate_backends();
     for _ in 0..4 {
         assert_eq!(run(&mut told, "s"), "2 D C(SELECT 1) Z(I)");
+    }
+    proxy.stop();
+}
+
+/// A backend that is asked for the shape has begun something: where its answer comes together with the
+/// ReadyForQuery of the segment before, that one is not the end of the lease.
+#[test]
+fn a_backend_is_kept_from_the_question_for_a_shape_to_the_end_of_the_segment() {
+    let db = Db::new();
+    db.run(&["create table t (a int)", "insert into t values (1)", "create table locked (a int)"]);
+    // Each time the next of three, so that one which is left in a transaction stays so.
+    let proxy = Proxy::start(&db, Config::of_size(3).with("pool", "reuse = \"round_robin\""));
+    let mut clients = [(); 3].map(|()| proxy.connect());
+    for sql in ["begin", "commit"] {
+        clients.iter_mut().for_each(|client| drop(client.batch(sql)));
+    }
+    let ([told, ..], mut locker) = (&mut clients, db.direct());
+    let describe = [msg::parse("s", "select * from t"), msg::describe_statement("s"), msg::sync()];
+    assert_eq!(told.ask(&describe.concat()).trace(), "1 t T Z(I)");
+    locker.batch("begin; lock locked");
+    let first = [msg::parse("", "select * from locked"), msg::bind("", ""), msg::execute("", 0), msg::sync()];
+    let second = [msg::bind("", "s"), msg::execute("", 0), msg::sync()];
+    told.send(&[first.concat(), second.concat()].concat());
+    until("it waits for the lock", || db.backends("wait_event_type = 'Lock'") == 1);
+    signal(proxy.pid(), "STOP");
+    locker.batch("rollback");
+    until("all has been answered", || {
+        db.backends("state = 'active' and wait_event = 'ClientRead' and query = 'select * from t'") == 1
+    });
+    signal(proxy.pid(), "CONT");
+    assert_eq!(told.recv_reply().trace(), "1 2 C(SELECT 0) Z(I)");
+    assert_eq!(told.recv_reply().trace(), "2 D C(SELECT 1) Z(I)");
+    assert_eq!(db.backends("xact_start is not null"), 0);
+    proxy.stop();
+}
+
+/// Which statement an answer is about does not depend on errors that come in between.
+#[test]
+fn a_shape_is_compared_with_that_of_its_own_statement() {
+    let db = Db::new();
+    db.run(&["create table locked (a int, b int)"]);
+    let proxy = Proxy::start(&db, Config::of_size(3).with("pool", "reuse = \"round_robin\""));
+    let mut clients = [(); 3].map(|()| proxy.connect());
+    for sql in ["begin", "commit"] {
+        clients.iter_mut().for_each(|client| drop(client.batch(sql)));
+    }
+    let ([told, ..], mut locker) = (&mut clients, db.direct());
+    for (name, sql) in [("two", "select * from locked"), ("one", "select 1")] {
+        let describe = [msg::parse(name, sql), msg::describe_statement(name)];
+        told.ask(&[describe.concat(), msg::sync()].concat());
+    }
+    // The third backend has neither.
+    locker.batch("begin; lock locked");
+    let run = |name: &str| [msg::bind("", name), msg::execute("", 0), msg::sync()].concat();
+    told.send(&[run("none"), run("two"), run("one")].concat());
+    assert_eq!(told.recv_reply().trace(), "E(26000) Z(I)");
+    until("it waits for the lock", || db.backends("wait_event_type = 'Lock'") == 1);
+    locker.batch("rollback");
+    assert_eq!(told.recv_reply().trace(), "2 C(SELECT 0) Z(I)");
+    assert_eq!(told.recv_reply().trace(), "2 D C(SELECT 1) Z(I)");
+    proxy.stop();
+}
+
+/// A pipeline that begins with the ROLLBACK of a failed transaction is not in one.
+#[test]
+fn a_parse_behind_a_rollback_is_as_any_other() {
+    let (db, proxy) = start();
+    let mut other = proxy.connect();
+    assert_eq!(prepare(&mut other, "s", "select 1"), "1 Z(I)");
+    let back = |sql: &str| [msg::parse("", sql), msg::bind("", ""), msg::execute("", 0)].concat();
+    for mut wire in [db.direct(), proxy.connect()] {
+        wire.batch("begin; savepoint a");
+        assert_eq!(run(&mut wire, "none"), "E(26000) Z(E)");
+        let parse = |sql: &str| [back(sql), msg::parse("s", "select 1"), msg::sync()].concat();
+        assert_eq!(wire.ask(&parse("select 2")).trace(), "E(25P02) Z(E)");
+        assert_eq!(prepare(&mut wire, "s", "select 1"), "E(25P02) Z(E)");
+        assert_eq!(wire.ask(&parse("rollback to a")).trace(), "1 2 C(ROLLBACK) 1 Z(T)");
+        assert_eq!(run(&mut wire, "none"), "E(26000) Z(E)");
+        let again = [back("rollback"), msg::close_statement("s"), msg::parse("s", "select 1"), msg::sync()];
+        assert_eq!(wire.ask(&again.concat()).trace(), "1 2 C(ROLLBACK) 3 1 Z(I)");
+        assert_eq!(run(&mut wire, "s"), "2 D C(SELECT 1) Z(I)");
     }
     proxy.stop();
 }
@@ -166,5 +251,46 @@ fn an_unnamed_statement_that_has_become_wrong_stays_and_says_so_each_time() {
         other.batch("alter table t rename b to a");
         assert_eq!(wire.ask(&bind).trace(), "2 Z(I)");
     }
+    proxy.stop();
+}
+
+/// A named statement's Parse is Bursar's own on the backend, but what PostgreSQL remarks is said to who sent it.
+#[test]
+fn what_postgresql_remarks_about_a_text_reaches_who_parses_it() {
+    let (db, proxy) = start();
+    let told = |mut wire: Wire, name: &str| {
+        wire.batch("set standard_conforming_strings = off");
+        let reply = wire.ask(&[msg::parse(name, "select 'a\\\\b'"), msg::sync()].concat());
+        (reply.trace(), reply.messages[0].field(b'M'))
+    };
+    let direct = told(db.direct(), "s");
+    assert_eq!(direct.0, "N(22P06) 1 Z(I)");
+    assert_eq!(told(proxy.connect(), "s"), direct);
+    // Where it is parsed because somebody uses it, they have been told.
+    let mut user = proxy.connect();
+    user.batch("set standard_conforming_strings = off");
+    let first = [msg::parse("s", "select 'c\\\\d'"), msg::sync()].concat();
+    assert_eq!(user.ask(&first).trace(), "N(22P06) 1 Z(I)");
+    proxy.connect().batch("discard all");
+    db.terminate_backends();
+    assert_eq!(run(&mut user, "s"), "2 D C(SELECT 1) Z(I)");
+    proxy.stop();
+}
+
+/// As on a direct connection: what the text says was settled by its Parse.
+#[test]
+fn a_text_is_not_read_again_when_settings_that_matter_for_reading_change() {
+    let (db, proxy) = start();
+    let told = |mut wire: Wire| {
+        assert_eq!(prepare(&mut wire, "s", "select '\\xdead'::bytea, 'na\u{ef}ve'"), "1 Z(I)");
+        wire.batch("set standard_conforming_strings = off");
+        let backslash = run(&mut wire, "s");
+        wire.batch("set client_encoding = 'latin1'");
+        let all = [msg::bind("", "s"), msg::execute("", 0), msg::sync()].concat();
+        (backslash, wire.ask(&all).messages)
+    };
+    let direct = told(db.direct());
+    assert_eq!(direct.0, "2 D C(SELECT 1) Z(I)");
+    assert_eq!(told(proxy.connect()), direct);
     proxy.stop();
 }

@@ -18,7 +18,11 @@ fn start(config: Config) -> (Db<'static>, Proxy) {
 
 /// A pool of this size whose tenants may fill it.
 fn of_size(size: usize) -> Config {
-    Config::of_size(size).with("tenant.\"*\"", "max = \"100%\"")
+    // How long an outer session waits for its inner ones is not what these tests are about, nor how old it gets.
+    Config::of_size(size)
+        .with("tenant.\"*\"", "max = \"100%\"")
+        .with("budget.transaction", "max_idle = { warn = \"off\", abort = \"off\", abort_alone = \"off\" }")
+        .with("budget.transaction", "max_age = { warn = \"off\", mode = \"observe\" }")
 }
 
 /// Values of the console's only row.

@@ -547,6 +547,42 @@ fn an_unnamed_statement_that_sets_is_noted_wherever_it_runs() {
     proxy.stop();
 }
 
+/// A driver's own way to set something: name and value are parameters, in either format.
+#[test]
+fn a_bound_name_is_as_good_as_a_written_one() {
+    let (db, proxy) = start(2);
+    let mut twins = Twins::new(&db, &proxy, &with_start("app", &db));
+    let text = "select set_config($1, $2, $3) is null";
+    let parse = [msg::parse("", text), msg::parse("config", text), msg::sync()].concat();
+    twins.step(&parse, "parse");
+    for (name, value, local) in [
+        ("work_mem", Some("7MB"), "f"),
+        ("app.other", Some("a'b"), "false"),
+        ("work_mem", Some("9MB"), "t"),
+        ("TimeZone", Some("UTC"), "f"),
+        // Back to what the start-up packet said.
+        ("TimeZone", None, "f"),
+        ("work_mem", None, "f"),
+        ("no_such_setting", Some("x"), "f"),
+    ] {
+        for statement in ["config", ""] {
+            let bytes = |text: &str| Some(text.as_bytes().to_vec());
+            let flag = Some(vec![u8::from(local == "t")]);
+            let binary = [(true, bytes(name)), (true, value.and_then(bytes)), (true, flag)];
+            for bind in [
+                msg::bind_with("", statement, &[Some(name), value, Some(local)]),
+                msg::bind_formats("", statement, &binary, false),
+            ] {
+                let what = format!("{statement:?}: {name} = {value:?}, {local}");
+                twins.step(&[bind, msg::execute("", 0), msg::sync()].concat(), &what);
+                twins.look(&what);
+            }
+        }
+    }
+    assert_unpinned(&proxy, "bound names");
+    proxy.stop();
+}
+
 /// Shared statements are prepared anywhere and set something here.
 #[test]
 fn named_statements_that_set_are_noted_wherever_they_run() {
@@ -764,7 +800,7 @@ fn what_cannot_be_named_pins() {
         assert_eq!(client.query("show work_mem").value(), "4MB");
     }
     let set = [
-        msg::parse("", "select set_config($1, $2, false)"),
+        msg::parse("", "select set_config($1 || '', $2, false)"),
         msg::bind_with("", "", &[Some("work_mem"), Some("7MB")]),
         msg::execute("", 0),
         msg::sync(),
@@ -957,5 +993,20 @@ fn a_timeout_that_would_cut_everything_short_can_be_reset() {
         one.ask(&[msg::unnamed("reset statement_timeout"), msg::sync()].concat()).trace(),
         "1 2 n C(RESET) Z(I)"
     );
+    proxy.stop();
+}
+
+/// A RESET later in the same flight keeps back what is reported in its own segment, and not in those before.
+#[test]
+fn a_parameter_is_reported_at_the_end_of_its_own_segment() {
+    let (db, proxy) = start(1);
+    let told = |mut wire: Wire| {
+        let begun = [msg::unnamed("select 1"), msg::unnamed("reset application_name"), msg::sync()].concat();
+        wire.send(&[msg::unnamed("set intervalstyle = 'iso_8601'"), msg::sync(), begun].concat());
+        [wire.recv_reply(), wire.recv_reply()].map(|reply| (reply.trace(), reply.messages))
+    };
+    let direct = told(db.direct());
+    assert_eq!(direct[0].0, "1 2 n C(SET) S(IntervalStyle=iso_8601) Z(I)");
+    assert_eq!(told(proxy.connect()), direct);
     proxy.stop();
 }

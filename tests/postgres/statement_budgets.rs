@@ -119,24 +119,41 @@ fn a_clients_own_times_act_whatever_the_mode() {
 
 /// The cancel is for one statement: whoever has the backend next is not hit, nor is the same client's
 /// next statement.
+/// However slow the machine is: what comes behind has no budget, and what is far beyond it never ends by itself.
+/// Only what was sent ahead may be hit with the one before it, and it is told so.
 #[test]
 fn nobody_else_is_hit() {
     let db = Db::new();
-    let proxy = Proxy::start(&db, limited("max_time = { abort = \"150ms\", mode = \"enforce\" }"));
+    let config = limited("max_time = { abort = \"150ms\", mode = \"enforce\" }")
+        .with("route.\"/free\".budget.statement", "max_time = { abort = \"off\" }")
+        .with("pool", "max_wait = \"60s\"");
+    let proxy = Proxy::start(&db, config);
     let mut clients: Vec<_> = (0..4).map(|_| proxy.connect()).collect();
     let mut cut = 0;
+    let instead = [
+        "57014",
+        "bursar: statement canceled by the end of the one before it",
+        "Send it again. A statement that is not sent ahead is never hit.",
+        "budget.statement.max_time: 150 ms).",
+    ];
     for round in 0..20 {
         // Some end just before their budget, some just after, and some far beyond.
-        let sleeps = format!("select pg_sleep({})", ["0.147", "0.153", "1", "0.15"][round % 4]);
+        let sleeps = format!("select pg_sleep({})", ["0.147", "0.153", "60", "0.15"][round % 4]);
         for client in &mut clients {
             client.send(&msg::query(&sleeps));
-            client.send(&msg::query("select 7"));
+            client.send(&msg::query("select pg_sleep(0.001), 7 /*route='/free'*/"));
         }
         for client in &mut clients {
             let reply = client.recv_reply();
             cut += usize::from(reply.error().is_some());
             assert!(reply.error().is_none_or(|error| error.field(b'C').as_deref() == Some("57014")));
-            assert_eq!(client.recv_reply().value(), "7", "its next statement runs to its end");
+            let ahead = client.recv_reply();
+            match ahead.error() {
+                Some(error) => assert_eq!(words(error), instead, "after {reply:?}"),
+                None => assert_eq!(ahead.trace(), "T D C(SELECT 1) Z(I)", "after {reply:?}"),
+            }
+            let next = "select pg_sleep(0.002), 7 /*route='/free'*/";
+            assert_eq!(client.query(next).trace(), "T D C(SELECT 1) Z(I)", "after {ahead:?}");
         }
     }
     assert!(cut >= 20, "the long ones are cancelled: {cut}");
@@ -218,6 +235,25 @@ fn a_client_that_does_not_read_loses_its_statement_and_not_its_session() {
     }
     let counts = "select enforced from bursar.budgets where dimension = 'B13'";
     assert_eq!(proxy.console().query(counts).value(), "2");
+    proxy.stop();
+}
+
+/// Each statement that it has sent ahead is ended in its turn, so that the backend is free in the end.
+#[test]
+fn a_client_that_does_not_read_loses_what_it_had_sent_ahead_too() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, stalls("enforce"));
+    let mut lazy = proxy.connect();
+    lazy.send(&[msg::query(MUCH), msg::query(MUCH)].concat());
+    let pid = proxy.connect().query("select pg_backend_pid()").value();
+    assert_eq!(db.pids(), [pid.parse::<i32>().expect("a pid")]);
+    for _ in 0..2 {
+        let (rows, rest) = read_on(&mut lazy);
+        assert_eq!(rest, "T E(57014) Z(I)");
+        assert!(rows < 200_000, "{rows} rows");
+    }
+    assert_eq!(lazy.query("select 1").value(), "1");
+    lazy.bye();
     proxy.stop();
 }
 

@@ -8,7 +8,8 @@ const SIMPLE: &str = "C(SET) Z(I)";
 
 fn start() -> (Db<'static>, Proxy) {
     let db = Db::new();
-    let proxy = Proxy::start(&db, Config::one_backend().with("pool", "max_wait = \"1s\""));
+    // The first login waits for the first backend, which on a busy machine takes its time.
+    let proxy = Proxy::start(&db, Config::one_backend().with("pool", "max_wait = \"20s\""));
     (db, proxy)
 }
 
@@ -18,10 +19,12 @@ fn extended(wire: &mut Wire, sql: &str) -> String {
 
 #[test]
 fn tags_are_answered_while_the_only_backend_is_held() {
-    let (_db, proxy) = start();
+    let (_db, mut proxy) = start();
     let mut holder = proxy.connect();
     holder.batch("begin");
     let mut wire = proxy.connect();
+    proxy.change("pool", "max_wait = \"200ms\"");
+    proxy.console().batch("reload");
     assert_eq!(wire.query("select 1").trace(), "E(53300) Z(I)", "the backend is taken");
     for key in ["tenant", "request_id", "user_id", "thread_id", "session_id", "class", "route"] {
         assert_eq!(wire.query(&format!("set bursar.{key} = 'it''s {key}'")).trace(), SIMPLE);
@@ -227,6 +230,44 @@ fn inside_a_transaction_its_status_is_told() {
         assert_eq!(wire.query("show bursar.route").value(), "/outside", "{end}");
     }
     proxy.stop();
+}
+
+/// What a driver's pool says when it takes a connection back: PostgreSQL's settings go to what they were at
+/// the start, and these are some.
+#[test]
+fn a_drivers_reset_takes_tags_back_to_those_of_the_start_up() {
+    let asyncpg = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;";
+    for mode in ["transaction", "session", "statement"] {
+        let db = Db::new();
+        let proxy = Proxy::start(&db, Config::of_size(2).with("pool", &format!("mode = \"{mode}\"")));
+        let mut wire = Wire::login(proxy.addr(), &proxy.as_app().with("bursar.tenant", "first"));
+        for reset in ["discard all", "reset all", asyncpg] {
+            wire.batch("set bursar.tenant = 'second'; set bursar.request_id = 'r1'; set bursar.route = '/x'");
+            wire.batch(reset);
+            for (key, value) in [("tenant", "first"), ("request_id", ""), ("route", "")] {
+                let shown = wire.query(&format!("show bursar.{key}")).value();
+                assert_eq!(shown, value, "{mode}: {key} after {reset}");
+            }
+            // npgsql: in one write with what the next user of the connection says.
+            wire.batch("set bursar.tenant = 'second'");
+            wire.send(&[msg::query(reset), msg::query("set bursar.tenant = 'third'")].concat());
+            wire.recv_reply();
+            assert_eq!(wire.recv_reply().trace(), "C(SET) Z(I)");
+            assert_eq!(wire.query("show bursar.tenant").value(), "third", "{mode}: behind {reset}");
+            wire.ask(&[msg::unnamed("reset all"), msg::sync()].concat());
+            assert_eq!(wire.query("show bursar.tenant").value(), "first", "{mode}: extended");
+        }
+        if mode != "statement" {
+            wire.batch("set bursar.tenant = 'second'");
+            wire.batch("begin; reset all; rollback");
+            assert_eq!(wire.query("show bursar.tenant").value(), "second", "{mode}: what is rolled back");
+            wire.batch("begin");
+            wire.batch("reset all");
+            assert_eq!(wire.query("show bursar.tenant").value(), "second", "{mode}: a transaction has one");
+            wire.batch("rollback");
+        }
+        proxy.stop();
+    }
 }
 
 #[test]

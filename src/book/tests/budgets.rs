@@ -326,7 +326,7 @@ fn a_deadlock_that_begins_right_after_a_tick_is_undone_in_its_time() {
     }
     // And not at once after the tick that has seen it.
     let took = desk.now - stuck;
-    assert!((200 * MS..=200 * MS + super::super::overstay::TICK_LEAST).contains(&took), "{took:?}");
+    assert!((200 * MS..=200 * MS + super::super::tick::TICK_LEAST).contains(&took), "{took:?}");
 }
 
 /// budgets.md §3.2: where B1 only warns, a deadlock says what the next ones of its kind will need.

@@ -96,7 +96,7 @@ fn overflow_serves_waiters_and_goes_when_nobody_waits() {
     desk.checkin(first, Some(0));
     assert!(matches!(desk.take()[..], [Action::Store { backend: 0, .. }, Action::Evict { .. }]));
     assert_eq!((desk.row().leased, desk.row().idle, desk.row().leaving), (1, 0, 1));
-    desk.book.evicted(desk.now, desk.pool, true, &mut desk.actions);
+    desk.book.evicted(desk.now, desk.pool, &mut desk.actions);
     assert_eq!(desk.row().leaving, 0);
 }
 
@@ -121,7 +121,7 @@ fn overflow_is_for_a_time_and_then_rests_as_long() {
         matches!(desk.take()[..], [Action::Store { backend: 7, .. }, Action::Evict { .. }]),
         "back to size"
     );
-    desk.book.evicted(desk.now, desk.pool, true, &mut desk.actions);
+    desk.book.evicted(desk.now, desk.pool, &mut desk.actions);
     assert!(desk.take().is_empty(), "it rests");
     desk.pass(Duration::from_secs(5));
     desk.tick(None);
@@ -141,7 +141,7 @@ fn room_is_made_for_a_waiter_of_another_pool() {
         [Action::Evict { pool }] => assert_eq!(pool, first),
         ref other => panic!("{other:?}"),
     }
-    desk.book.evicted(desk.now, first, true, &mut desk.actions);
+    desk.book.evicted(desk.now, first, &mut desk.actions);
     assert!(matches!(desk.take()[..], [Action::Dial { pool, .. }] if pool == desk.pool));
 }
 
@@ -158,7 +158,7 @@ fn a_pool_with_nothing_does_not_starve_beside_a_busy_one() {
     assert!(desk.take().is_empty());
     desk.checkin(lease, Some(0));
     assert!(matches!(desk.take()[..], [Action::Store { .. }, Action::Evict { pool }] if pool == busy));
-    desk.book.evicted(desk.now, busy, true, &mut desk.actions);
+    desk.book.evicted(desk.now, busy, &mut desk.actions);
     assert!(matches!(desk.take()[..], [Action::Dial { pool, .. }] if pool == desk.pool));
 }
 

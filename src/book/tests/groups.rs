@@ -175,7 +175,7 @@ impl Line {
         let continues: BTreeMap<WaiterId, bool> = self
             .waiting
             .keys()
-            .map(|id| (*id, self.desk.book.waiters.get(id).is_some_and(queue::Waiter::continues)))
+            .map(|id| (*id, self.desk.book.waiters.get(id).is_some_and(turns::Waiter::continues)))
             .collect();
         self.desk.checkin(self.held, Some(0));
         let grant = self.desk.take().into_iter().find_map(|action| match action {

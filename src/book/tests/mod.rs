@@ -1,6 +1,7 @@
 //! Rules of the book, one by one; here the desk they are tried at. `model.rs` holds all of them at
 //! once to a twin.
 
+mod bounds;
 mod budgets;
 mod capacity;
 mod fair;

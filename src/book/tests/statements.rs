@@ -204,4 +204,13 @@ fn a_client_that_takes_nothing_loses_its_statement() {
     let why = Overrun::Stalled { stalled: 40 * S, limit: 30 * S };
     assert_eq!(cancels(&mut desk), [(start, why)]);
     assert_eq!(desk.count("B13", "cancel"), 1);
+    // The client had just taken something when its session was told, and takes nothing since.
+    let again = desk.now;
+    desk.pass(29 * S);
+    let stalled = Some(Activity { stalled: Some(again), ..Activity::doing(Doing::Active, start) });
+    desk.tick(stalled);
+    assert_eq!(cancels(&mut desk), []);
+    desk.pass(S);
+    desk.tick(stalled);
+    assert_eq!(cancels(&mut desk), [(again, Overrun::Stalled { stalled: 30 * S, limit: 30 * S })]);
 }

@@ -370,7 +370,7 @@ impl Town {
         while let Some(pool) = self.evictions.pop() {
             let mut actions = Vec::new();
             self.stores[pool.0 as usize].pop().expect("what leaves is in the store");
-            self.book.evicted(self.now, pool, true, &mut actions);
+            self.book.evicted(self.now, pool, &mut actions);
             self.carry_out(actions);
         }
         while let Some(at) = self.dials.iter().position(|&(at, _)| at <= self.now) {

@@ -113,14 +113,14 @@ fn limits(config: &Config, budget: &Budgets, tenant: &TenantRule) -> Vec<Limit> 
         "{}{}, {} if nobody waits",
         times(&budget.idle),
         if budget.idle_warn_only_if_waiters { " (warns only if others wait)" } else { "" },
-        budget.idle_abort_alone.map_or_else(|| "off".to_owned(), seconds),
+        budget.idle_abort_alone.map_or_else(|| "off".to_owned(), exactly),
     );
     let leases =
         warn_abort(budget.leases_warn.map(|n| n.to_string()), budget.leases_reject.map(|n| n.to_string()));
-    let wait = budget.max_wait.map_or_else(|| over_pools(config, |pool| seconds(pool.max_wait)), seconds);
+    let wait = budget.max_wait.map_or_else(|| over_pools(config, |pool| exactly(pool.max_wait)), exactly);
     let queue = over_pools(config, |pool| pool.queue.to_string());
     let overflow = over_pools(config, |pool| match pool.overflow_time {
-        Some(time) if pool.overflow > 0 => format!("{} for {}", pool.overflow, seconds(time)),
+        Some(time) if pool.overflow > 0 => format!("{} for {}", pool.overflow, exactly(time)),
         _ => pool.overflow.to_string(),
     });
     let (min, weight) = (tenant.min.to_string(), tenant.weight.to_string());
@@ -173,7 +173,7 @@ fn share(share: Share) -> String {
 }
 
 fn times(timed: &Timed) -> String {
-    warn_abort(timed.warn.map(seconds), timed.abort.map(seconds))
+    warn_abort(timed.warn.map(exactly), timed.abort.map(exactly))
 }
 
 /// `warn 5s, act 60s`
@@ -182,7 +182,8 @@ fn warn_abort(warn: Option<String>, act: Option<String>) -> String {
     format!("warn {}, act {}", word(warn), word(act))
 }
 
-fn seconds(duration: Duration) -> String {
+/// In the largest unit that needs no rounding, as it would be configured.
+fn exactly(duration: Duration) -> String {
     format!("{duration:?}")
 }
 

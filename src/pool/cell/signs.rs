@@ -54,12 +54,22 @@ impl Cell {
         since.map_or(0, |since| since.saturating_duration_since(self.connected).as_nanos() as u64)
     }
 
-    /// Whether it holds a backend or waits for one, how often it was taken at once after it was free, and how
+    /// Its transaction has given its backend back, or has come to its end without one.
+    pub fn park(&self, parked: bool, now: Instant) {
+        let mut live = self.live.lock();
+        let (from, to) = if parked { (State::Idle, State::Parked) } else { (State::Parked, State::Idle) };
+        if live.state == from {
+            live.state = to;
+            live.since = now;
+        }
+    }
+
+    /// Whether it holds a backend, waits for one or is parked, how often it was taken at once after it was free, and how
     /// often at all.
     #[must_use]
     pub fn use_so_far(&self) -> (bool, u64, u64) {
         let live = self.live.lock();
-        (matches!(live.state, State::Waiting | State::Leased(_)), live.quick, live.taken)
+        (matches!(live.state, State::Waiting | State::Leased(_) | State::Parked), live.quick, live.taken)
     }
 
     /// Where the client comes from, without the port.

@@ -7,6 +7,9 @@ use crate::wire::walk::{HEADER, Header};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+/// Bytes read at a time, as long as not more are there.
+const STEP: usize = 512;
+
 /// What was read and not used yet. Holds one packet and whatever came with it.
 #[derive(Default)]
 pub(super) struct Intake {
@@ -60,9 +63,11 @@ impl Intake {
         self.buf
     }
 
+    /// Room is made for as much again as is there, not for what was announced.
     async fn fill<S: AsyncRead + Unpin>(&mut self, stream: &mut S, len: usize) -> Result<(), Refused> {
-        self.buf.reserve(len.saturating_sub(self.buf.len()).max(512));
         while self.buf.len() < len {
+            let missing = len - self.buf.len();
+            self.buf.reserve(missing.min(self.buf.len()).max(STEP));
             if stream.read_buf(&mut self.buf).await? == 0 {
                 return Err(Refused::Silent);
             }
@@ -108,5 +113,26 @@ mod tests {
         let mut intake = Intake::default();
         assert!(matches!(intake.password(&mut near, 10_000).await, Err(Refused::Told(_))));
         assert!(intake.buf.capacity() < 4096);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_allocated_by_the_length_that_a_client_announces() {
+        for announced in [&b"\0\0\x27\x10"[..], b"p\0\0\xff\xff"] {
+            let (mut near, mut far) = tokio::io::duplex(64);
+            let mut intake = Intake::default();
+            far.write_all(announced).await.unwrap();
+            let read = async {
+                match announced.len() {
+                    4 => drop(intake.first(&mut near).await),
+                    _ => drop(intake.password(&mut near, 65_535).await),
+                }
+            };
+            tokio::select! {
+                biased;
+                () = read => panic!("not all of it is there"),
+                () = tokio::task::yield_now() => {}
+            }
+            assert!(intake.buf.capacity() <= 2 * STEP, "{}", intake.buf.capacity());
+        }
     }
 }

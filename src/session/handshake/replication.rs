@@ -52,7 +52,7 @@ pub(super) async fn open(
     let mut cell = new_cell(visitor, &startup, startup.database.as_str().into(), user.as_str().into());
     cell.replication = startup.replication;
     let cell = Arc::new(cell);
-    let (_, tag, warning, seat) = admit(visitor, &cell, &startup, suffix.as_deref())?;
+    let (_, tag, warning, seat) = admit(visitor, &cell, None, &startup, suffix.as_deref())?;
 
     let mut backend = dial(&target, table.pool.connect_timeout).await.map_err(|error| {
         tracing::warn!(

@@ -21,10 +21,13 @@ impl Tracker {
         (self.is_own_work() || self.front().is_some_and(begins)) && self.ops.iter().any(begins)
     }
 
-    /// Bursar sends a message of its own ahead of the client's: its replies are left out.
+    /// Bursar sends a message of its own ahead of the client's: its replies are left out. What is part of
+    /// the client's segment begins it: only the client's Sync ends what the server has begun by then.
     pub fn inject(&mut self, kind: OpKind, what: Injected) {
         self.unflushed = kind.is_extended();
-        self.ops.push_back(Op { injected: Some(what), noted: what == Injected::InPlace, ..Op::new(kind) });
+        let joins = what.is_in_place() || what == Injected::Lent;
+        self.unsynced |= joins && kind.is_extended();
+        self.ops.push_back(Op { injected: Some(what), noted: what.is_in_place(), ..Op::new(kind) });
     }
 
     /// Bursar sends a segment that sets the tenant context, a Parse of its statement first or not. It
@@ -33,6 +36,14 @@ impl Tracker {
         let kinds = [OpKind::Parse, OpKind::Bind, OpKind::Execute, OpKind::Sync];
         for kind in kinds.into_iter().skip(usize::from(!parses)) {
             self.inject(kind, Injected::Fence);
+        }
+    }
+
+    /// Bursar begins the client's segment with the tenant context, a Parse of its statement first or not.
+    pub fn lend(&mut self, parses: bool) {
+        let kinds = [OpKind::Parse, OpKind::Bind, OpKind::Execute];
+        for kind in kinds.into_iter().skip(usize::from(!parses)) {
+            self.inject(kind, Injected::Lent);
         }
     }
 
@@ -54,9 +65,15 @@ impl Tracker {
         }
     }
 
+    /// Whether a Describe of Bursar's own is outstanding.
+    #[must_use]
+    pub fn is_asking(&self) -> bool {
+        self.ops.iter().any(|op| op.kind == OpKind::DescribeStatement && op.injected.is_some())
+    }
+
     /// Bursar sends a Describe of a statement, for itself.
     pub fn ask_shape(&mut self) {
-        self.unflushed = true;
+        (self.unflushed, self.unsynced) = (true, true);
         let op = Op::new(OpKind::DescribeStatement);
         self.ops.push_back(Op { injected: Some(Injected::InPlace), ..op });
     }

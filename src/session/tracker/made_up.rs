@@ -1,5 +1,6 @@
 //! Replies that Bursar makes itself, each in its place among those of the server.
 
+use super::marker::Marker;
 use super::{Injected, Op, OpKind, Tracker};
 use crate::wire::backend::{TxStatus, ready_for_query};
 use bytes::{Bytes, BytesMut};
@@ -56,8 +57,25 @@ impl Tracker {
         self.status = status;
     }
 
-    /// Sends every made-up reply whose turn has come. To be asked before each server message, and
-    /// when the client will not send more before it sees them.
+    /// A server message of this type comes next. Unless it is a ReadyForQuery, which may be the one in doubt
+    /// behind a COPY that has failed, or nobody's reply, it ends that doubt.
+    pub fn expect(&mut self, kind: u8) {
+        if !matches!(kind, b'Z' | b'N' | b'S' | b'A') {
+            self.slack = 0;
+        }
+    }
+
+    /// Whether a made-up reply comes next. While it is in doubt how many ReadyForQuery come first, none does but
+    /// one that stands between two Syncs.
+    #[must_use]
+    pub fn is_reply_due(&self) -> bool {
+        self.marker == Marker::None
+            && self.ops.front().is_some_and(|op| op.made_up)
+            && (self.slack == 0 || self.is_between_syncs())
+    }
+
+    /// Sends every made-up reply whose turn has come. To be asked before each server message, which
+    /// [`Tracker::expect`] is told of, and when the client will not send more before it sees them.
     #[inline]
     pub fn emit(&mut self, out: &mut BytesMut) {
         if !self.made_up.is_empty() {
@@ -66,13 +84,18 @@ impl Tracker {
     }
 
     fn emit_made_up(&mut self, out: &mut BytesMut) {
-        while self.ops.front().is_some_and(|op| op.made_up) {
-            self.told += self.ops.pop_front().map_or(0, |op| usize::from(op.noted));
-            if let Some(reply) = self.made_up.pop_front() {
-                out.extend_from_slice(&reply.bytes);
-                if reply.ready {
-                    ready_for_query(out, self.status);
-                }
+        while self.is_reply_due() {
+            self.guessed |= self.slack > 0;
+            self.emit_one(out);
+        }
+    }
+
+    pub(super) fn emit_one(&mut self, out: &mut BytesMut) {
+        self.told += self.ops.pop_front().map_or(0, |op| usize::from(op.noted));
+        if let Some(reply) = self.made_up.pop_front() {
+            out.extend_from_slice(&reply.bytes);
+            if reply.ready {
+                ready_for_query(out, self.status);
             }
         }
     }

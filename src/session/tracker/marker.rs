@@ -44,6 +44,8 @@ pub(super) struct Doubt {
     /// The COPY was an extended one: unless a Sync of the client's is answered, it is skipping.
     extended: bool,
     intruder: Option<OpKind>,
+    /// A Sync stands behind all that: nothing is open or skipped any more.
+    synced: bool,
     /// The server has replied to the intruder; with an error if `failed`.
     came: bool,
     failed: bool,
@@ -61,8 +63,8 @@ pub(super) struct End {
 }
 
 impl Marker {
-    pub(super) fn due(extended: bool, intruder: Option<OpKind>) -> Marker {
-        Marker::Due(Doubt { extended, intruder, came: false, failed: false, ready: 0, closed: false })
+    pub(super) fn due(extended: bool, intruder: Option<OpKind>, synced: bool) -> Marker {
+        Marker::Due(Doubt { extended, intruder, synced, came: false, failed: false, ready: 0, closed: false })
     }
 
     /// Whether it is to be sent; from now on it is.
@@ -70,6 +72,11 @@ impl Marker {
         let Marker::Due(doubt) = *self else { return false };
         *self = Marker::Sent(doubt);
         true
+    }
+
+    /// Whether a ReadyForQuery that was kept back has been let go by the one that has just come.
+    pub(super) fn lets_go(&self) -> bool {
+        matches!(self, Marker::Sent(doubt) if doubt.ready > 1)
     }
 
     pub(super) fn is_sent(&self) -> bool {
@@ -115,7 +122,7 @@ impl Marker {
 
 impl Doubt {
     fn end(&self) -> End {
-        let open = self.came && self.intruder.is_some_and(OpKind::is_extended);
+        let open = !self.synced && self.came && self.intruder.is_some_and(OpKind::is_extended);
         let swallowed = self.extended && self.ready == 1;
         End { skipping: swallowed || (open && self.failed), unsynced: open && !self.failed }
     }

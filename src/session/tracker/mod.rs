@@ -26,6 +26,7 @@
 //!
 //! Session state (names, settings, tags) is not kept here.
 
+mod copying;
 mod expected;
 mod injected;
 mod made_up;
@@ -117,6 +118,8 @@ pub struct Tracker {
     failed_query: bool,
     /// ReadyForQuery messages that may come without an op of their own.
     slack: u32,
+    /// A made-up reply has been given its place as if none of the Syncs in doubt was answered.
+    guessed: bool,
     marker: Marker,
     /// Swept ops that the session wanted to hear about.
     swept: usize,
@@ -128,8 +131,8 @@ pub struct Tracker {
     queries: u32,
     /// Syncs that are outstanding.
     syncs: u32,
-    /// A BEGIN of Bursar's has failed, and the server skips up to a Sync that the client, which sent a
-    /// Query behind it, will not send.
+    /// A BEGIN of Bursar's has failed, or a context that it lent, and the server skips up to a Sync that the
+    /// client, which sent a Query behind it, will not send.
     lacks_sync: bool,
 }
 
@@ -150,6 +153,7 @@ impl Default for Tracker {
             doomed: false,
             failed_query: false,
             slack: 0,
+            guessed: false,
             marker: Marker::None,
             swept: 0,
             swept_uses: 0,
@@ -213,22 +217,10 @@ impl Tracker {
         self.unsynced && self.copy != Copy::Open && self.ops.iter().any(|op| !op.made_up)
     }
 
-    /// Whether the server reads COPY data and nobody has told it the end yet.
+    /// Whether no more than one ReadyForQuery is to come.
     #[must_use]
-    pub fn is_copying_in(&self) -> bool {
-        self.copy == Copy::Open
-    }
-
-    /// Whether that COPY is a Query's.
-    #[must_use]
-    pub fn is_query_copying_in(&self) -> bool {
-        self.is_copying_in() && self.ops.front().is_some_and(|op| op.kind == OpKind::Query)
-    }
-
-    /// Whether the next reply belongs to something that Bursar injected.
-    #[must_use]
-    pub fn is_injected(&self) -> bool {
-        self.marker != Marker::None || self.ops.front().is_some_and(|op| op.injected.is_some())
+    pub fn is_last_segment(&self) -> bool {
+        self.queries + self.syncs <= 1
     }
 
     /// Whether the lease may end (wire.md A4): nothing outstanding, not in a transaction.
@@ -247,19 +239,9 @@ impl Tracker {
     /// Whether a message of this kind cannot be taken until more of the server's replies are in.
     #[must_use]
     pub fn would_hold(&self, kind: Kind) -> bool {
-        self.marker != Marker::None
-            || self.intruded
+        self.is_in_doubt()
             || self.ops.len() >= MAX_OPS
             || (self.late_syncs > 0 && self.is_end_in_doubt() && !matches!(kind, Kind::Sync | Kind::Flush))
-    }
-
-    /// Whether a failure of the extended COPY that ends now would leave open if what comes next is
-    /// skipped, because only a Sync that came in the middle of its data could have ended that.
-    fn is_end_in_doubt(&self) -> bool {
-        let mut ops = self.ops.iter().map(|op| op.kind);
-        self.copy == Copy::Closing
-            && ops.next().is_some_and(OpKind::is_extended)
-            && ops.all(|kind| kind != OpKind::Sync)
     }
 
     /// Whether the server may keep replies to itself until it is sent a Flush; asked once, by who is
@@ -303,28 +285,7 @@ impl Tracker {
         Take::Forward
     }
 
-    fn copy_message(&mut self, kind: Kind) -> Take {
-        match self.copy {
-            Copy::Open => {
-                self.copy_data = true;
-                if kind != Kind::CopyData {
-                    self.copy = Copy::Closing;
-                    self.unflushed = true;
-                }
-                Take::Forward
-            }
-            // A COPY may be about to begin (its CopyInResponse is not in yet), or the one before is
-            // about to end: only the server's next replies say whether this is data or noise.
-            _ if self.may_copy() => Take::Hold,
-            _ => Take::Drop,
-        }
-    }
-
-    fn may_copy(&self) -> bool {
-        self.ops.iter().any(|op| matches!(op.kind, OpKind::Query | OpKind::Execute) && !op.made_up)
-    }
-
-    /// A server message has arrived. `body` is its first bytes, as many as [`wants`] asks for (or fewer where the message is shorter).
+    /// A server message has arrived. `body` is its first bytes, as many as [`wants`] asks for, or fewer.
     /// Made-up replies whose turn has come are appended to `out`, to be sent after this message.
     ///
     /// # Errors
@@ -357,7 +318,9 @@ impl Tracker {
     }
 
     fn asynchronous(&self) -> Give {
-        if self.is_injected() { Give::Suppress } else { Give::Pass }
+        let why = self.ops.front().and_then(|op| op.injected);
+        let own = self.marker != Marker::None || why.is_some_and(|why| why != Injected::Instead);
+        if own { Give::Suppress } else { Give::Pass }
     }
 
     /// A reply to the front op that is neither E nor Z nor D (table A3).
@@ -396,29 +359,6 @@ impl Tracker {
         Ok(if front.injected.is_some() { Give::Suppress } else { Give::Pass })
     }
 
-    /// COPY IN has begun: Syncs already sent behind it will be read as part of the data.
-    fn swallow_syncs(&mut self) {
-        let before = self.ops.len();
-        let behind = self.ops.iter().skip(1);
-        let intruder = behind.clone().position(|op| op.kind != OpKind::Sync && !op.made_up);
-        let mut left = intruder.unwrap_or(before);
-        let mut first = true;
-        self.ops.retain(|op| {
-            if std::mem::take(&mut first) || left == 0 {
-                return true;
-            }
-            left -= 1;
-            op.kind != OpKind::Sync || op.made_up
-        });
-        self.intruded = intruder.is_some();
-        self.early_syncs += (before - self.ops.len()) as u32;
-        self.syncs = self.syncs.saturating_sub((before - self.ops.len()) as u32);
-        if before != self.ops.len() {
-            // The client's Sync did not end the implicit transaction after all.
-            self.unsynced = self.ops.front().is_some_and(|op| op.kind == OpKind::Execute);
-        }
-    }
-
     fn error(&mut self, body: &[u8]) -> Result<Give, Desync> {
         let front = *self.ops.front().ok_or(Desync(b'E'))?;
         self.slack = 0;
@@ -438,13 +378,14 @@ impl Tracker {
         self.failed_query = !front.kind.is_extended();
         let intruder = self.ops.get(1).map(|op| op.kind).filter(|kind| *kind != OpKind::Sync);
         if front.kind.is_extended() {
-            let queries = self.queries;
+            let (queries, made_up) = (self.queries, self.made_up.len());
             let swept = self.sweep();
-            if doubtful > 0 && swept > 2 {
+            if doubtful > 0 && (swept > 2 || self.made_up.len() < made_up) {
                 // Whether these ran depends on the Syncs before them; nobody can tell any more.
                 return Err(Desync(b'E'));
             }
-            if front.injected == Some(Injected::Begin) && self.queries < queries {
+            let ahead = matches!(front.injected, Some(Injected::Begin | Injected::Lent));
+            if ahead && self.queries < queries {
                 self.lacks_sync = true;
                 self.skipping = false;
                 self.ops.push_back(Op::new(OpKind::Sync));
@@ -452,24 +393,14 @@ impl Tracker {
             }
         }
         if doubtful > 0 {
-            self.doubt(doubtful, front.kind, intruder);
+            self.doubt(doubtful, front.kind, intruder)?;
         }
         Ok(match front.injected {
             Some(Injected::Segment | Injected::Fence) => Give::InjectedError,
+            Some(Injected::Lent) if code != Some(b"57014") => Give::InjectedError,
             Some(Injected::Failure) => Give::Suppress,
             _ => Give::Pass,
         })
-    }
-
-    /// So many Syncs may be answered or not: something sent behind them will tell, or a marker.
-    fn doubt(&mut self, syncs: u32, copy: OpKind, intruder: Option<OpKind>) {
-        let extended = copy.is_extended();
-        let from = usize::from(!extended);
-        if self.ops.iter().skip(from).any(|op| op.kind != OpKind::Sync && !op.made_up) {
-            self.slack = syncs;
-        } else {
-            self.marker = if extended { Marker::due(true, intruder) } else { Marker::AfterReady };
-        }
     }
 
     /// After an error in an extended message the server ignores everything up to Sync. Returns how
@@ -501,6 +432,9 @@ impl Tracker {
         let op = match self.ops.front() {
             // Every other op has a reply before its ReadyForQuery.
             Some(op) if self.slack > 0 && op.kind != OpKind::Sync && !self.failed_query => {
+                if self.guessed {
+                    return Err(Desync(b'Z'));
+                }
                 self.slack -= 1;
                 return Ok(Give::Pass);
             }
@@ -512,35 +446,13 @@ impl Tracker {
         self.ops.pop_front();
         self.failed_query = false;
         if self.marker == Marker::AfterReady {
-            self.marker = Marker::due(false, None);
+            self.marker = Marker::due(false, None, false);
         }
         Ok(if op.injected.is_some() { Give::Suppress } else { Give::Pass })
     }
 
-    /// Whether [`marker::BYTES`] must be sent now; to be asked after each server message.
-    #[must_use]
-    pub fn take_marker(&mut self) -> bool {
-        self.marker.take_due()
-    }
-
-    /// A message that comes while the marker is on its way.
-    fn marked(&mut self, kind: u8, body: &[u8], out: &mut BytesMut) -> Result<Give, Desync> {
-        if kind == b'Z' {
-            self.status = status(body)?;
-        }
-        let (give, end) = self.marker.server(kind, out)?;
-        if let Some(end) = end {
-            self.marker = Marker::None;
-            self.ops.clear();
-            self.made_up.clear();
-            (self.queries, self.syncs) = (0, 0);
-            (self.skipping, self.unsynced) = (end.skipping, end.unsynced);
-        }
-        Ok(give)
-    }
-
-    /// Whether a Sync must be sent now, whose ReadyForQuery ends a Query of the client's that a failed
-    /// BEGIN has made the server skip; to be asked after each error.
+    /// Whether a Sync must be sent now, whose ReadyForQuery ends a Query of the client's that a failure of
+    /// Bursar's ahead of it has made the server skip; to be asked after each error.
     #[must_use]
     pub fn takes_sync(&mut self) -> bool {
         std::mem::take(&mut self.lacks_sync)

@@ -65,15 +65,29 @@ pub enum Injected {
     /// Part of the client's own segment (a statement of its parsed where it is missing): an error in
     /// it is the client's, at the place where PostgreSQL would raise it.
     InPlace,
+    /// The same, of a Parse that the client has just sent itself: what PostgreSQL remarks while it reads the
+    /// text is the client's too.
+    Instead,
     /// Something that fails on purpose, so that what the client's segment or transaction has done is
     /// undone.
     Failure,
     /// Part of a segment that sets the tenant context: whatever comes behind an error in it is no
     /// answer for the client.
     Fence,
+    /// Part of what sets the tenant context for the client's own segment, which it begins: nothing that
+    /// follows may run without it. A cancel in it is the client's, any other error Bursar's.
+    Lent,
     /// Part of a BEGIN that the client has been answered before: an error in it is the client's, and
     /// nothing that follows may run.
     Begin,
+}
+
+impl Injected {
+    /// Whether it is part of the client's own segment.
+    #[must_use]
+    pub fn is_in_place(self) -> bool {
+        matches!(self, Injected::InPlace | Injected::Instead)
+    }
 }
 
 /// One entry of the queue.

@@ -130,6 +130,12 @@ fn a_message_without_a_place_in_a_copy_is_waited_for() {
     // or answered, and so is the Describe.
     case(&format!("{script} <ZI <n <ZI <3 <3 <ZI >S <ZI"), "PBEdSdD|(SCCS)S", "12GEZn--Z released");
     case(&format!("{script} <ZI <E <ZI <3 <3 <ZI >P >S <ZI"), "PBEdSdD|(SCCS)-S", "12GEZE--Z released");
+    // It had been sent before the COPY was known, and so had a Sync behind it: nothing is skipped any more.
+    case(">E >S >E >S <G <E <ZI <E <ZI <ZI <3 <3 <ZI >P <1", "ESES(SCCS)P", "GEZEZ--1 held");
+    case(">E >S >E >S <G <E <ZI <C <ZI <ZI <3 <3 <ZI", "ESES(SCCS)", "GEZCZ-- released");
+    case(">E >S >E >S <G <E <ZI <ZI <3 <3 <ZI >P <1", "ESES(SCCS)P", "GEZ--1 held");
+    // What was sent behind a Sync has no Sync of its own yet, wherever that Sync was read.
+    case(">Q >S >E <G <E <ZI <ZI <C", "QSE", "GEZZC held");
     // Nothing is sent behind the end of such a COPY but what ends the doubt.
     case(">P >B >E <1 <2 <G >d >S >c >Q <C >Q <C <ZI", "PBEdSc|Q", "12GCCZ released");
     case(">P >B >E <1 <2 <G >d >S >c >S >Q <C <ZI <C <ZI", "PBEdScSQ", "12GCZCZ released");
@@ -170,6 +176,28 @@ fn an_injected_segment_is_invisible() {
     assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Suppress));
     assert_eq!(tracker.server(b'C', b"", &mut out), Ok(Give::Pass));
     assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Pass));
+    assert!(tracker.may_release());
+}
+
+/// What is asked ahead of a client's message is part of its segment, which the server keeps open until the
+/// client's Sync; the answer may come together with the end of the segment before.
+#[test]
+fn what_is_injected_in_place_begins_the_clients_segment() {
+    let mut tracker = Tracker::default();
+    let mut out = BytesMut::new();
+    tracker.client(Kind::Sync, Note::default());
+    tracker.inject(OpKind::Parse, Injected::InPlace);
+    tracker.ask_shape();
+    assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Pass));
+    for kind in *b"1tT" {
+        assert_eq!(tracker.server(kind, b"", &mut out), Ok(Give::Suppress));
+    }
+    assert!(!tracker.is_busy() && tracker.is_unsynced() && !tracker.may_release());
+    for (kind, reply) in [(Kind::Bind, b'2'), (Kind::Execute, b'C'), (Kind::Sync, b'Z')] {
+        assert!(!tracker.may_release());
+        assert_eq!(tracker.client(kind, Note::default()), Take::Forward);
+        assert_eq!(tracker.server(reply, b"I", &mut out), Ok(Give::Pass));
+    }
     assert!(tracker.may_release());
 }
 
@@ -225,6 +253,118 @@ fn made_up_replies_are_swept_with_their_pipeline() {
     assert!(tracker.may_release());
 }
 
+/// A COPY that fails with a Sync in the middle of its data, another one behind it and something that is answered
+/// here: the client's ReadyForQuery come first, however many there are.
+#[test]
+fn made_up_replies_wait_for_what_a_failed_copy_has_made_of_the_syncs() {
+    const FAILED: &[u8] = b"C57014\0\0";
+    let copy = || {
+        let (mut tracker, mut out) = (Tracker::default(), BytesMut::new());
+        tracker.client(Kind::Execute, Note::default());
+        tracker.server(b'G', b"", &mut out).unwrap();
+        for kind in [Kind::CopyData, Kind::Sync, Kind::CopyDone, Kind::Sync] {
+            assert_eq!(tracker.client(kind, Note::default()), Take::Forward);
+        }
+        tracker.answer(OpKind::Bind, Bytes::from_static(b"x"), false, &mut out);
+        (tracker, out)
+    };
+    // What is sent behind it tells.
+    for answered in [false, true] {
+        let (mut tracker, mut out) = copy();
+        tracker.client(Kind::Execute, Note::default());
+        tracker.server(b'E', FAILED, &mut out).unwrap();
+        for _ in 0..=u8::from(answered) {
+            tracker.expect(b'Z');
+            tracker.emit(&mut out);
+            assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Pass));
+        }
+        assert_eq!(&out[..], if answered { &b"x"[..] } else { b"" });
+        tracker.expect(b'C');
+        tracker.emit(&mut out);
+        assert_eq!(&out[..], b"x");
+        assert_eq!(tracker.server(b'C', b"", &mut out), Ok(Give::Pass));
+    }
+    // Nothing is: the marker does.
+    let (mut tracker, mut out) = copy();
+    tracker.server(b'E', FAILED, &mut out).unwrap();
+    assert!(tracker.take_marker());
+    for (kind, give) in [(b'Z', Give::Withhold), (b'Z', Give::Withhold), (b'3', Give::Suppress)] {
+        tracker.emit(&mut out);
+        assert_eq!(tracker.server(kind, b"I", &mut out), Ok(give));
+    }
+    tracker.server(b'3', b"", &mut out).unwrap();
+    assert!(out.is_empty());
+    assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::DropWithheld));
+    assert_eq!(&out[..], b"x");
+    assert!(tracker.may_release());
+}
+
+/// A COPY has been cancelled that had Syncs sent into it, and what was sent behind them may have run or not,
+/// or stands between them and others.
+#[test]
+fn what_depends_on_a_sync_in_doubt_is_given_up() {
+    const MADE_UP: u8 = b'=';
+    // A reply that is made up; a message that may have failed, and be taken for what is behind it.
+    for script in [&b"ES="[..], b"ES=S", b"ESBSQ", b"ESPB"] {
+        let (mut tracker, mut out) = (Tracker::default(), BytesMut::new());
+        for &kind in script {
+            if kind == MADE_UP {
+                tracker.answer(OpKind::Bind, Bytes::from_static(b"x"), false, &mut out);
+            } else {
+                assert_eq!(tracker.client(Kind::of(kind).unwrap(), Note::default()), Take::Forward);
+            }
+        }
+        tracker.server(b'G', b"", &mut out).unwrap();
+        let told = tracker.server(b'E', b"C57014\0\0", &mut out);
+        assert_eq!(told, Err(Desync(b'E')), "{}", String::from_utf8_lossy(script));
+    }
+}
+
+/// tokio-postgres sends a Sync with each COPY, and closes the statement of one that it has given up.
+#[test]
+fn a_reply_made_between_two_syncs_behind_a_copy_is_in_its_place_or_the_session_ends() {
+    let given_up = || {
+        let (mut tracker, mut out) = (Tracker::default(), BytesMut::new());
+        tracker.client(Kind::Execute, Note::default());
+        tracker.client(Kind::Sync, Note::default());
+        tracker.server(b'G', b"", &mut out).unwrap();
+        tracker.client(Kind::CopyFail, Note::default());
+        tracker.client(Kind::Sync, Note::default());
+        tracker.answer(OpKind::Close, Bytes::from_static(b"x"), false, &mut out);
+        tracker.client(Kind::Sync, Note::default());
+        (tracker, out)
+    };
+    for answered in [false, true] {
+        // The marker tells.
+        let (mut tracker, mut out) = given_up();
+        assert_eq!(tracker.server(b'E', b"C57014\0\0", &mut out), Ok(Give::Pass));
+        assert!(tracker.take_marker());
+        assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Withhold));
+        assert_eq!(&out[..], b"");
+        assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Withhold));
+        assert_eq!(&out[..], b"x", "behind the ReadyForQuery that was kept back");
+        assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Withhold));
+        if answered {
+            assert_eq!(tracker.server(b'Z', b"I", &mut out), Err(Desync(b'Z')));
+        } else {
+            for (kind, give) in [(b'3', Give::Suppress), (b'3', Give::Suppress), (b'Z', Give::DropWithheld)] {
+                assert_eq!(tracker.server(kind, b"I", &mut out), Ok(give));
+            }
+            assert_eq!(&out[..], b"x");
+            assert!(tracker.may_release());
+        }
+        // What was sent behind it does.
+        let (mut tracker, mut out) = given_up();
+        tracker.client(Kind::Parse, Note::default());
+        assert_eq!(tracker.server(b'E', b"C57014\0\0", &mut out), Ok(Give::Pass));
+        assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Pass));
+        assert_eq!(&out[..], b"x");
+        assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Pass));
+        let next = tracker.server(if answered { b'Z' } else { b'1' }, b"I", &mut out);
+        assert_eq!(next, if answered { Err(Desync(b'Z')) } else { Ok(Give::Pass) });
+    }
+}
+
 /// An error of Bursar's own in the middle of a pipeline: told in its place, and raised on the server.
 #[test]
 fn a_failure_on_purpose_is_not_seen() {
@@ -264,4 +404,41 @@ fn a_fence_ahead_of_a_begin_says_nothing_of_the_clients_transaction() {
     }
     assert_eq!(tracker.status(), TxStatus::InTransaction);
     assert!(!tracker.is_own_work() && tracker.knows_status());
+}
+
+/// The context lent to a Query, failing: by a cancel, which is the client's, or by itself.
+#[test]
+fn what_follows_a_context_that_cannot_be_lent_is_skipped_to_a_sync_of_bursars() {
+    let lent = |body: &'static [u8]| {
+        let (mut tracker, mut out) = (Tracker::default(), BytesMut::new());
+        tracker.lend(false);
+        assert!(tracker.is_unsynced() && !tracker.is_own_work(), "a cancel is for what it is part of");
+        tracker.client(Kind::Query, Note::default());
+        assert!(!tracker.is_unsynced());
+        assert_eq!(tracker.server(b'2', b"", &mut out), Ok(Give::Suppress));
+        let give = tracker.server(b'E', body, &mut out);
+        assert!(tracker.takes_sync() && !tracker.takes_sync());
+        assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Pass));
+        assert!(tracker.may_release() && !tracker.is_skipping());
+        give
+    };
+    assert_eq!(lent(b"SERROR\0C57014\0\0"), Ok(Give::Pass));
+    assert_eq!(lent(b"SERROR\0C42501\0\0"), Ok(Give::InjectedError));
+}
+
+#[test]
+fn a_context_lent_to_a_pipeline_is_part_of_it() {
+    let (mut tracker, mut out) = (Tracker::default(), BytesMut::new());
+    tracker.lend(true);
+    for kind in [Kind::Bind, Kind::Execute, Kind::Sync] {
+        tracker.client(kind, Note::default());
+    }
+    for (kind, body) in [(b'1', &b""[..]), (b'2', b""), (b'D', b""), (b'C', b"SELECT 1\0")] {
+        assert_eq!(tracker.server(kind, body, &mut out), Ok(Give::Suppress));
+    }
+    assert_eq!(tracker.server(b'2', b"", &mut out), Ok(Give::Pass));
+    assert_eq!(tracker.server(b'E', b"SERROR\0C22012\0\0", &mut out), Ok(Give::Pass));
+    assert!(!tracker.takes_sync(), "the client has sent one");
+    assert_eq!(tracker.server(b'Z', b"I", &mut out), Ok(Give::Pass));
+    assert!(tracker.may_release());
 }

@@ -118,6 +118,9 @@ fn opening(text: &[u8]) -> Option<usize> {
 }
 
 fn leading<'a>(text: &'a [u8], ours: &dyn Fn(&str) -> bool) -> Option<Found<'a>> {
+    if text.first().is_some_and(u8::is_ascii_alphabetic) {
+        return None;
+    }
     let open = blanks(text);
     let body = text[open..].strip_prefix(b"/*")?;
     // Nothing stands before it, so it is a comment; the grammar says that nothing nests in it.

@@ -1,6 +1,7 @@
-//! How a single statement begins: whether it ends a transaction, or takes prepared statements away.
+//! How a single statement begins: whether it ends a transaction, takes prepared statements away, or does
+//! no more than read and write rows.
 
-use super::lex::{Kind, Reading, Token, Tokens};
+use super::lex::{self, Kind, Reading, Token, Tokens};
 use std::borrow::Cow;
 
 /// Which prepared statements a text takes away.
@@ -22,6 +23,19 @@ pub fn exits(text: &[u8]) -> bool {
     let Some(first) = tokens.next() else { return true };
     ["commit", "end", "rollback", "abort"].iter().any(|word| first.is(word))
         || (first.is("prepare") && tokens.next().is_some_and(|token| token.is("transaction")))
+}
+
+/// Whether a text is one statement of rows, which runs in any transaction and leaves it alone: SELECT,
+/// INSERT, UPDATE, DELETE, MERGE, VALUES, TABLE, or one of them behind WITH. Careful: a semicolon that does
+/// not end the text is one too many, in a string too.
+#[must_use]
+pub fn is_of_rows(text: &[u8]) -> bool {
+    const WORDS: [&[u8]; 8] =
+        [b"select", b"insert", b"update", b"delete", b"merge", b"values", b"table", b"with"];
+    let text = text.trim_ascii_end();
+    let text = text.strip_suffix(b";").unwrap_or(text);
+    let first = lex::first_word(lex::skip_to_code(text));
+    WORDS.iter().any(|word| first.eq_ignore_ascii_case(word)) && memchr::memchr(b';', text).is_none()
 }
 
 /// What a text that begins with DEALLOCATE or DISCARD takes away; `None` for every other text, after
@@ -55,6 +69,13 @@ pub fn is_dated(text: &[u8]) -> bool {
     memchr::memchr2(b'\'', b'$', text).is_some()
         && Tokens::new(text, Reading::STANDARD)
             .any(|token| matches!(token.kind, Kind::Text | Kind::EscapedText) && has(token.bytes))
+}
+
+/// Whether a text is read in the same way under all settings: `client_encoding` matters beyond ASCII, and
+/// `standard_conforming_strings` and its kind where there is a backslash.
+#[must_use]
+pub fn is_read_alike(text: &[u8]) -> bool {
+    text.is_ascii() && memchr::memchr(b'\\', text).is_none()
 }
 
 /// Behind DEALLOCATE, if it is followed by a name, or ALL, and nothing else.
@@ -115,6 +136,34 @@ mod tests {
         }
         for text in ["select 1", "prepare x as select 1", "begin", "\"commit\"", "release a", "savepoint a"] {
             assert!(!exits(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn statements_of_rows() {
+        for text in
+            ["select 1", "/* a */ Select 1;", "-- x\nWITH a as (values (1)) delete from t ;\n", "TABLE t"]
+        {
+            assert!(is_of_rows(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "select 1; commit",
+            "select ';'",
+            "/* a; b */ select 1",
+            "commit",
+            "call f()",
+            "do $$ $$",
+            "selects",
+            "",
+            ";",
+            "(select 1)",
+            "begin",
+            "explain select 1",
+            "vacuum",
+            "set x = 1",
+            "copy t from stdin",
+        ] {
+            assert!(!is_of_rows(text.as_bytes()), "{text}");
         }
     }
 

@@ -130,8 +130,14 @@ fn promising(text: &[u8]) -> bool {
         (Some(b's'), Some(b'l')) => {
             // The second word tells nearly every SELECT apart by its first letter.
             let next = lex::skip_to_code(code.get(6..).unwrap_or_default());
-            let names: [&[u8]; 4] = [b"set_config", b"pg_catalog", b"bursar", b"\"bursar\""];
-            names.iter().any(|name| starts(next, name)) && starts(code, b"select")
+            let name: &[u8] = match next.first().map(|b| b | 0x20) {
+                Some(b's') => b"set_config",
+                Some(b'p') => b"pg_catalog",
+                Some(b'b') => b"bursar",
+                Some(b'"') => b"\"bursar\"",
+                _ => return false,
+            };
+            starts(next, name) && starts(code, b"select")
         }
         (Some(b's'), _) => starts(code, b"set") || starts(code, b"show"),
         (Some(b'r'), _) => starts(code, b"reset"),
@@ -139,8 +145,9 @@ fn promising(text: &[u8]) -> bool {
     }
 }
 
-struct Reader<'a> {
-    tokens: Tokens<'a>,
+/// Reads names and values.
+pub(super) struct Reader<'a> {
+    pub(super) tokens: Tokens<'a>,
 }
 
 impl<'a> Reader<'a> {
@@ -182,12 +189,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The next token, left in place.
-    fn peek(&self) -> Option<Token<'a>> {
+    pub(super) fn peek(&self) -> Option<Token<'a>> {
         self.tokens.clone().next()
     }
 
     /// A value: string, word or number. The outer `None` is no value, the inner one DEFAULT.
-    fn value(&mut self) -> Option<Option<String>> {
+    pub(super) fn value(&mut self) -> Option<Option<String>> {
         let first = self.tokens.next()?;
         match first.kind {
             Kind::Word if first.is("default") => Some(None),
@@ -264,7 +271,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A string literal with or without `E`.
-    fn string(&mut self) -> Option<String> {
+    pub(super) fn string(&mut self) -> Option<String> {
         let first = self.tokens.next()?;
         if first.is("e") {
             return escaped(self.tokens.next().filter(|token| token.kind == Kind::EscapedText)?);
@@ -272,7 +279,8 @@ impl<'a> Reader<'a> {
         literal(first)
     }
 
-    fn mark(&mut self, mark: u8) -> Option<()> {
+    /// The next token, if it is this mark.
+    pub(super) fn mark(&mut self, mark: u8) -> Option<()> {
         (self.tokens.next()?.kind == Kind::Mark(mark)).then_some(())
     }
 }

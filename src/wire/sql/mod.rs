@@ -4,6 +4,8 @@
 //! sound for every client encoding whose multi-byte sequences contain no ASCII quote, dash, star
 //! or slash; see [`lex`] for the backslashes of the encodings where that does not hold.
 
+pub mod assigned;
+pub mod bound;
 pub mod comment;
 pub mod lead;
 pub mod lex;

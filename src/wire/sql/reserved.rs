@@ -16,7 +16,7 @@ pub fn sets_any<'a>(text: &[u8], keys: impl Iterator<Item = &'a str> + Clone) ->
         return false;
     }
     let is_key = |name: &str| keys.clone().any(|key| key == name);
-    let touched = touched_for_now(text);
+    let touched = touched_for_now(text, None);
     if touched.names.iter().any(|name| is_key(name)) {
         return true;
     }

@@ -2,10 +2,12 @@
 //!
 //! Asked only of texts that [`scan`](super::scan) says change settings, so it may allocate. It
 //! understands `SET`, `RESET` and `DISCARD ALL` as PostgreSQL's grammar has them (VariableSetStmt,
-//! VariableResetStmt), and `set_config` with a literal for a name. Whatever it does not understand
-//! to the end makes the answer [`Touched::unknown`]. A name too many does no harm: the backend is
-//! asked for the value, and says what it was.
+//! VariableResetStmt), and `set_config` with a literal for a name, or a parameter where a Bind is at
+//! hand that says what it stands for. Whatever it does not understand to the end makes the answer
+//! [`Touched::unknown`]. A name too many does no harm: the backend is asked for the value, and says what
+//! it was.
 
+use super::bound::Bound;
 use super::lex::{self, Kind, Reading, Token, Tokens};
 use smallvec::SmallVec;
 
@@ -142,20 +144,20 @@ pub fn is_name(name: &str) -> bool {
         })
 }
 
-/// What `text` (without its NUL) does to settings, if all of it succeeds.
+/// What `text` (without its NUL) does to settings, if all of it succeeds; `bound` is what a Bind of it says.
 #[must_use]
-pub fn touched(text: &[u8]) -> Touched {
-    union(text, false)
+pub fn touched(text: &[u8], bound: Option<&Bound<'_>>) -> Touched {
+    union(text, bound, false)
 }
 
 /// As [`touched`], and what it changes for the rest of its transaction (`SET LOCAL`).
 #[must_use]
-pub fn touched_for_now(text: &[u8]) -> Touched {
-    union(text, true)
+pub fn touched_for_now(text: &[u8], bound: Option<&Bound<'_>>) -> Touched {
+    union(text, bound, true)
 }
 
-fn union(text: &[u8], locals: bool) -> Touched {
-    let mut readings = lex::readings(text).iter().map(|&reading| read(text, reading, locals));
+fn union(text: &[u8], bound: Option<&Bound<'_>>, locals: bool) -> Touched {
+    let mut readings = lex::readings(text).iter().map(|&reading| read(text, reading, bound, locals));
     let mut first = readings.next().unwrap_or_default();
     for other in readings {
         if other != first {
@@ -167,7 +169,7 @@ fn union(text: &[u8], locals: bool) -> Touched {
     first
 }
 
-fn read(text: &[u8], reading: Reading, locals: bool) -> Touched {
+fn read(text: &[u8], reading: Reading, bound: Option<&Bound<'_>>, locals: bool) -> Touched {
     let mut touched = Touched::default();
     let mut tokens = Tokens::new(text, reading);
     let mut at_start = true;
@@ -192,7 +194,7 @@ fn read(text: &[u8], reading: Reading, locals: bool) -> Touched {
             && identifier(token).is_some_and(|name| name == "set_config")
             && tokens.clone().next().is_some_and(|next| next.kind == Kind::Mark(b'('));
         if is_call {
-            touched.unknown |= call(&mut tokens.clone(), &mut touched).is_none();
+            touched.unknown |= call(&mut tokens.clone(), bound, &mut touched).is_none();
         }
     }
     touched
@@ -267,34 +269,63 @@ fn reset(tokens: &mut Tokens<'_>, touched: &mut Touched) -> Option<()> {
     Some(())
 }
 
-/// Behind `set_config`: what is set, if a literal says so.
-fn call(tokens: &mut Tokens<'_>, touched: &mut Touched) -> Option<()> {
+/// Behind `set_config`: what is set, if a literal says so, or what is bound.
+fn call(tokens: &mut Tokens<'_>, bound: Option<&Bound<'_>>, touched: &mut Touched) -> Option<()> {
     tokens.next()?;
     let first = tokens.next()?;
-    let name = literal(first)?.to_ascii_lowercase();
-    let mut next = tokens.next()?;
-    while next.kind == Kind::Mark(b':') {
-        // A cast: `::text`.
-        tokens.next().filter(|token| token.kind == Kind::Mark(b':'))?;
-        tokens.next().filter(|token| token.is("text"))?;
-        next = tokens.next()?;
-    }
-    if next.kind != Kind::Mark(b',') {
-        return None;
-    }
+    let name = match parameter(first, tokens) {
+        Some(number) => str::from_utf8(bound?.text(number)??).ok().filter(|name| is_name(name))?,
+        None => literal(first)?,
+    };
+    let name = name.to_ascii_lowercase();
+    argument_ends(tokens)?;
     // NULL stands for the default.
+    let value = tokens.next()?;
+    let number = parameter(value, tokens);
+    let is_bound_null = || bound.zip(number).and_then(|(bound, number)| bound.value(number)) == Some(None);
     let mut to_default = false;
-    if peek(tokens)?.is("null") {
-        tokens.next();
-        tokens.next().filter(|token| token.kind == Kind::Mark(b','))?;
-        let local = tokens.next()?;
-        to_default = local.is("false");
-        if !to_default && !local.is("true") {
-            return None;
-        }
+    if value.is("null") || is_bound_null() {
+        argument_ends(tokens)?;
+        to_default = !flag(tokens, bound)?;
     }
     touched.change(&name, to_default);
     Some(())
+}
+
+/// Casts to text, and the comma behind them.
+fn argument_ends(tokens: &mut Tokens<'_>) -> Option<()> {
+    loop {
+        match tokens.next()?.kind {
+            Kind::Mark(b',') => return Some(()),
+            Kind::Mark(b':') => {
+                tokens.next().filter(|token| token.kind == Kind::Mark(b':'))?;
+                tokens.next().filter(|token| token.is("text"))?;
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// The `n` of `$n`, of which `first` is the first token.
+pub(super) fn parameter(first: Token<'_>, tokens: &mut Tokens<'_>) -> Option<usize> {
+    let digits = peek(tokens).filter(|next| {
+        first.kind == Kind::Mark(b'$') && next.kind == Kind::Number && next.start == first.start + 1
+    })?;
+    tokens.next();
+    str::from_utf8(digits.bytes).ok()?.parse().ok()
+}
+
+/// TRUE or FALSE, written or bound, in either format.
+fn flag(tokens: &mut Tokens<'_>, bound: Option<&Bound<'_>>) -> Option<bool> {
+    let token = tokens.next()?;
+    if token.is("true") || token.is("false") {
+        return Some(token.is("true"));
+    }
+    match bound?.value(parameter(token, tokens)?)?? {
+        b"t" | b"true" | [1] => Some(true),
+        b"f" | b"false" | [0] => Some(false),
+        _ => None,
+    }
 }
 
 fn peek<'a>(tokens: &Tokens<'a>) -> Option<Token<'a>> {
@@ -343,7 +374,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn of(text: &str) -> Touched {
-        touched(text.as_bytes())
+        touched(text.as_bytes(), None)
     }
 
     #[track_caller]
@@ -460,6 +491,34 @@ mod tests {
     }
 
     #[test]
+    fn what_a_bind_says() {
+        // Parameters 1 to 4: a name, a value, NULL, false.
+        let bind = b"\0\0\0\0\0\x04\0\0\0\x08Work_Mem\0\0\0\x031MB\xff\xff\xff\xff\0\0\0\x01f\0\0";
+        let of = |text: &str| {
+            let parse = [text.as_bytes(), b"\0\0\0"].concat();
+            touched(text.as_bytes(), Bound::read(&parse, bind).as_ref())
+        };
+        let (set, reset) = (super::tests::of("set work_mem = 1"), super::tests::of("reset work_mem"));
+        assert_eq!(of("select set_config($1, $2, false)"), set);
+        assert_eq!(of("select set_config($1::text, $2::text, $4)"), set);
+        assert_eq!(of("select set_config('work_mem', $2, $4)"), set);
+        assert_eq!(of("select set_config($1, $3, false)"), reset);
+        assert_eq!(of("select set_config('work_mem', $3::text, $4)"), reset);
+        assert!(!of("select set_config($1, $3, true)").has_resets());
+        for text in [
+            "select set_config($2, $1, false)",
+            "select set_config($3, $2, false)",
+            "select set_config($5, $2, false)",
+            "select set_config($1 || $2, $2, false)",
+            "select set_config($1, $3 || 'x', false)",
+            "select set_config($1, $3, $2)",
+            "select $1::regclass, set_config($1, $2, false)",
+        ] {
+            assert!(of(text).unknown, "{text}: {:?}", of(text));
+        }
+    }
+
+    #[test]
     fn all_are_reset() {
         let all = of("select pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;");
         assert!(all.is_all_reset() && all.is_reset("x") && !all.is_reset("role"));
@@ -501,7 +560,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read(text in prop::collection::vec(prop_oneof![
             any::<u8>(), prop::sample::select(&b"'\"$-/*\\(),;=. setrolconfig"[..])], 0..120)) {
-            let _ = touched(&text);
+            let _ = touched(&text, None);
         }
     }
 }

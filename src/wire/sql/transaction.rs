@@ -36,11 +36,20 @@ impl Verb {
         if text.len() > LIMIT {
             return Verb::Exits;
         }
+        // By its first letters nearly every text is told apart: SELECT from START too.
+        if let [first, second, ..] = text
+            && first.is_ascii_alphabetic()
+            && !matches!(
+                &[first | 0x20, second | 0x20],
+                b"be" | b"st" | b"co" | b"en" | b"ro" | b"ab" | b"pr"
+            )
+        {
+            return Verb::Other;
+        }
         let mut code = skip_to_code(text);
         while let Some(rest) = code.strip_prefix(b";") {
             code = skip_to_code(rest);
         }
-        // By its first byte nearly every text is told apart.
         let is = |name: &str| {
             let start = code.get(..name.len());
             start.is_some_and(|start| start.eq_ignore_ascii_case(name.as_bytes()))

@@ -22,9 +22,15 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Number of programs, and the seed of the first.
+/// Number of programs, the seed of the first, and how often each is run: a difference that depends on how
+/// the work is scheduled shows in one run of many.
 const PROGRAMS: &str = "BURSAR_TEST_PROGRAMS";
 const SEED: &str = "BURSAR_TEST_SEED";
+const TIMES: &str = "BURSAR_TEST_TIMES";
+
+/// How many times as many steps a program has: what stays when its clients have logged in is cheaper to
+/// try for long, and longer programs get further from where they began.
+const LENGTH: &str = "BURSAR_TEST_LENGTH";
 
 /// Programs that differed once.
 const KEPT: &[u64] = &[
@@ -181,10 +187,10 @@ fn random_programs_in_statement_mode_see_no_difference() {
 
 /// So many programs, or as many as the environment says.
 fn compare(mode: Mode, programs: u64, kept: &[u64]) {
-    let (programs, first) = (number(PROGRAMS, programs), number(SEED, 1));
+    let (programs, first, times) = (number(PROGRAMS, programs), number(SEED, 1), number(TIMES, 1).max(1));
     let kept = if std::env::var_os(SEED).is_some() { &[] } else { kept };
     let next = AtomicU64::new(0);
-    let seeds = programs + kept.len() as u64;
+    let runs = (programs + kept.len() as u64) * times;
     let seed = |n: u64| kept.get(n as usize).copied().unwrap_or_else(|| first + n - kept.len() as u64);
     let totals: Vec<run::Totals> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..2)
@@ -195,10 +201,10 @@ fn compare(mode: Mode, programs: u64, kept: &[u64]) {
                     let mut lab = Lab::new(&db, mode);
                     loop {
                         let n = next.fetch_add(1, Ordering::Relaxed);
-                        if n >= seeds {
+                        if n >= runs {
                             break;
                         }
-                        let seed = seed(n);
+                        let seed = seed(n / times);
                         let program = generate::program(seed, mode);
                         let _named = Named(seed, &program);
                         if let Err(difference) = lab.compare(&program) {
@@ -219,12 +225,20 @@ fn compare(mode: Mode, programs: u64, kept: &[u64]) {
     let (writes, sent, replies) = (sum(|t| t.writes), sum(|t| t.sent), sum(|t| t.replies));
     let by_age = sum(|t| t.by_age);
     println!(
-        "{} mode, {programs} programs from seed {first}: {writes} writes of {sent} messages, {replies} replies, \
-         {by_age} by age",
+        "{} mode: {runs} programs, the random ones from seed {first}, {writes} steps of {sent} messages, \
+         {replies} replies, {by_age} by age",
         mode.key()
     );
-    assert!(writes >= programs * 2 && replies >= programs * 5, "the programs do next to nothing");
-    assert!(by_age <= programs, "every program that changes a row type would differ several times");
+    assert!(writes >= runs * 2 && replies >= runs * 5, "the programs do next to nothing");
+    assert!(
+        by_age <= runs * number(LENGTH, 1),
+        "every program that changes a row type would differ several times"
+    );
+}
+
+/// So many steps, made [`LENGTH`] times as many.
+fn steps(count: usize) -> usize {
+    count * usize::try_from(number(LENGTH, 1)).expect("a usize")
 }
 
 /// Names the program if something else goes wrong with it.
@@ -239,7 +253,8 @@ impl Drop for Named<'_> {
 }
 
 fn report(seed: u64, (program, difference): (Program, Difference)) -> ! {
-    panic!("{SEED}={seed} {PROGRAMS}=1 repeats it; shrunk:\n{program}\n{difference}");
+    let length = number(LENGTH, 1);
+    panic!("{SEED}={seed} {PROGRAMS}=1 {LENGTH}={length} repeats it; shrunk:\n{program}\n{difference}");
 }
 
 /// Leaves out steps, start-up parameters, then messages, as long as there is still a difference, and time.

@@ -88,7 +88,7 @@ pub(super) fn steps(seed: u64) -> Vec<Step> {
     // Pins tie a client to the backend for good; most programs do without.
     let pins = rng.one_in(4);
     let mut client = 0;
-    let steps = 3 + rng.below(12);
+    let steps = super::steps(3 + rng.below(12));
     (0..steps)
         .map(|_| {
             if rng.one_in(3) {

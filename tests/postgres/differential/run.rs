@@ -62,6 +62,22 @@ pub(super) struct Totals {
     pub(super) by_age: usize,
 }
 
+impl Totals {
+    fn add(&mut self, more: Totals) {
+        self.writes += more.writes;
+        self.sent += more.sent;
+        self.replies += more.replies;
+        self.by_age += more.by_age;
+    }
+
+    /// One step more gave the same both ways.
+    fn count(&mut self, done: &Done<'_>) {
+        self.writes += 1;
+        self.sent += done.step.ops.len();
+        self.replies += done.outcome.messages.len();
+    }
+}
+
 /// A step that was carried out directly, and what must be done and seen through the proxy.
 struct Done<'p> {
     step: &'p Step,
@@ -153,10 +169,7 @@ impl<'a> Lab<'a> {
                 Pool::Three => self.three = fresh,
             }
         }
-        self.totals.by_age += compared?;
-        self.totals.writes += direct.len();
-        self.totals.sent += direct.iter().map(|done| done.step.ops.len()).sum::<usize>();
-        self.totals.replies += direct.iter().map(|done| done.outcome.messages.len()).sum::<usize>();
+        self.totals.add(compared?);
         Ok(())
     }
 
@@ -202,18 +215,17 @@ impl<'a> Lab<'a> {
         done
     }
 
-    /// How often the two differed by age alone; see [`same::differs_by_age`].
-    fn run_proxied(&self, program: &Program, direct: &[Done<'_>]) -> Result<usize, Difference> {
+    /// How much was the same, and how often the two differed by age alone; see [`same::differs_by_age`].
+    fn run_proxied(&self, program: &Program, direct: &[Done<'_>]) -> Result<Totals, Difference> {
+        let mut totals = Totals::default();
         let mut clients: [Option<Proxied>; CLIENTS] = Default::default();
-        let mut left = [false; CLIENTS];
         for done in direct {
             for &other in &done.evicted {
-                (clients[other], left[other]) = (None, false);
+                clients[other] = None;
             }
             let index = done.step.client;
             if done.login.is_some() {
                 clients[index] = self.start_client(program, done)?;
-                left[index] = false;
             }
             let Some(client) = clients[index].as_mut() else { continue };
             client.idle = done.idle;
@@ -223,13 +235,17 @@ impl<'a> Lab<'a> {
             if !same::same(&done.outcome, &proxied) {
                 if same::differs_by_failed_parse(&done.outcome, &proxied) {
                     // What it would have done next is not done: there is nothing left to compare.
-                    return Ok(1);
+                    totals.by_age += 1;
+                    return Ok(totals);
                 }
                 if !program.reshapes || !same::differs_by_age(&done.outcome, &proxied) {
                     return Err(Difference::at(done.step.to_string(), &done.outcome, proxied));
                 }
-                (clients[index], left[index]) = (None, true);
+                totals.by_age += 1;
+                clients[index] = None;
+                continue;
             }
+            totals.count(done);
             if done.outcome.closed {
                 clients[index] = None;
             }
@@ -242,7 +258,7 @@ impl<'a> Lab<'a> {
         }
         drop(clients);
         self.look_afterwards(program)?;
-        Ok(left.iter().filter(|left| **left).count())
+        Ok(totals)
     }
 
     fn start_client(&self, program: &Program, done: &Done<'_>) -> Result<Option<Proxied>, Difference> {

@@ -27,7 +27,7 @@ const CHANGES: &[&str] = &[
 const MIGRATOR: usize = 2;
 
 pub(super) fn program(rng: &mut Rng, pool: Pool) -> Program {
-    let steps = 6 + rng.below(14);
+    let steps = super::steps(6 + rng.below(14));
     let steps = (0..steps)
         .map(|_| match rng.below(4) {
             0 => Step { client: MIGRATOR, ops: vec![query(rng.pick(CHANGES))], evict: true },

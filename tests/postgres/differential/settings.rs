@@ -111,7 +111,7 @@ const STARTS: &[(&str, &str)] = &[
 const WRONG: &[(&str, &str)] = &[("work_mem", "much"), ("no_such_setting", "1")];
 
 pub(super) fn program(rng: &mut Rng, pool: Pool) -> Program {
-    let (count, steps) = (2 + rng.below(3), 6 + rng.below(20));
+    let (count, steps) = (2 + rng.below(3), super::steps(6 + rng.below(20)));
     // One setting or few, so that what is set is also read, reset and rolled back.
     let few: Vec<usize> = (0..1 + rng.below(3)).map(|_| rng.below(SETTINGS.len())).collect();
     let mut logins = vec![Vec::new(); count];

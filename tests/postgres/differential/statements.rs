@@ -97,7 +97,7 @@ struct Writer<'r> {
 }
 
 pub(super) fn program(rng: &mut Rng, pool: Pool) -> Program {
-    let (count, steps) = (2 + rng.below(3), 6 + rng.below(20));
+    let (count, steps) = (2 + rng.below(3), super::steps(6 + rng.below(20)));
     // With more than one backend there are transactions at once: they must not wait for each other.
     let apart = pool == Pool::Three && rng.one_in(2);
     let sql = rng.one_in(4);

@@ -2,11 +2,10 @@
 sets this copy of the program off from others."""
 
 import sys
-from urllib.parse import urlsplit
 
-import django
-from django.conf import settings
 from django.db import IntegrityError, connection, models, transaction
+
+from django_settings import set_up
 
 
 def ok(what):
@@ -14,18 +13,7 @@ def ok(what):
 
 
 def main(url, copy=""):
-    at = urlsplit(url)
-    database = {
-        "ENGINE": "django.db.backends.postgresql",
-        "HOST": at.hostname,
-        "PORT": at.port,
-        "USER": at.username,
-        "NAME": at.path.lstrip("/"),
-        "CONN_MAX_AGE": None,
-        "OPTIONS": {"server_side_binding": True},
-    }
-    settings.configure(DATABASES={"default": database}, USE_TZ=True, TIME_ZONE="Europe/Paris")
-    django.setup()
+    set_up(url, {"server_side_binding": True}, USE_TZ=True, TIME_ZONE="Europe/Paris")
 
     class Note(models.Model):
         id = models.IntegerField(primary_key=True)

@@ -2,24 +2,12 @@
 
 import runpy
 import sys
-from urllib.parse import urlsplit
 
-import django
-from django.conf import settings
+from django_settings import set_up
 
 
 def main(url, recipe):
-    at = urlsplit(url)
-    database = {
-        "ENGINE": "django.db.backends.postgresql",
-        "HOST": at.hostname,
-        "PORT": at.port,
-        "USER": at.username,
-        "NAME": at.path.lstrip("/"),
-        "CONN_MAX_AGE": None,
-    }
-    settings.configure(DATABASES={"default": database}, ALLOWED_HOSTS=["testserver"])
-    django.setup()
+    set_up(url, ALLOWED_HOSTS=["testserver"])
     from django.db import connection, transaction
     from django.test import RequestFactory
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod dice;
+pub(crate) mod distance;
 pub(crate) mod identity;
 pub(crate) mod impostor;
 pub(crate) mod msg;

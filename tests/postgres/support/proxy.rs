@@ -1,12 +1,14 @@
 //! The real program before a database of its own: generated configuration, captured log, and an end
 //! that is checked.
 
+use super::distance::Distance;
 use super::{Db, Login, PATIENCE, Wire, eventually, ports, signal, standin};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 /// A configuration file, table by table.
 #[derive(Clone, Default)]
@@ -66,23 +68,36 @@ pub(crate) struct Proxy {
     dir: PathBuf,
     config: Config,
     database: String,
+    /// The way to its server, if that is far away.
+    _far: Option<Distance>,
 }
 
 impl Proxy {
     /// Starts it and waits until it takes connections.
     pub(crate) fn start(db: &Db<'_>, config: Config) -> Proxy {
+        Proxy::start_behind(Distance::chosen(db.cluster().addr()), db, config)
+    }
+
+    /// As [`Proxy::start`], with its server so far away, one way.
+    pub(crate) fn start_far(db: &Db<'_>, config: Config, delay: Duration) -> Proxy {
+        Proxy::start_behind(Some(Distance::to(db.cluster().addr(), delay)), db, config)
+    }
+
+    fn start_behind(far: Option<Distance>, db: &Db<'_>, config: Config) -> Proxy {
         let (port, admin_port) = (ports::free(), ports::free());
         let dir = db.cluster().subdir(&format!("proxy-{port}"));
+        let server = far.as_ref().map_or(db.cluster().addr().port(), Distance::port);
         let config = config
             .with("listen", &format!("address = \"127.0.0.1:{port}\""))
             .with("admin", &format!("address = \"127.0.0.1:{admin_port}\""))
             .with("database.\"*\"", "host = \"127.0.0.1\"")
-            .with("database.\"*\"", &format!("port = {}", db.cluster().addr().port()));
-        let mut proxy = Proxy { child: None, port, admin_port, dir, config, database: db.name().to_owned() };
+            .with("database.\"*\"", &format!("port = {server}"));
+        let database = db.name().to_owned();
+        let mut proxy = Proxy { child: None, port, admin_port, dir, config, database, _far: far };
         proxy.write_config();
         let mut command = match standin::chosen() {
-            standin::Choice::Bursar => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_bursar"));
+            standin::Choice::Bursar(program) => {
+                let mut command = Command::new(program);
                 command.arg("--config").arg(proxy.config_file());
                 command
             }
@@ -167,7 +182,7 @@ impl Proxy {
 
     /// Asks it to end by SIGTERM; it must leave with exit code 0, without a panic in its log.
     pub(crate) fn stop(mut self) {
-        if !matches!(standin::chosen(), standin::Choice::Bursar) {
+        if !matches!(standin::chosen(), standin::Choice::Bursar(_)) {
             return;
         }
         signal(self.pid(), "TERM");

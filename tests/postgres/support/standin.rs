@@ -1,14 +1,15 @@
 //! Something else in the place of the proxy, chosen by `BURSAR_TEST_PROXY`: `direct` (PostgreSQL
-//! itself) or `pgbouncer`. To tell a wrong test from a wrong proxy; not part of any check.
+//! itself) or `pgbouncer`, to tell a wrong test from a wrong proxy; or the path of another build of
+//! Bursar, for long runs with optimised code. Not part of any check.
 
 use super::{Cluster, Config};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What stands before PostgreSQL.
 pub(super) enum Choice {
-    /// What is tested.
-    Bursar,
+    /// What is tested, and where it is.
+    Bursar(PathBuf),
     /// Nothing.
     Direct,
     /// PgBouncer, from PATH or /usr/sbin.
@@ -18,10 +19,11 @@ pub(super) enum Choice {
 /// The value of `BURSAR_TEST_PROXY`.
 pub(super) fn chosen() -> Choice {
     match std::env::var("BURSAR_TEST_PROXY").as_deref() {
-        Err(_) | Ok("" | "bursar") => Choice::Bursar,
+        Err(_) | Ok("" | "bursar") => Choice::Bursar(PathBuf::from(env!("CARGO_BIN_EXE_bursar"))),
         Ok("direct") => Choice::Direct,
         Ok("pgbouncer") => Choice::PgBouncer,
-        Ok(other) => panic!("BURSAR_TEST_PROXY={other}: bursar, direct or pgbouncer"),
+        Ok(path) if path.starts_with('/') => Choice::Bursar(PathBuf::from(path)),
+        Ok(other) => panic!("BURSAR_TEST_PROXY={other}: bursar, an absolute path to it, direct or pgbouncer"),
     }
 }
 

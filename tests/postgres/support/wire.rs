@@ -190,6 +190,8 @@ pub(crate) enum Refused {
 
 /// One connection.
 pub(crate) struct Wire {
+    /// Kept, since a socket whose other end has reset it can't say.
+    peer: SocketAddr,
     stream: TcpStream,
     buffer: Vec<u8>,
     closed: bool,
@@ -207,7 +209,7 @@ impl Wire {
         let stream = TcpStream::connect(addr)?;
         stream.set_nodelay(true)?;
         let (pid, key, parameters) = (0, Vec::new(), BTreeMap::new());
-        Ok(Wire { stream, buffer: Vec::new(), closed: false, pid, key, parameters })
+        Ok(Wire { peer: addr, stream, buffer: Vec::new(), closed: false, pid, key, parameters })
     }
 
     /// A session ready for queries.
@@ -467,7 +469,7 @@ impl Wire {
 
     /// Asks the server at `addr` to cancel what this session runs, and waits until it has taken note.
     pub(crate) fn cancel(&self) {
-        cancel(self.stream.peer_addr().expect("connected"), self.pid, &self.key);
+        cancel(self.peer, self.pid, &self.key);
     }
 
     /// The port of this end.
