@@ -5,7 +5,7 @@
 #   make lint                 formatting, lints and documentation alone
 #   make versus [ROWS=a,b] [PAIRS=5] [SECONDS=3] [PGBOUNCER=path]
 #                             Bursar against PgBouncer on the same PostgreSQL (docs/benchmarks.md)
-#   make experiments [ROWS=e1,e2] [SECONDS=10] [PGBOUNCER=path]
+#   make experiments [ROWS=e1,e2] [SECONDS=10] [OPERATIONS=100000] [SEED=1] [PGBOUNCER=path]
 #                             the session budgets under load, beside PgBouncer (docs/experiments.md)
 #   make setup                what all of them need
 
@@ -35,7 +35,8 @@ experiments:
 	@scripts/setup versus
 	cargo build --release --locked
 	@ulimit -n 8192 2>/dev/null; cargo bench --quiet --locked --profile dev --bench experiments -- \
-		$(if $(ROWS),--rows $(ROWS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(PGBOUNCER),--pgbouncer $(PGBOUNCER))
+		$(if $(ROWS),--rows $(ROWS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(PGBOUNCER),--pgbouncer $(PGBOUNCER)) \
+		$(if $(OPERATIONS),--operations $(OPERATIONS)) $(if $(SEED),--seed $(SEED))
 
 setup:
 	@scripts/setup all

@@ -52,7 +52,7 @@ impl Lab {
         let mut command;
         match contender.kind {
             Kind::PgBouncer => {
-                let users = self.cluster.write_file("users.txt", "\"postgres\" \"\"\n")?;
+                let users = self.cluster.write_file("users.txt", "\"postgres\" \"\"\n\"app\" \"\"\n")?;
                 let ini = contender.pgbouncer_ini(setup, server, port, &users);
                 // It refuses to run as root, as PostgreSQL does.
                 command = self.cluster.command(&contender.program);
@@ -212,7 +212,9 @@ impl Proxy {
     fn wait_ready(&mut self) -> Result<(), Failure> {
         let deadline = Instant::now() + START_DEADLINE;
         loop {
-            let answer = Client::connect(self.port).and_then(|mut client| client.query("select 1"));
+            // Tagged, as some measurements have everything tagged.
+            let look = "select 1 /*tenant='lab'*/";
+            let answer = Client::connect(self.port).and_then(|mut client| client.query(look));
             match answer {
                 Ok(_) => return Ok(()),
                 Err(_) if self.child.try_wait()?.is_some() => return Err("it ended at once".into()),

@@ -75,7 +75,8 @@ pub(crate) fn extended(sql: &str) -> Vec<u8> {
     .concat()
 }
 
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+/// Any message.
+pub(crate) fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![kind];
     bytes.extend_from_slice(&with_length(body));
     bytes

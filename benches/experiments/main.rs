@@ -23,6 +23,8 @@ mod occupancy;
 mod provisioning;
 mod report;
 mod requests;
+mod streams;
+mod tenants;
 mod waves;
 
 use bursar::cli::throwaway;
@@ -44,6 +46,12 @@ struct Options {
     /// Length of one measurement, in seconds; each experiment has its own if not given
     #[arg(long, env = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: Option<u32>,
+    /// Operations of each experiment that counts them (e9, e10)
+    #[arg(long, env = "OPERATIONS", default_value_t = 100_000)]
+    operations: u64,
+    /// Of what these do at random
+    #[arg(long, env = "SEED", default_value_t = 1)]
+    seed: u64,
     /// The PgBouncer to compare with; found in PATH if not given
     #[arg(long, env = "PGBOUNCER")]
     pgbouncer: Option<PathBuf>,
@@ -61,8 +69,9 @@ struct Options {
     bench: bool,
 }
 
-/// An experiment's name in `ROWS=`, what it is about, and the seconds of each of its measurements.
-const EXPERIMENTS: [(&str, &str, u32); 11] = [
+/// An experiment's name in `ROWS=`, what it is about, and the seconds of each of its measurements; 0 of one
+/// that counts its operations.
+const EXPERIMENTS: [(&str, &str, u32); 15] = [
     ("e1", "noisy neighbour: 200 greedy clients, one tenant of long transactions, 50 quiet tenants", 12),
     ("e1b", "long transactions everywhere: 20 tenants of them, 50 quiet tenants", 16),
     ("e2", "provision_user: calls that open 26 sessions, nested three deep", 6),
@@ -73,8 +82,20 @@ const EXPERIMENTS: [(&str, &str, u32); 11] = [
     ("e7", "leaks among honest transactions, and clients that vanish", 15),
     ("e8", "requests that nest sessions at random: progress and aborts", 12),
     ("e8b", "a session that waits for a row its own request has locked", 5),
+    ("e9", "two hundred tenants under row-level security, at random and with faults", 0),
+    ("e10", "isolation violations of every kind among honest operations", 0),
+    ("fence", "what the tenant fence adds to a statement", 6),
+    ("e19", "a row of 900 MB, a parameter of 500 MB, a query of 200 MB beside little questions", 20),
     ("e15", "random messages against the model of the transaction that a client sees", 10),
 ];
+
+/// The size of what is counted and not timed.
+#[derive(Clone, Copy)]
+struct Load {
+    /// So many operations.
+    operations: u64,
+    seed: u64,
+}
 
 /// What every experiment works with.
 struct Bench {
@@ -110,7 +131,10 @@ fn main() -> ExitCode {
     let options = Options::parse();
     if options.list {
         for (name, about, seconds) in EXPERIMENTS {
-            println!("{name:<5} {about} ({seconds} s)");
+            match seconds {
+                0 => println!("{name:<5} {about} (by operations)"),
+                seconds => println!("{name:<5} {about} ({seconds} s)"),
+            }
         }
         return ExitCode::SUCCESS;
     }
@@ -144,6 +168,7 @@ async fn run(options: &Options) -> Result<bool, Failure> {
         bursar: Contender::new("bursar", options.bursar.clone(), 1)?,
         tool: options.bursar.clone(),
     };
+    let load = Load { operations: options.operations, seed: options.seed };
     let mut report = Report::new(&bench);
     for (name, about, seconds) in EXPERIMENTS {
         if !wanted.is_empty() && !wanted.contains(&name) {
@@ -151,7 +176,7 @@ async fn run(options: &Options) -> Result<bool, Failure> {
         }
         eprintln!("experiments: {name} ({about})");
         let length = Duration::from_secs(options.seconds.unwrap_or(seconds).into());
-        let measured = measure(name, &bench, length).await;
+        let measured = measure(name, &bench, length, load).await;
         report.add(name, about, measured);
         // After every experiment, so that a run that is broken off has not been for nothing.
         report.save(&options.json)?;
@@ -160,7 +185,7 @@ async fn run(options: &Options) -> Result<bool, Failure> {
     Ok(report.complete())
 }
 
-async fn measure(name: &str, bench: &Bench, length: Duration) -> Result<Table, Failure> {
+async fn measure(name: &str, bench: &Bench, length: Duration, load: Load) -> Result<Table, Failure> {
     match name {
         "e1" => neighbours::noisy(bench, length).await,
         "e1b" => neighbours::long_everywhere(bench, length).await,
@@ -172,6 +197,10 @@ async fn measure(name: &str, bench: &Bench, length: Duration) -> Result<Table, F
         "e7" => leaks::experiment(bench, length).await,
         "e8" => deadlocks::random_trees(bench, length).await,
         "e8b" => deadlocks::own_row_lock(bench, length).await,
+        "e9" => tenants::experiment(bench, load),
+        "e10" => tenants::violations::experiment(bench, load),
+        "fence" => tenants::cost::experiment(bench, length),
+        "e19" => streams::experiment(bench, length).await,
         "e15" => messages::experiment(length),
         other => Err(format!("{other} is listed and not written").into()),
     }
