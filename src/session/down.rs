@@ -200,6 +200,7 @@ impl<S> Session<S> {
         }
         let body = &self.down.lane.unwalked()[HEADER..seen];
         match kind {
+            b'G' if self.tracker.takes_intruder() => self.up.lane.put(marker::INTRUDER),
             b'1' | b'3' if front.is_some_and(|op| op.noted) => self.statements.acknowledged(),
             b'3' if front.is_some_and(|op| op.injected == Some(Injected::Begin)) => {
                 self.linked.beginning = false;

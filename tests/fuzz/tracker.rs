@@ -55,7 +55,7 @@ fn a_server_that_says_anything() {
                         assert_eq!(out.len(), before);
                         return;
                     }
-                    let _ = (tracker.take_marker(), tracker.takes_sync());
+                    let _ = (tracker.take_marker(), tracker.takes_sync(), tracker.takes_intruder());
                 }
                 12 => tracker.inject(choices.one_of(&KINDS_OF_OPS), choices.one_of(&REASONS)),
                 13 => {
@@ -306,6 +306,9 @@ impl Middle {
         }
         self.see(&out);
         self.may_release();
+        if self.tracker.takes_intruder() {
+            self.send_own(Kind::Close, &[]);
+        }
         if self.tracker.take_marker() {
             assert_eq!(marker::BYTES.iter().filter(|&&byte| byte == b'C').count(), 2);
             for kind in [Kind::Sync, Kind::Close, Kind::Close, Kind::Sync] {
@@ -341,7 +344,7 @@ fn message(choices: &mut Choices<'_>, copying: bool) -> (Message, Way) {
         Run::Suspended,
         Run::Empty,
     ];
-    let usual = if copying { &b"dddScfHPQ"[..] } else { b"QPBESPBESDCHFdc" };
+    let usual = if copying { &b"dddScfHPQC"[..] } else { b"QPBESPBESDCHFdc" };
     let Some(kind) = Kind::of(choices.one_of(usual)) else { unreachable!() };
     let mut message = Message::new(kind);
     let runs = match kind {
@@ -357,8 +360,7 @@ fn message(choices: &mut Choices<'_>, copying: bool) -> (Message, Way) {
     message.fails = odd % 8 == 1;
     message.cancelled = odd % 8 == 2 && matches!(kind, Kind::Sync | Kind::CopyData);
     let may = match kind {
-        _ if copying => &[Way::Forward][..],
-        Kind::Query => &[Way::Apart, Way::Here],
+        Kind::Query => &[Way::Apart, Way::Here][..],
         Kind::Parse | Kind::Bind | Kind::Describe | Kind::Execute | Kind::Close => {
             &[Way::Behind, Way::Apart, Way::Here, Way::Later, Way::Refuse]
         }
@@ -406,7 +408,9 @@ fn a_server_that_keeps_to_the_protocol() {
                 }
                 _ => None,
             };
-            if let Some((message, way)) = told {
+            if let Some((mut message, way)) = told {
+                // A cancel that comes before a message of Bursar's has broken into the COPY saves it.
+                message.cancelled &= !direct.closed;
                 direct.hear(&message);
                 middle.story.push_str(&format!(" [{message:?} {way:?}]"));
                 middle.pending.push_back((message, way));

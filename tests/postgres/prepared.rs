@@ -294,3 +294,27 @@ fn a_text_is_not_read_again_when_settings_that_matter_for_reading_change() {
     assert_eq!(told(proxy.connect()), direct);
     proxy.stop();
 }
+
+/// A Close of a name is answered by Bursar. PostgreSQL ends the connection of a client that sends one into its COPY.
+#[test]
+fn a_close_in_the_middle_of_a_copy_ends_the_connection() {
+    let (db, proxy) = start();
+    let copies = [
+        msg::query("copy t from stdin"),
+        [msg::parse("", "copy t from stdin"), msg::bind("", ""), msg::execute("", 0)].concat(),
+    ];
+    for copy in copies {
+        for syncs in [true, false] {
+            for (mut wire, who) in [(db.direct(), "directly"), (proxy.connect(), "through Bursar")] {
+                assert_eq!(prepare(&mut wire, "s", "select 1"), "1 Z(I)");
+                let sync = if syncs { msg::sync() } else { msg::flush() };
+                wire.send(&[copy.clone(), msg::close_statement("s"), sync].concat());
+                let errors = std::iter::from_fn(|| wire.recv()).filter(|message| message.kind == b'E');
+                let codes: Vec<_> = errors.filter_map(|message| message.field(b'C')).collect();
+                assert_eq!(codes, ["08P01", "08P01"], "{who}");
+            }
+        }
+    }
+    assert_eq!(proxy.connect().query("select 7").value(), "7");
+    proxy.stop();
+}

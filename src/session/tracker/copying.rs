@@ -4,7 +4,7 @@
 //! swallowed is known from what was sent behind them, or from a marker.
 
 use super::marker::Marker;
-use super::{Copy, Desync, Give, OpKind, Take, Tracker, status};
+use super::{Copy, Desync, Give, Injected, Op, OpKind, Take, Tracker, status};
 use crate::wire::frontend::Kind;
 use bytes::BytesMut;
 
@@ -58,26 +58,32 @@ impl Tracker {
         self.ops.iter().any(|op| matches!(op.kind, OpKind::Query | OpKind::Execute) && !op.made_up)
     }
 
-    /// COPY IN has begun: Syncs already sent behind it will be read as part of the data.
+    /// COPY IN has begun: Syncs already sent behind it will be read as part of the data, up to the first message
+    /// that has no place there.
     pub(super) fn swallow_syncs(&mut self) {
-        let before = self.ops.len();
-        let behind = self.ops.iter().skip(1);
-        let intruder = behind.clone().position(|op| op.kind != OpKind::Sync && !op.made_up);
-        let (mut left, mut first) = (intruder.unwrap_or(before), true);
-        self.ops.retain(|op| {
-            if std::mem::take(&mut first) || left == 0 {
-                return true;
-            }
-            left -= 1;
-            op.kind != OpKind::Sync || op.made_up
-        });
-        self.intruded = intruder.is_some();
-        self.early_syncs += (before - self.ops.len()) as u32;
-        self.syncs = self.syncs.saturating_sub((before - self.ops.len()) as u32);
-        if before != self.ops.len() {
+        let intrudes = |op: &Op| op.kind != OpKind::Sync || op.made_up;
+        let syncs = self.ops.iter().skip(1).position(intrudes);
+        self.intruded = syncs.is_some();
+        self.lacks_intruder =
+            syncs.is_some_and(|syncs| !self.ops.iter().skip(1 + syncs).any(|op| intrudes(op) && !op.made_up));
+        let syncs = syncs.unwrap_or(self.ops.len() - 1);
+        self.ops.drain(1..1 + syncs);
+        self.early_syncs += syncs as u32;
+        self.syncs = self.syncs.saturating_sub(syncs as u32);
+        if syncs > 0 {
             // The client's Sync did not end the implicit transaction after all.
             self.unsynced |= self.ops.front().is_some_and(|op| op.kind == OpKind::Execute);
         }
+    }
+
+    /// Whether [`INTRUDER`](super::marker::INTRUDER) must be sent now, so that the server does to a client that
+    /// breaks into its own COPY what it does (it closes the connection); to be asked after each CopyInResponse.
+    pub fn takes_intruder(&mut self) -> bool {
+        let takes = std::mem::take(&mut self.lacks_intruder);
+        if takes {
+            self.ops.push_back(Op { injected: Some(Injected::InPlace), ..Op::new(OpKind::Close) });
+        }
+        takes
     }
 
     /// So many Syncs may be answered or not: something sent behind them will tell, or a marker.

@@ -21,7 +21,10 @@ use super::{Desync, Give};
 use crate::wire::backend::bare;
 use bytes::BytesMut;
 
-/// Sync, Close, Close, Sync. The statement is one that nobody has.
+/// A Close, of a statement that nobody has, and a Flush.
+pub const INTRUDER: &[u8] = b"C\0\0\0\x0dS\x01bursar\0H\0\0\0\x04";
+
+/// Sync, such a Close twice, Sync.
 pub const BYTES: &[u8] = b"S\0\0\0\x04C\0\0\0\x0dS\x01bursar\0C\0\0\0\x0dS\x01bursar\0S\0\0\0\x04";
 
 /// See the module's page.

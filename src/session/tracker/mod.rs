@@ -110,6 +110,8 @@ pub struct Tracker {
     copy_data: bool,
     /// A message that has no place in a COPY IN has been sent into one.
     intruded: bool,
+    /// The client has sent one that Bursar answers; the server is to see one instead.
+    lacks_intruder: bool,
     /// What was sent last makes the server reply, but not send its replies yet.
     unflushed: bool,
     /// The server is closing: whatever it still says is the client's.
@@ -149,6 +151,7 @@ impl Default for Tracker {
             late_syncs: 0,
             copy_data: false,
             intruded: false,
+            lacks_intruder: false,
             unflushed: false,
             doomed: false,
             failed_query: false,

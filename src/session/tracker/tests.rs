@@ -48,6 +48,9 @@ fn play(script: &str, short: bool) -> (String, String) {
             Give::DropWithheld => withheld = None,
         }
         seen.extend(out.chunks(5).map(|reply| char::from(reply[0])));
+        if tracker.takes_intruder() {
+            sent.push_str("(C)");
+        }
         if tracker.take_marker() {
             sent.push_str("(SCCS)");
         }
@@ -237,6 +240,44 @@ fn made_up_replies_keep_their_place() {
     assert!(out.is_empty());
     tracker.server(b'Z', b"T", &mut out).unwrap();
     assert_eq!(&out[..], b"xZ\0\0\0\x05T");
+}
+
+/// A client has closed a name behind what turns out to be a COPY: the server is sent a message in its place.
+#[test]
+fn what_is_answered_here_has_no_place_in_a_copy_either() {
+    let begun = |answered: bool| {
+        let (mut tracker, mut out) = (Tracker::default(), BytesMut::new());
+        tracker.client(Kind::Query, Note::default());
+        if answered {
+            tracker.answer(OpKind::Close, Bytes::from_static(b"x"), false, &mut out);
+        }
+        tracker.client(Kind::Sync, Note::default());
+        assert_eq!(tracker.server(b'G', b"", &mut out), Ok(Give::Pass));
+        (tracker, out)
+    };
+    assert!(!begun(false).0.takes_intruder());
+    let (mut tracker, mut out) = begun(true);
+    assert!(tracker.takes_intruder() && !tracker.takes_intruder());
+    assert!(tracker.would_hold(Kind::CopyDone));
+    // The server closes,
+    let mut closes = begun(true).0;
+    closes.takes_intruder();
+    for _ in 0..2 {
+        assert_eq!(closes.server(b'E', b"C08P01\0\0", &mut out), Ok(Give::Pass));
+    }
+    // unless the COPY had failed before.
+    for (kind, body, give) in [
+        (b'E', &b"C57014\0\0"[..], Give::Pass),
+        (b'Z', b"I", Give::Pass),
+        (b'Z', b"I", Give::Pass),
+        (b'3', b"", Give::Suppress),
+    ] {
+        tracker.expect(kind);
+        tracker.emit(&mut out);
+        assert_eq!(tracker.server(kind, body, &mut out), Ok(give));
+        assert_eq!(&out[..], if kind == b'E' { &b""[..] } else { b"x" });
+    }
+    assert!(tracker.may_release());
 }
 
 #[test]
