@@ -191,8 +191,9 @@ async fn connection(house: Arc<House>, stream: Stream, peer: String, source: Arc
     };
     match arrive(stream, visitor).await {
         None => {}
-        Some(Arrival::Cancel { pid, key }) => {
+        Some(Arrival::Cancel { from, pid, key }) => {
             cancel::request(&house.registry, &house.pools.metrics, pid, &key).await;
+            drop(from);
         }
         Some(Arrival::Console(stream, greeting)) => {
             serve_console(stream, greeting, source, house.drain.stopped()).await;

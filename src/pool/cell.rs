@@ -109,6 +109,8 @@ pub struct Cell {
     silent: AtomicU64,
     /// Its transaction may be parked, when it is idle.
     parkable: AtomicBool,
+    /// A cancel request is on its way to its backend: what the session reads with each message.
+    cancelling: AtomicBool,
     live: Mutex<Live>,
 }
 
@@ -205,6 +207,7 @@ impl Cell {
             stalled: AtomicU64::new(0),
             silent: AtomicU64::new(0),
             parkable: AtomicBool::new(false),
+            cancelling: AtomicBool::new(false),
             live: Mutex::new(Live {
                 state: State::Login,
                 since: connected,
@@ -284,6 +287,8 @@ impl Cell {
             live.tag = tag.clone();
         }
         live.last = Some((lease, backend.cancel.pid));
+        // What was on its way to the backend before hits nobody.
+        self.cancelling.store(false, Ordering::Release);
         live.link = Some(Link {
             lease,
             cancel: backend.cancel.clone(),
@@ -323,7 +328,7 @@ impl Cell {
     /// Whether a cancel request is on its way to the session's backend.
     #[must_use]
     pub fn has_cancels(&self) -> bool {
-        self.live.lock().link.as_ref().is_some_and(|link| link.cancels > 0)
+        self.cancelling.load(Ordering::Acquire)
     }
 
     /// The lease ends with its backend closed: whatever is on its way there hits nobody.

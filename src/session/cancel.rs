@@ -1,7 +1,8 @@
 //! Cancel requests: to the backend that a session holds *now*, or nowhere (wire.md E).
 //!
 //! While a request is on its way its session keeps the backend, so that the signal never hits
-//! somebody else's statement. Nothing is answered, whatever happens, as in PostgreSQL.
+//! somebody else's statement, and sends it nothing new, so that it does not hit the session's next one.
+//! Nothing is answered, whatever happens, as in PostgreSQL.
 
 use super::registry::Registry;
 use crate::backend::Cancelled;
@@ -25,7 +26,8 @@ const READ: Duration = Duration::from_millis(100);
 /// When to signal a statement again that may not have been read, at first; then twice as long each time.
 const AGAIN: Duration = Duration::from_millis(5);
 
-/// Handles a CancelRequest to its end.
+/// Handles a CancelRequest to its end. Whoever sent it may take the end of its connection to mean that no
+/// signal will come any more, as it does with PostgreSQL.
 pub async fn request(registry: &Registry, metrics: &Metrics, pid: u32, key: &[u8]) {
     let outcome = match registry.by_key(pid, key) {
         Some(cell) => deliver(&cell).await,
@@ -42,11 +44,17 @@ pub(super) async fn deliver(cell: &Arc<Cell>) -> Cancel {
     loop {
         match cell.begin_cancel(signalled) {
             Begun::Signal(ticket) => {
-                let sent = ticket.handle.send(CONNECT, || ticket.is_wanted()).await;
+                let mut aim = None;
+                let aimed = || {
+                    aim = ticket.runs_since();
+                    aim.is_some()
+                };
+                let sent = ticket.handle.send(CONNECT, aimed).await;
                 let sent = sent.inspect_err(|error| {
                     tracing::warn!(%error, session = cell.id.0, "cannot deliver a cancel request");
                 });
-                let runs = ticket.runs_since();
+                // Another one that runs by now is not what was meant.
+                let runs = ticket.runs_since().filter(|since| aim == Some(*since));
                 drop(ticket);
                 let young = runs.filter(|since| clock::now().saturating_duration_since(*since) < READ);
                 if young.is_none() || !matches!(sent, Ok(Cancelled::Signalled)) {

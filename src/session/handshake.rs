@@ -50,6 +50,8 @@ pub enum Arrival<S> {
     Console(S, BytesMut),
     /// A cancel request.
     Cancel {
+        /// Its connection, to be closed when it has been dealt with.
+        from: S,
         /// Of BackendKeyData.
         pid: u32,
         /// Of BackendKeyData.
@@ -123,7 +125,7 @@ pub async fn arrive<S: Socket>(mut stream: S, visitor: Visitor<'_>) -> Option<Ar
     let mut told = BytesMut::new();
     let met = tokio::time::timeout(limit, meet(&mut stream, &visitor)).await;
     let refused = match met {
-        Ok(Ok(Met::Cancel { pid, key })) => return Some(Arrival::Cancel { pid, key }),
+        Ok(Ok(Met::Cancel { pid, key })) => return Some(Arrival::Cancel { from: stream, pid, key }),
         Ok(Ok(Met::Console(out))) => return Some(Arrival::Console(stream, out)),
         Ok(Ok(Met::Session(part))) => {
             visitor.pools.metrics.logins.inc(Login::Ok);

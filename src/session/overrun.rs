@@ -93,10 +93,11 @@ impl<S> Session<S> {
         self.linked.cut.take_if(|cut| cut.delivered);
     }
 
-    /// Whether the client's next message waits for a cancel request to arrive.
+    /// Whether the client's next message waits for a cancel request to arrive, Bursar's or the client's.
     #[inline]
-    pub(super) fn is_held_for_cut(&self) -> bool {
-        self.linked.cut.as_ref().is_some_and(|cut| !cut.delivered) && self.lease.is_some()
+    pub(super) fn is_held_for_cancel(&self) -> bool {
+        let cut = || self.linked.cut.as_ref().is_some_and(|cut| !cut.delivered);
+        (self.cell.has_cancels() || cut()) && self.lease.is_some()
     }
 
     /// An error for the client, of which so much has been seen: if a statement was cancelled, and that was

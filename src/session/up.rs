@@ -86,7 +86,7 @@ impl<S> Session<S> {
             if kind != Kind::Terminate && (self.tracker.would_hold(kind) || self.is_behind_statement(kind)) {
                 return Stop::Hold;
             }
-            let held = self.is_held_for_resets() || self.is_held_for_cut() || self.is_behind_begin(kind);
+            let held = self.is_held_for_resets() || self.is_held_for_cancel() || self.is_behind_begin(kind);
             if held && kind != Kind::Terminate {
                 return Stop::Hold;
             }

@@ -1,5 +1,6 @@
 //! Cancel requests: they reach what the session runs now, or nothing.
 
+use crate::support::watch::metric;
 use crate::support::{Config, Db, Proxy, Wire, eventually, msg, until, wire};
 use std::time::Duration;
 
@@ -65,6 +66,45 @@ fn a_statement_is_cancelled_that_came_behind_settings_and_a_begin() {
         client.batch("rollback");
     }
     drop((client, other));
+    proxy.stop();
+}
+
+/// The signal for one statement is on its way while the next one is sent: in session mode, and inside of a
+/// transaction, that goes to the same backend.
+#[test]
+fn the_next_statement_is_not_hit() {
+    let db = Db::new();
+    for mode in ["session", "transaction"] {
+        let proxy = Proxy::start(&db, Config::one_backend().with("pool", &format!("mode = \"{mode}\"")));
+        let mut client = proxy.connect();
+        for round in 0..20 {
+            client.batch("begin");
+            client.batch("savepoint s");
+            start_sleep(&db, &mut client);
+            let mut canceller = Wire::open(proxy.addr()).expect("a connection to cancel by");
+            canceller.send(&msg::cancel_request(client.pid, &client.key));
+            assert!(client.recv_reply().trace().starts_with("T E(57014) Z"));
+            client.batch("rollback to s");
+            let slept = client.query("select pg_sleep(0.02)").trace();
+            assert!(slept.starts_with("T D C(SELECT 1) Z"), "{mode} mode, round {round}: {slept}");
+            client.batch("rollback");
+        }
+        drop(client);
+        proxy.stop();
+    }
+}
+
+/// Drivers take the end of the connection as PostgreSQL means it: from then on no signal will come.
+#[test]
+fn the_connection_of_a_cancel_ends_when_the_signal_has_been_sent() {
+    let db = Db::new();
+    let proxy = Proxy::start_far(&db, Config::one_backend(), Duration::from_millis(20));
+    let mut client = proxy.connect();
+    start_sleep(&db, &mut client);
+    client.cancel();
+    assert_eq!(metric(&proxy, "bursar_cancels_total{result=\"forwarded\"}"), 1.0);
+    assert_eq!(client.recv_reply().trace(), "T E(57014) Z(I)");
+    drop(client);
     proxy.stop();
 }
 

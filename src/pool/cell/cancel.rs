@@ -7,6 +7,7 @@ use super::{Cell, Order, State};
 use crate::backend::CancelHandle;
 use crate::book::LeaseId;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// A statement that waits for a lock of its own request, for the words of its error.
@@ -41,6 +42,7 @@ impl Cell {
             return Begun::NotYet;
         }
         link.cancels += 1;
+        self.cancelling.store(true, Ordering::Release);
         let (handle, lease) = (link.cancel.clone(), link.lease);
         Begun::Signal(CancelTicket { cell: self.clone(), handle, lease, statement })
     }
@@ -58,6 +60,7 @@ impl Cell {
         let runs = self.statement_of(&live) == Some(since);
         let link = live.link.as_mut().filter(|link| runs && link.lease == lease && !link.injected)?;
         link.cancels += 1;
+        self.cancelling.store(true, Ordering::Release);
         link.own_lock = Some(Box::new(lock));
         Some(CancelTicket { cell: self.clone(), handle: link.cancel.clone(), lease, statement: Some(since) })
     }
@@ -115,6 +118,9 @@ impl Drop for CancelTicket {
         let Some(link) = live.link.as_mut().filter(|link| link.lease == self.lease) else { return };
         link.cancels = link.cancels.saturating_sub(1);
         let last = link.cancels == 0;
+        if last {
+            self.cell.cancelling.store(false, Ordering::Release);
+        }
         drop(live);
         if last {
             self.cell.order(Order::CancelDone);
