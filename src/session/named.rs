@@ -15,13 +15,14 @@ use super::up::{Next, Stop};
 use super::{Glance, Session};
 use crate::book::Usage;
 use crate::metrics::Unparkable;
+use crate::pool::lease::Lease;
 use crate::statements::session::{Look, Need};
 use crate::statements::table::PREFIX;
 use crate::statements::{Facts, Planner, Sharing, Statement, StatementId};
 use crate::wire::backend::{TxStatus, error_field, error_with_name};
 use crate::wire::frontend::{self, Kind};
 use crate::wire::sql::bound::Bound;
-use crate::wire::sql::lead::{Deallocates, deallocates, is_dated, is_read_alike};
+use crate::wire::sql::lead::{Deallocates, deallocates, is_dated};
 use crate::wire::sql::local::Local;
 use crate::wire::sql::scan::Traces;
 use crate::wire::walk::HEADER;
@@ -161,7 +162,9 @@ impl<S> Session<S> {
         if self.waits_to_reset(statement.text(), bound.as_ref(), scan.traces) {
             return Next::Stop(Stop::Hold);
         }
-        let statement = self.fitting(statement);
+        let Some(statement) = self.fitting(statement) else {
+            return self.fail(OpKind::Bind, total, &Fault::StalePlan);
+        };
         if self.waits_for(&statement) {
             return Next::Stop(Stop::Hold);
         }
@@ -191,7 +194,9 @@ impl<S> Session<S> {
             Found::Undefined(fault) => return self.fail(OpKind::DescribeStatement, total, &fault),
             Found::Stop(stop) => return Next::Stop(stop),
         };
-        let statement = self.fitting(statement);
+        let Some(statement) = self.fitting(statement) else {
+            return self.fail(OpKind::DescribeStatement, total, &Fault::StalePlan);
+        };
         if self.waits_for(&statement) {
             return Next::Stop(Stop::Hold);
         }
@@ -271,21 +276,22 @@ impl<S> Session<S> {
     }
 
     /// The statement as it means now: parsed under other settings, it must not be used for sessions
-    /// that share it under those of its first Parse. Where the text might be read otherwise now, the copy that
-    /// was read at the time of its Parse is taken, if the backend has it: PostgreSQL plans that anew as well.
-    fn fitting(&mut self, statement: Arc<Statement>) -> Arc<Statement> {
+    /// that share it under those of its first Parse. Where the text would be read otherwise now, the copy that
+    /// was read at the time of its Parse is taken, which PostgreSQL plans anew as well; `None`: the backend has
+    /// none, and what it would read is not what the client has prepared.
+    fn fitting(&mut self, statement: Arc<Statement>) -> Option<Arc<Statement>> {
         let planner = self.planner();
         if statement.fits(planner) {
-            return statement;
+            return Some(statement);
         }
-        if !is_read_alike(statement.text())
-            && self.lease.as_mut().is_some_and(|lease| lease.backend().prepared.touch(statement.id))
-        {
-            return statement;
+        if !statement.is_read_with(planner) {
+            let backend = self.lease.as_mut().map(Lease::backend);
+            let is_there = backend.is_some_and(|backend| backend.prepared.touch(statement.id));
+            return is_there.then_some(statement);
         }
         let sharing = Sharing::Among(planner);
         let interned = self.pool.statements.lock().intern(sharing, statement.tail(), |_| statement.facts);
-        interned.unwrap_or(statement)
+        Some(interned.unwrap_or(statement))
     }
 
     /// Sees to it that the backend has a statement before it is used. Returns whether its use has to wait.

@@ -138,6 +138,9 @@ pub fn matters(name: &str) -> bool {
     !PLAIN.contains(&name) && !name.contains('.')
 }
 
+/// Settings that decide as which characters and tokens a text is read (lexical structure, "String Constants").
+const READING: [&str; 3] = ["backslash_quote", "client_encoding", "standard_conforming_strings"];
+
 /// Every set in use in this process. Sets that nobody uses any more go when room is needed.
 #[derive(Debug)]
 pub struct Table {
@@ -219,9 +222,14 @@ impl Table {
         if matter.peek().is_none() {
             return Planner::default();
         }
-        let mut hasher = self.sets.hasher().build_hasher();
-        matter.for_each(|setting| setting.hash(&mut hasher));
-        Planner(hasher.finish())
+        let hash = |settings: &mut dyn Iterator<Item = &Setting>| {
+            let mut hasher = self.sets.hasher().build_hasher();
+            settings.for_each(|setting| setting.hash(&mut hasher));
+            hasher.finish()
+        };
+        let mut reading = set.settings().iter().filter(|(name, _)| READING.contains(&&**name)).peekable();
+        let read = reading.peek().is_some().then(|| hash(&mut reading));
+        Planner::of(hash(&mut matter), read)
     }
 
     /// Forgets the sets that nobody uses.

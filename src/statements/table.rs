@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use crate::wire::backend::message;
-use crate::wire::sql::lead::{deallocates, exits};
+use crate::wire::sql::lead::{deallocates, exits, is_read_alike};
 use crate::wire::sql::scan::{Scan, scan};
 
 /// How the names of shared statements on a backend begin.
@@ -73,9 +73,28 @@ impl StatementId {
     }
 }
 
-/// The settings of a session that decide how PostgreSQL reads a text, as a number; 0 for none.
+/// The settings of a session that decide what a text means to PostgreSQL, as a number; 0 for none. In its upper 16
+/// bits, those among them that decide which characters and tokens it is read as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Planner(pub u64);
+
+impl Planner {
+    /// So many lower bits are of all settings.
+    const ALL: u32 = 48;
+
+    /// Of two hashes: of all settings that matter, and of those that decide how a text is read, if there are any.
+    #[must_use]
+    pub fn of(all: u64, reading: Option<u64>) -> Planner {
+        let reading = reading.map_or(0, |hash| hash >> Self::ALL | 1);
+        Planner(reading << Self::ALL | all & ((1 << Self::ALL) - 1))
+    }
+
+    /// Whether every text is read as the same characters and tokens.
+    #[must_use]
+    pub fn reads_as(self, other: Planner) -> bool {
+        self.0 >> Self::ALL == other.0 >> Self::ALL
+    }
+}
 
 /// Who may share a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -154,6 +173,12 @@ impl Statement {
     #[must_use]
     pub fn fits(&self, planner: Planner) -> bool {
         self.planner.is_none_or(|own| own == planner)
+    }
+
+    /// Whether a session with these settings reads its text as it was read.
+    #[must_use]
+    pub fn is_read_with(&self, planner: Planner) -> bool {
+        is_read_alike(self.text()) || self.planner.is_none_or(|own| own.reads_as(planner))
     }
 
     /// Whether no other session uses it.
@@ -366,6 +391,26 @@ mod tests {
         let alone = table.intern(Sharing::Alone, typed, |_| Facts::default()).unwrap();
         assert_ne!(alone.id, table.intern(Sharing::Alone, typed, |_| Facts::default()).unwrap().id);
         assert!(alone.fits(Planner(7)) && one.fits(Planner(0)) && !one.fits(Planner(1)));
+    }
+
+    #[test]
+    fn how_a_text_is_read_is_told_from_what_else_it_depends_on() {
+        let (plain, path) = (Planner::of(1, None), Planner::of(2, None));
+        let (latin, both) = (Planner::of(3, Some(u64::MAX)), Planner::of(4, Some(u64::MAX)));
+        assert!(plain.reads_as(path) && latin.reads_as(both) && !plain.reads_as(latin));
+        assert_ne!(plain, path);
+        assert!(
+            !Planner::default().reads_as(Planner::of(0, Some(0))),
+            "one of them sets what the other does not"
+        );
+        let mut table = Table::default();
+        let mut read = |text: &[u8], planner| {
+            let tail = [text, b"\0\0\0"].concat();
+            let statement = table.intern(Sharing::Among(plain), &tail, |_| Facts::default()).unwrap();
+            statement.is_read_with(planner)
+        };
+        assert!(read(b"select 'e'", latin) && read("select 'é'".as_bytes(), path));
+        assert!(!read("select 'é'".as_bytes(), latin) && !read(br"select '\'", latin));
     }
 
     #[test]

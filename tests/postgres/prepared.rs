@@ -318,3 +318,31 @@ fn a_close_in_the_middle_of_a_copy_ends_the_connection() {
     assert_eq!(proxy.connect().query("select 7").value(), "7");
     proxy.stop();
 }
+
+/// The backend that has it has it as it was read; another one would read it with the session's settings of now.
+#[test]
+fn a_text_is_never_read_as_something_else_than_it_was() {
+    let db = Db::new();
+    db.run(&["create table t (a int)"]);
+    let proxy = Proxy::start(&db, Config::one_backend().with("pool", "size = 2"));
+    let (mut wire, mut holder) = (proxy.connect(), proxy.connect());
+    wire.batch("set client_encoding = 'latin1'");
+    assert_eq!(prepare(&mut wire, "s", "select length('é')"), "1 Z(I)");
+    wire.batch("set client_encoding = 'utf8'");
+    let length = |wire: &mut Wire| wire.ask(&[msg::bind("", "s"), msg::execute("", 0), msg::sync()].concat());
+    assert_eq!(length(&mut wire).value(), "2", "in Latin 1 these are two letters");
+    holder.batch("begin; insert into t values (1)");
+    assert_eq!(length(&mut wire).trace(), "E(0A000) Z(I)");
+    assert_eq!(wire.ask(&[msg::describe_statement("s"), msg::sync()].concat()).trace(), "E(0A000) Z(I)");
+    holder.batch("commit");
+    // Prepared anew, as drivers do that read this error, it is what it says now, on every backend.
+    wire.ask(&[msg::close_statement("s"), msg::sync()].concat());
+    assert_eq!(prepare(&mut wire, "s", "select length('é')"), "1 Z(I)");
+    for hold in ["begin; insert into t values (1)", "commit"] {
+        holder.batch(hold);
+        // Another way to the same tables is no other way to read.
+        wire.batch("set search_path = public");
+        assert_eq!(length(&mut wire).value(), "1", "{hold}");
+    }
+    proxy.stop();
+}
