@@ -77,6 +77,19 @@ pub(super) fn differs_by_age(direct: &Outcome, proxied: &Outcome) -> bool {
     old_plan(direct) || old_plan(proxied) || late
 }
 
+/// Whether a step may change how its client's texts are read from then on.
+pub(super) fn sets_reading(step: &str) -> bool {
+    let step = step.to_ascii_lowercase();
+    let names = ["client_encoding", "names", "standard_conforming_strings", "backslash_quote", "all"];
+    names.iter().any(|name| step.contains(name))
+}
+
+/// Whether the first difference is that the proxy refuses a text whose client has changed how it is read, on a
+/// backend that lacks it (docs/prepared-statements.md).
+pub(super) fn differs_by_reading(direct: &Outcome, proxied: &Outcome) -> bool {
+    parted(direct, proxied).1.first().is_some_and(is_old_plan)
+}
+
 /// The same error, behind one message more of this type.
 fn is_one_later(error: &[Msg], later: &[Msg], kind: u8) -> bool {
     let is = |m: &Msg, of: u8| m.kind == of;
