@@ -178,7 +178,7 @@ fn a_request_over_its_budget_waits_while_one_of_its_sessions_works() {
     let proxy = Proxy::start(&db, concurrent(1));
     let mut working = proxy.connect_for("acme", "r1");
     working.send(&msg::query("select pg_sleep(0.4)"));
-    until("the statement runs", || db.backends("state = 'active'") == 1);
+    until("the statement runs", || db.running("pg_sleep") == 1);
     let asked = Instant::now();
     let mut second = proxy.connect_for("acme", "r1");
     assert_eq!(second.query("select 1").value(), "1");

@@ -13,7 +13,7 @@ fn start_sleep(db: &Db<'_>, client: &mut Wire) {
 }
 
 fn sleeping(db: &Db<'_>) -> usize {
-    db.backends("state = 'active' and query like '%pg_sleep%'")
+    db.running("pg_sleep")
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn a_message_that_waits_for_replies_does_not_keep_the_backend() {
     let mut client = proxy.connect();
     let sleep = [msg::parse("", "select pg_sleep(600)"), msg::bind("", ""), msg::execute("", 0)].concat();
     client.send(&[sleep, msg::copy_done()].concat());
-    until("the statement runs", || db.backends("state = 'active'") == 1);
+    until("the statement runs", || db.running("pg_sleep") == 1);
     drop(client);
     assert_usable(&db, &proxy);
     proxy.stop();
@@ -173,7 +173,7 @@ fn a_statement_nobody_waits_for_is_cancelled_after_the_grace() {
     let (db, proxy) = start_with(Config::one_backend().with("pool", "client_gone_grace = \"100ms\""));
     let mut client = proxy.connect();
     client.send(&msg::query("select pg_sleep(60)"));
-    until("the statement runs", || db.backends("state = 'active'") == 1);
+    until("the statement runs", || db.running("pg_sleep") == 1);
     drop(client);
     assert_usable(&db, &proxy);
     proxy.stop();

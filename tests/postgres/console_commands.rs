@@ -61,10 +61,10 @@ fn kills_hit_whom_they_name() {
 
     let mut victim = proxy.connect_for("acme", "r-2");
     victim.send(&msg::query("select pg_sleep(60)"));
-    until("the statement runs", || db.backends("state = 'active'") == 1);
+    until("the statement runs", || db.running("pg_sleep") == 1);
     assert_eq!(console.query("kill_tenant acme").trace(), "C(KILL_TENANT 1) Z(I)");
     assert!(victim.recv_to_end().closed);
-    until("PostgreSQL runs it no more", || db.backends("state = 'active'") == 0);
+    until("PostgreSQL runs it no more", || db.running("pg_sleep") == 0);
 
     assert_eq!(spared.query("select 1").value(), "1");
     assert_eq!(console.query(&format!("kill {}", db.name())).trace(), "C(KILL) Z(I)");

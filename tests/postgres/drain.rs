@@ -70,7 +70,7 @@ fn what_is_left_at_the_deadline_is_cut() {
     stuck.batch("begin; insert into kept values (1)");
     let mut running = proxy.connect();
     running.send(&msg::query("select pg_sleep(60)"));
-    until("the statement runs", || db.backends("state = 'active'") == 1);
+    until("the statement runs", || db.running("pg_sleep") == 1);
 
     let asked = Instant::now();
     signal(proxy.pid(), "TERM");

@@ -289,7 +289,7 @@ fn psql_is_interrupted() {
     let mut command = psql(&db, proxy.addr());
     command.args(["-c", "select pg_sleep(60)"]).stdin(Stdio::null()).stderr(Stdio::piped());
     let running = command.spawn().expect("psql starts");
-    until("the statement runs", || db.backends("state = 'active'") == 1);
+    until("the statement runs", || db.running("pg_sleep") == 1);
     signal(running.id(), "INT");
     let output = running.wait_with_output().expect("psql ends");
     let error = String::from_utf8_lossy(&output.stderr);

@@ -82,7 +82,7 @@ fn a_statement_is_cancelled_like_any_other() {
     for (sent, cancelled) in [(msg::query(sleep), "T E(57014) Z(I)"), (unnamed(sleep), "1 2 T E(57014) Z(I)")]
     {
         wire.send(&sent);
-        until("it runs", || db.backends("state = 'active' and query like '%pg_sleep%'") == 1);
+        until("it runs", || db.running("pg_sleep") == 1);
         wire.cancel();
         assert_eq!(wire.recv_reply().trace(), cancelled);
         assert_eq!(look(&mut wire, 0), "a3");

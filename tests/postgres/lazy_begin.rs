@@ -153,7 +153,7 @@ fn a_cancel_of_a_begin_is_nothing_and_one_of_the_first_statement_is_heard() {
     wire.batch("commit");
     wire.batch("begin");
     wire.send(&msg::query("select pg_sleep(60)"));
-    until("it runs", || _db.backends("query like '%pg_sleep(60)%' and state = 'active'") == 1);
+    until("it runs", || _db.running("pg_sleep(60)") == 1);
     wire.cancel();
     assert_eq!(wire.recv_reply().trace(), "T E(57014) Z(E)");
     wire.batch("rollback");

@@ -352,7 +352,7 @@ fn too_many_clients_are_refused_at_login() {
     assert_eq!(fatal(login()), ["FATAL", "53300", message, "max_clients=2.", hint]);
     // Who is in can still cancel.
     here[0].send(&msg::query("select pg_sleep(60)"));
-    until("it runs", || db.backends("state = 'active'") == 1);
+    until("it runs", || db.running("pg_sleep") == 1);
     here[0].cancel();
     assert_eq!(here[0].recv_reply().code(), "57014");
     here.pop().expect("a session").bye();

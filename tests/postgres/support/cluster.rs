@@ -292,6 +292,12 @@ impl<'a> Db<'a> {
         self.ask(&format!("select count(*) from {} and {condition}", tested())).parse().expect("a count")
     }
 
+    /// How many backends of those tested run a statement with this in its text. Who only looks for a busy
+    /// one may see what Bursar asks a new backend before the statement comes, or a login.
+    pub(crate) fn running(&self, text: &str) -> usize {
+        self.backends(&format!("state = 'active' and query like '%{text}%'"))
+    }
+
     /// Process ids of all backends of those tested, in order.
     pub(crate) fn pids(&self) -> Vec<i32> {
         let list = self
