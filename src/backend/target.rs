@@ -24,7 +24,7 @@ pub struct Target {
     pub dbname: String,
     /// Role on the server.
     pub user: String,
-    /// What else to say at start-up: nothing, but for a replication connection.
+    /// What else to say at start-up: nothing for a pool's connections.
     pub parameters: Vec<(String, String)>,
     /// Clear password; `None` = only servers that ask for none will do.
     pub password: Option<Secret>,
@@ -35,6 +35,7 @@ pub struct Target {
 
 /// The last SCRAM derivation. One is enough: the salt belongs to the role and changes only with
 /// its password.
+#[derive(Clone)]
 struct CachedKeys {
     salt: Vec<u8>,
     iterations: NonZeroU32,
@@ -73,6 +74,22 @@ impl Target {
             password: database.password.clone().or_else(|| fallback.filter(is_clear).cloned()),
             address: address.into(),
             keys: Mutex::new(None),
+        }
+    }
+
+    /// The same server for a connection that is none of the pool's: `pg_stat_activity` says whose it is
+    /// (`application_name = 'bursar'`).
+    #[must_use]
+    pub fn aside(&self) -> Target {
+        Target {
+            host: self.host.clone(),
+            port: self.port,
+            dbname: self.dbname.clone(),
+            user: self.user.clone(),
+            parameters: vec![("application_name".to_owned(), "bursar".to_owned())],
+            password: self.password.clone(),
+            address: self.address.clone(),
+            keys: Mutex::new(self.keys.lock().clone()),
         }
     }
 

@@ -233,7 +233,7 @@ pub(super) async fn ask_over(
 ) -> Result<(Backend, Vec<ask::Row>), Unanswered> {
     let mut backend = match backend {
         Some(backend) => backend,
-        None => dial(target, PATIENCE).await?,
+        None => dial(&target.aside(), PATIENCE).await?,
     };
     let rows = timeout(PATIENCE, ask::ask(&mut backend, text)).await.map_err(|_| Unanswered::Slow)??;
     Ok((backend, rows))

@@ -114,6 +114,10 @@ fn a_row_that_the_requests_own_idle_session_has_is_not_waited_for() {
     assert_eq!(said(error), ("40P01".to_owned(), ROW.to_owned()));
     let detail = error.field(b'D').unwrap_or_default();
     assert!(detail.contains("waits for a lock of another session of this request"), "{detail}");
+    // Asked over a connection that says whose it is.
+    let asks = "select count(*) from pg_stat_activity \
+                where datname = current_database() and application_name = 'bursar'";
+    assert_eq!(db.value(asks), "1");
     // In the extended protocol, and with every backend of the pool taken: the same.
     assert_eq!(inner.query("rollback").trace(), "C(ROLLBACK) Z(I)");
     let reply = inner.ask(&[msg::unnamed("update r set n = n + 10 where id = 1"), msg::sync()].concat());

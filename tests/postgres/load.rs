@@ -11,12 +11,14 @@ const SIZE: usize = 20;
 const ROOM: u64 = 64;
 const MB: usize = 1_000_000;
 
-/// Counts the role's backends in a database by a connection of its own, until told to stop; returns
-/// the most it saw and how often it looked.
+/// Counts a pool's backends by a connection of its own, until told to stop; returns the most it saw and how
+/// often it looked. Not the one that Bursar asks over who waits for locks, beside every pool.
 fn watch(cluster: &Cluster, database: &str, over: &AtomicBool) -> (usize, usize) {
     let mut admin = cluster.admin();
-    let count =
-        format!("select count(*) from pg_stat_activity where datname = '{database}' and usename = 'app'");
+    let count = format!(
+        "select count(*) from pg_stat_activity \
+         where datname = '{database}' and usename = 'app' and application_name <> 'bursar'"
+    );
     let (mut most, mut looks) = (0, 0);
     while !over.load(Ordering::Relaxed) {
         most = most.max(admin.query(&count).value().parse().expect("a count"));

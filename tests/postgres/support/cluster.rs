@@ -316,7 +316,7 @@ impl<'a> Db<'a> {
 fn tested() -> String {
     format!(
         "pg_stat_activity where datname = $DB and backend_type = 'client backend' \
-         and application_name <> '{HARNESS}'"
+         and application_name not in ('{HARNESS}', 'bursar')"
     )
 }
 
