@@ -1,5 +1,6 @@
 //! From the backend to the client: what to do with each server message.
 
+use super::lend::tells_context;
 use super::reply::{self, Fault};
 use super::shapes::tells_shape;
 use super::tracker::{Desync, Give, Injected, Op, OpKind, marker, wants};
@@ -65,7 +66,8 @@ impl<S> Session<S> {
             let named =
                 front.and_then(|op| op.statement).filter(|_| head.kind == b'E' && total <= Lane::HELD);
             let shape = tells_shape(head.kind, front);
-            let whole = named.is_some() || (shape || head.kind == b'A') && total <= Lane::HELD;
+            let told = shape || head.kind == b'A' || head.kind == b'D' && tells_context(front);
+            let whole = named.is_some() || told && total <= Lane::HELD;
             let seen = if whole { total } else { HEADER + wants(head.kind, total - HEADER) };
             if bytes.len() < seen {
                 return Ok(());
@@ -81,9 +83,18 @@ impl<S> Session<S> {
                 self.down.take(total, !over);
                 continue;
             }
+            if head.kind == b'E'
+                && self.tracker.would_sweep_lending()
+                && let Some(lease) = &mut self.lease
+            {
+                lease.backend().context.lose_lending();
+            }
             let mut give = self.tracker.server(head.kind, body, &mut self.scratch)?;
             if let (true, Some(op)) = (shape, front) {
                 self.note_shape(op, seen, total);
+            }
+            if head.kind == b'D' && tells_context(front) {
+                self.note_context(seen);
             }
             if head.kind == b'Z' && self.mode == PoolMode::Statement {
                 give = self.end_block(give);
@@ -384,8 +395,7 @@ impl<S> Session<S> {
             return Ok(false);
         }
         self.end_cut();
-        self.linked.context_due = idle && self.fence.is_some();
-        self.linked.lent = false;
+        self.fence_ready(idle);
         self.linked.text_noted = false;
         self.linked.deallocating = false;
         self.linked.uses.clear();

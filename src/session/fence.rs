@@ -2,8 +2,8 @@
 //! of the client's first bytes and in the same write, and taken back before anybody else has the backend
 //! (wire.md C4).
 //!
-//! Where the client's first segment is a transaction of its own, known from end to end, the context is lent
-//! to that alone (`lend`), and there is nothing to take back.
+//! Where a transaction is known to begin with statements of rows, the context is lent to it alone (`lend`), and
+//! there is nothing to take back.
 //!
 //! A lease that outlives its transaction (session mode, a pin) gets the context again where each
 //! transaction begins, also because the client may have named another tenant. Within a transaction the
@@ -14,6 +14,7 @@
 //!
 //! The messages, and what a backend has, are [`crate::state::fence`]'s.
 
+use super::lend::{Lent, Outlasts};
 use super::message::query_text;
 use super::reply::isolation;
 use super::serve::End;
@@ -146,17 +147,22 @@ impl<S> Session<S> {
 
     /// A lease begins: its backend gets the context before anything else.
     pub(super) fn fence_lease(&mut self, backend: &mut Backend, tag: &Tag) {
-        if self.mode == PoolMode::Session || self.tx.leads_failed() {
-            // No statement has come yet, or none can run: with the next transaction, then.
+        let context = self.context_of(tag);
+        if self.mode == PoolMode::Session {
+            // No statement has come yet: with the next transaction, then.
             self.linked.context_due = self.fence.is_some();
-            return;
-        }
-        // A tenant that no context may have got no lease.
-        let context = self.fence.as_ref().and_then(|fence| fence.context(tag, &self.pool.user).ok());
-        let context = context.unwrap_or_default();
-        if !self.lend_context(backend, &context) {
+        } else if self.tx.leads_failed() {
+            // None can run. It was brought before the transaction in which they cannot.
+            self.linked.context = context;
+        } else if !self.lend_context(backend, &context) {
             self.send_context(backend, context);
         }
+    }
+
+    /// What work with these tags runs under. A tenant that no context may have gets no lease.
+    pub(super) fn context_of(&self, tag: &Tag) -> Context {
+        let context = self.fence.as_ref().and_then(|fence| fence.context(tag, &self.pool.user).ok());
+        context.unwrap_or_default()
     }
 
     fn send_context(&mut self, backend: &mut Backend, context: Context) {
@@ -179,8 +185,11 @@ impl<S> Session<S> {
         if matches!(kind, Kind::Query | Kind::Parse) {
             return self.refuse_reserved(kind, total).then_some(Next::Done);
         }
-        if kind == Kind::Bind && self.refuse_reserved_value(total) {
-            return Some(Next::Done);
+        if kind == Kind::Bind {
+            if self.refuse_reserved_value(total) {
+                return Some(Next::Done);
+            }
+            self.note_turn(total);
         }
         if !uses || self.lease.is_none() {
             return None;
@@ -206,7 +215,20 @@ impl<S> Session<S> {
         cut: Option<Range<usize>>,
     ) -> Result<Option<Range<usize>>, Next> {
         match self.standing() {
-            Standing::Same => Ok(cut),
+            Standing::Same => match self.outlasts_block() {
+                Outlasts::No => Ok(cut),
+                Outlasts::Set => {
+                    self.glanced = Some(Glance { cut });
+                    Err(Next::Done)
+                }
+                Outlasts::Unknown => Err(Next::Stop(Stop::Hold)),
+                Outlasts::Refused => {
+                    let tag = self.resolve(self.now);
+                    let report = isolation::violation(Isolation::V4, &tag, &self.pool.user);
+                    self.refuse_next(&report);
+                    Err(Next::Done)
+                }
+            },
             Standing::Begins => {
                 self.fence_again();
                 self.glanced = Some(Glance { cut });
@@ -215,13 +237,16 @@ impl<S> Session<S> {
             // Looked at again then: the end of what runs takes the tags of its comment with it.
             Standing::Behind => Err(Next::Stop(Stop::Hold)),
             Standing::Refused(report) => {
-                let head = Header::read(self.up.lane.unwalked());
-                if let Some((kind, total)) = head.and_then(|head| Some((Kind::of(head.kind)?, head.total()?)))
-                {
-                    self.refuse_message(kind, total, &report);
-                }
+                self.refuse_next(&report);
                 Err(Next::Done)
             }
+        }
+    }
+
+    fn refuse_next(&mut self, report: &Report) {
+        let head = Header::read(self.up.lane.unwalked());
+        if let Some((kind, total)) = head.and_then(|head| Some((Kind::of(head.kind)?, head.total()?))) {
+            self.refuse_message(kind, total, report);
         }
     }
 
@@ -269,12 +294,24 @@ impl<S> Session<S> {
         if self.tracker.is_copying_in() {
             return Standing::Same;
         }
-        if self.linked.lent && !self.tracker.is_unsynced() {
+        match self.linked.lent {
+            // The BEGIN itself.
+            Lent::Opening => return Standing::Same,
             // The segment that has the context is complete; behind it there is none.
-            return Standing::Behind;
+            Lent::Segment if !self.tracker.is_unsynced() => return Standing::Behind,
+            _ => {}
         }
         let tag = self.resolve(self.now);
         if self.linked.context_due {
+            if self.linked.lent == Lent::Block && !self.tracker.is_unsynced() && !self.tracker.knows_status()
+            {
+                return Standing::Behind;
+            }
+            if self.tracker.status() == TxStatus::Failed && self.linked.lent != Lent::Segment {
+                // Nothing but its end runs there, or what leads back to where it had not failed; behind an end
+                // in the same pipeline it has ended.
+                return Standing::Same;
+            }
             return match self.may_run(&tag) {
                 Ok(()) => Standing::Begins,
                 Err(report) => Standing::Refused(report),
@@ -291,9 +328,13 @@ impl<S> Session<S> {
     /// A transaction begins on a held lease.
     fn fence_again(&mut self) {
         let tag = self.resolve(self.now);
-        let context = self.fence.as_ref().and_then(|fence| fence.context(&tag, &self.pool.user).ok());
+        let context = self.context_of(&tag);
         let Some(mut lease) = self.lease.take() else { return };
-        self.send_context(lease.backend(), context.unwrap_or_default());
+        if self.linked.lent != Lent::No || self.tracker.status() == TxStatus::InTransaction {
+            self.lend_within(lease.backend(), &context);
+        } else {
+            self.send_context(lease.backend(), context);
+        }
         self.lease = Some(lease);
         let injected = self.linked.injected;
         self.set_injected(injected);

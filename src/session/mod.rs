@@ -52,6 +52,7 @@ mod overrun;
 mod park;
 pub mod passthrough;
 mod policy;
+mod portals;
 mod private;
 pub mod registry;
 mod relay;
@@ -228,18 +229,18 @@ struct Linked {
     context: Context,
     /// To be given to it again before the next statement, with which a transaction begins.
     context_due: bool,
-    /// It has it for the client's segment alone.
-    lent: bool,
-    /// And has not said so yet; nothing may overtake that.
+    /// Where it only has it for a while: for how long.
+    lent: lend::Lent,
+    /// It has not said yet that it has it for a while; nothing may overtake that.
     lending: bool,
+    /// Another session's context was found on it.
+    foreign: bool,
     /// The backend is looked at before it is given back (V4).
     looks: bool,
     /// It could not be given, for this.
     unfenced: Option<Box<str>>,
-    /// Every SET in the text of what the unnamed portal was bound to is a local one.
-    portal_local: bool,
-    /// So of these named portals.
-    local_portals: Vec<named::Name>,
+    /// What was bound to its portals.
+    portals: portals::Portals,
     /// Tables, types or functions have been changed since the transaction began.
     altered: bool,
     /// A setting has been changed on which the meaning of a text depends, or what it names: what is
@@ -296,17 +297,6 @@ struct Linked {
     lists: bool,
     /// What is told in place of the server's error about a statement that Bursar cancels.
     verdict: Option<Box<Report>>,
-}
-
-impl Linked {
-    /// Whether every SET in the text that a portal was bound to is a local one.
-    fn is_local(&self, portal: &[u8]) -> bool {
-        if portal.is_empty() {
-            self.portal_local
-        } else {
-            self.local_portals.iter().any(|name| **name == *portal)
-        }
-    }
 }
 
 /// Whether a BEGIN may wait for its first statement. In session mode the backend is the session's own.

@@ -4,12 +4,14 @@
 use crate::backend::Backend;
 use crate::net::buffers::Buffers;
 use crate::net::lane::Lane;
+use crate::state::fence::{Context, Fence};
 use crate::state::{Set, text};
 use crate::wire::backend::{TxStatus, error_field, parameter, row_values};
 use crate::wire::sql::scan::Traces;
 use crate::wire::walk::{HEADER, Header};
 use bytes::{Bytes, BytesMut};
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) use crate::wire::compose::query;
@@ -272,6 +274,36 @@ pub(super) async fn is_clean(backend: &mut Backend, buffers: &Buffers) -> Result
     let expected = text::LOOKED_FOR.iter().map(|_| &b"f"[..]).chain([&role[..]]);
     let mut expected = expected.chain(context.iter().map(|(_, value)| value.as_bytes()));
     Ok(row.iter().all(|value| value.as_deref() == expected.next()) && expected.next().is_none())
+}
+
+/// Gives a backend a tenant context ([`Held::bring`](crate::state::fence::Held::bring)), or takes away whatever
+/// it has, and waits until it has taken it.
+///
+/// # Errors
+/// It is not known to have it, and must be closed.
+pub(super) async fn bring(
+    backend: &mut Backend,
+    buffers: &Buffers,
+    want: Option<(&Arc<Fence>, &Context)>,
+) -> Result<(), Trouble> {
+    let mut segments = BytesMut::new();
+    backend.context.bring(want, true, &mut segments);
+    let mut end = 0;
+    while let Some(head) = Header::read(&segments[end..]) {
+        end += head.total().ok_or(Trouble::Senseless)?;
+        if head.kind != b'S' {
+            continue;
+        }
+        let segment = segments.split_to(std::mem::take(&mut end));
+        let mut lane = Lane::new(buffers.clone());
+        lane.put(&segment);
+        match exchange(backend, lane, 0).await? {
+            Said { refused: Some(body), .. } => return Err(Trouble::Refused(body)),
+            Said { status: Some(TxStatus::Idle), .. } => {}
+            _ => return Err(Trouble::Senseless),
+        }
+    }
+    Ok(())
 }
 
 /// Takes the tenant context back, and looks whether it is gone.

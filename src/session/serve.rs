@@ -176,7 +176,7 @@ impl<S: Socket> Session<S> {
             return Err(End::fault(&Fault::BackendLost));
         }
         if self.tx.leads_failed() {
-            self.bring_failed(&mut lease).await?;
+            self.bring_failed(&mut lease, &tag).await?;
         }
         self.adopt(lease, &warnings, &tag, self.now);
         Ok(())

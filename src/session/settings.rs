@@ -148,7 +148,9 @@ impl<S> Session<S> {
         if touched.unknown {
             self.linked.traces = self.linked.traces.with(Traces::HIDDEN);
         }
-        self.doubt_context();
+        if self.fence.as_deref().is_some_and(|fence| fence.keys().any(|key| touched.may_change(key))) {
+            self.doubt_context();
+        }
         let changes = self.linked.changes.get_or_insert_default();
         changes.noted = true;
         changes.lease.then(touched.clone());
@@ -232,7 +234,7 @@ impl<S> Session<S> {
                     text.push(b';');
                 }
                 let pid = self.lease.as_mut().map_or(0, |lease| lease.backend().pid);
-                fence.restore(&self.linked.context, pid, &mut text);
+                fence.restore(&self.linked.context, pid, self.linked.lent.scope(), &mut text);
             }
             if !text.is_empty() {
                 changes.restoring = true;

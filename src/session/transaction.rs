@@ -18,6 +18,7 @@ use super::virtual_tx::{Lead, Reply, Said, Why};
 use super::{Session, Socket, private};
 use crate::pool::cell::Order;
 use crate::pool::lease::Lease;
+use crate::tag::Tag;
 use crate::wire::backend::{TxStatus, bare, command_complete, message};
 use crate::wire::compose;
 use crate::wire::error::Report;
@@ -242,12 +243,16 @@ impl<S> Session<S> {
 
 impl<S: Socket> Session<S> {
     /// Brings the backend of a new lease into the failed transaction that the client is in, before
-    /// anything of the client's can run on it.
-    pub(super) async fn bring_failed(&mut self, lease: &mut Lease) -> Result<(), End> {
+    /// anything of the client's can run on it; with its tenant context, for what it runs behind the end.
+    pub(super) async fn bring_failed(&mut self, lease: &mut Lease, tag: &Tag) -> Result<(), End> {
+        let context = self.context_of(tag);
         let (backend, buffers) = (lease.backend(), &self.pools.buffers);
         let made = async {
             if backend.settings != self.settings {
                 private::fit(backend, buffers, &self.settings).await?;
+            }
+            if self.fence.is_some() || backend.context.is_kept() {
+                private::bring(backend, buffers, self.fence.as_ref().map(|fence| (fence, &context))).await?;
             }
             private::fail_block(backend, buffers, FAILED_BLOCK).await
         };

@@ -3,6 +3,7 @@
 use super::answers::describe;
 use super::claim::uncommented;
 use super::message::{is_enough, query_text, too_long, without};
+use super::portals::Known;
 use super::reply::{self, Fault};
 use super::serve::Slow;
 use super::tracker::{Injected, Note, OpKind, Take};
@@ -29,9 +30,6 @@ const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";
 
 /// Execute of a portal that nobody has: an error.
 pub(super) const FAIL: &[u8] = b"E\0\0\0\x10\x01bursar\0\0\0\0\0";
-
-/// Named portals whose SETs are known to be local ones; what others do keeps the backend.
-const LOCAL_PORTALS: usize = 64;
 
 /// Flush.
 pub(super) const FLUSH: &[u8] = b"H\0\0\0\x04";
@@ -230,6 +228,7 @@ impl<S> Session<S> {
         self.tracker.client(Kind::Query, note);
         self.cell.statement(shown(text, HEADER, cut.as_ref()), self.now);
         let text = HEADER..HEADER + text.len();
+        self.fence_sent_query();
         self.watch_query(text.clone(), whole);
         self.note_span(text, scanned);
         if !self.linked.traces.is_none() {
@@ -421,16 +420,8 @@ impl<S> Session<S> {
     /// A portal is about to be bound, its name in that span of the message: `local` if every SET in its
     /// text is a local one.
     pub(super) fn note_portal(&mut self, name: Range<usize>, local: bool) {
-        if name.is_empty() {
-            self.linked.portal_local = local;
-        } else if local || !self.linked.local_portals.is_empty() {
-            let name = &self.up.lane.unwalked()[name];
-            let portals = &mut self.linked.local_portals;
-            portals.retain(|other| **other != *name);
-            if local && portals.len() < LOCAL_PORTALS {
-                portals.push(name.into());
-            }
-        }
+        let name = &self.up.lane.unwalked()[name];
+        self.linked.portals.note(name, |known| known.local = local);
     }
 
     /// Sends a message that uses a statement, and what must precede a use of the unnamed one.
@@ -520,7 +511,7 @@ impl<S> Session<S> {
             }
             return Next::Done;
         }
-        let local_settings = self.linked.is_local(portal);
+        let Known { local: local_settings, turn } = self.linked.portals.of(portal);
         if portal.is_empty() {
             self.note_execute();
         }
@@ -528,7 +519,11 @@ impl<S> Session<S> {
         if self.lease.is_some() && !std::mem::replace(&mut self.linked.text_noted, true) {
             self.cell.statement(b"(prepared earlier)", self.now);
         }
-        self.forward(Kind::Execute, total, Note { local_settings, ..Note::default() })
+        let next = self.forward(Kind::Execute, total, Note { local_settings, ..Note::default() });
+        if let (Next::Done, Some(turn)) = (&next, turn) {
+            self.fence_executed(turn);
+        }
+        next
     }
 
     fn function_call(&mut self, total: usize) -> Next {

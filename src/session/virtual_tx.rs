@@ -173,6 +173,12 @@ impl VirtualTx {
         matches!(self.state, State::Backend)
     }
 
+    /// Whether a BEGIN has been answered that no backend has heard of.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        matches!(self.state, State::Begun(_))
+    }
+
     /// Whether the client's transaction is one that Bursar has rolled back.
     #[must_use]
     pub fn is_aborted(&self) -> bool {

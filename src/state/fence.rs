@@ -1,7 +1,7 @@
 //! The tenant context that row-level security reads: what a backend holds, and the messages that give it
 //! another one (wire.md C4).
 //!
-//! The context travels as bound parameters of one `SELECT set_config(…)`, prepared once a backend, ahead of
+//! The context travels as bound parameters of a `SELECT set_config(…)`, prepared once a backend, ahead of
 //! the client's bytes and in one of two ways:
 //!
 //! * *Brought*, in segments of its own (`Bind Execute Sync`), each committed by itself: nothing the client
@@ -10,11 +10,11 @@
 //!   Therefore a backend is never led from one tenant to another: [`Held::bring`] takes the old context
 //!   back first ([`Context::DENY`]), and a statement that runs after either segment failed sees no tenant,
 //!   or the right one.
-//! * *Lent*, as SET LOCAL is, within the transaction of a client's segment that is known to have no more
-//!   than statements of rows ([`Held::lend`], `Bind Execute`). If it fails, the server skips what follows
-//!   up to the next Sync, so nothing runs without it; it is gone with its transaction, so nothing has to
-//!   take it back. What a function may have left behind it is unknown, and is taken back before the next
-//!   context is brought.
+//! * *Lent*, as SET LOCAL is, within a transaction of the client's whose first statement is known to be one
+//!   of rows ([`Held::lend`], `Bind Execute`). If it fails, the server skips what follows up to the next
+//!   Sync, so nothing runs without it; it is gone with its transaction, so nothing has to take it back. What
+//!   a function may have left behind it is unknown, and is taken back before the next context is brought;
+//!   the next one that is lent is answered with what it found ([`Held::may_have_had`]).
 //!
 //! Nothing is sent here, and who may have which context is not decided.
 
@@ -33,9 +33,8 @@ use std::sync::Arc;
 /// The longest value, in bytes (budgets.md §4.5).
 pub const MAX_VALUE: usize = 128;
 
-/// PostgreSQL's numbers for the types `text` and `bool`.
+/// PostgreSQL's number for the type `text`.
 const TEXT: u32 = 25;
-const BOOL: u32 = 16;
 
 /// What a lease's transactions run under; `None` is the empty value, for which policies show no row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,10 +63,47 @@ pub struct Fence {
     from: ContextSource,
     strict: bool,
     signs: Option<Signature>,
-    /// The prepared statement's, with its NUL.
+    /// Sets the context for the session.
+    brings: Prepared,
+    /// Sets it for the transaction; its first column is the tenant's value before.
+    lends: Prepared,
+}
+
+/// A statement that each backend is to have.
+#[derive(Debug, PartialEq, Eq)]
+struct Prepared {
     name: Box<[u8]>,
     /// Its Parse message.
     parse: Box<[u8]>,
+}
+
+impl Prepared {
+    /// The one of these keys.
+    fn of(keys: &[&str], local: bool) -> Prepared {
+        let mut sql = "SELECT ".to_owned();
+        if local {
+            let _ = write!(sql, "pg_catalog.current_setting('{}',true),", keys[0]);
+        }
+        for (i, key) in keys.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            let _ = write!(sql, "{comma}pg_catalog.set_config('{key}',${},{local})", i + 1);
+        }
+        // Another name for another text: a reload may change the settings under a living backend.
+        let number = foldhash::fast::FixedState::default().hash_one(&sql);
+        let name = format!("bursar_fence_{number:016x}").into_bytes();
+        let mut parse = BytesMut::new();
+        compose::parse(&mut parse, &name, sql.as_bytes(), &[TEXT, TEXT][..keys.len()]);
+        Prepared { name: name.into(), parse: parse[..].into() }
+    }
+}
+
+/// For how long a context is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// For the session, once the transaction commits.
+    Session,
+    /// To the end of the transaction.
+    Transaction,
 }
 
 /// What signs tenants. A signature is worth something on the backend it was made for only, so that one
@@ -110,27 +146,15 @@ impl Fence {
     pub fn of(rules: &TenantContext) -> Option<Fence> {
         let key = rules.kept()?;
         let request_key = rules.request_key.as_deref();
-        let keys = 1 + usize::from(request_key.is_some());
-        let mut sql = b"SELECT ".to_vec();
-        for (i, key) in [key].into_iter().chain(request_key).enumerate() {
-            sql.extend_from_slice(if i == 0 { b"" } else { b"," });
-            sql.extend_from_slice(b"pg_catalog.set_config('");
-            sql.extend_from_slice(key.as_bytes());
-            sql.extend_from_slice(format!("',${},${})", i + 1, keys + 1).as_bytes());
-        }
-        // Another name for another text: a reload may change the settings under a living backend.
-        let number = foldhash::fast::FixedState::default().hash_one(&sql);
-        let name = format!("bursar_fence_{number:016x}").into_bytes();
-        let mut parse = BytesMut::new();
-        compose::parse(&mut parse, &name, &sql, &[TEXT, TEXT, BOOL][2 - keys..]);
+        let keys: SmallVec<[&str; 2]> = [key].into_iter().chain(request_key).collect();
         Some(Fence {
             key: key.into(),
             request_key: request_key.map(Into::into),
             from: rules.from,
             strict: rules.policy == ContextPolicy::Strict,
             signs: rules.secret.as_ref().map(Signature::of),
-            name: name.into(),
-            parse: parse[..].into(),
+            brings: Prepared::of(&keys, false),
+            lends: Prepared::of(&keys, true),
         })
     }
 
@@ -163,11 +187,16 @@ impl Fence {
         Ok(Context { tenant, request: request.filter(|request| fits(request)) })
     }
 
-    /// Statements that set the context again behind something of the client's that took it away. As
-    /// `SET`, which needs no snapshot: `SET TRANSACTION ISOLATION LEVEL` may still follow.
-    pub fn restore(&self, context: &Context, pid: i32, out: &mut Vec<u8>) {
+    /// A statement that tells the tenant's value.
+    pub fn show(&self, out: &mut Vec<u8>) {
+        text::show(out, &self.key);
+    }
+
+    /// Statements that set the context where the client is in the middle of something. As `SET`, which needs
+    /// no snapshot: `SET TRANSACTION ISOLATION LEVEL` may still follow.
+    pub fn restore(&self, context: &Context, pid: i32, scope: Scope, out: &mut Vec<u8>) {
         for (key, value) in self.keys().zip(self.values(context, pid)) {
-            text::set_to(out, key, value.as_bytes());
+            text::set_to(out, scope == Scope::Transaction, key, value.as_bytes());
         }
     }
 
@@ -181,15 +210,11 @@ impl Fence {
         [tenant, context.request.as_deref().unwrap_or_default().into()]
     }
 
-    /// Bind and Execute: for the session, or only for the transaction.
-    fn set(&self, context: &Context, pid: i32, locally: bool, out: &mut BytesMut) {
+    /// Bind and Execute of one of its statements.
+    fn set(&self, statement: &Prepared, context: &Context, pid: i32, out: &mut BytesMut) {
         let [tenant, request] = self.values(context, pid);
-        let local: &[u8] = if locally { b"t" } else { b"f" };
-        if self.request_key.is_some() {
-            compose::bind(out, &self.name, &[tenant.as_bytes(), request.as_bytes(), local]);
-        } else {
-            compose::bind(out, &self.name, &[tenant.as_bytes(), local]);
-        }
+        let values = [tenant.as_bytes(), request.as_bytes()];
+        compose::bind(out, &statement.name, &values[..self.keys().count()]);
         out.extend_from_slice(compose::EXECUTE);
     }
 }
@@ -217,7 +242,10 @@ pub struct Held {
     untouched: bool,
     /// It was empty, and since then contexts have only been lent.
     lent: bool,
-    prepared: bool,
+    /// It has the statement that brings contexts.
+    brings: bool,
+    /// And the one that lends them.
+    lends: bool,
 }
 
 impl Held {
@@ -238,7 +266,7 @@ impl Held {
         out: &mut BytesMut,
     ) -> Segments {
         let mut segments = Segments::new();
-        let same = |fence: &Arc<Fence>| self.by.as_ref().is_some_and(|by| by.name == fence.name);
+        let same = |fence: &Arc<Fence>| self.is_kept_by(fence);
         if let Some(old) = self.by.clone()
             && !want.is_some_and(|(fence, _)| same(fence))
         {
@@ -268,37 +296,69 @@ impl Held {
         segments
     }
 
+    /// Whether [`Held::lend`] would.
+    #[must_use]
+    pub fn may_lend(&self, fence: &Fence) -> bool {
+        self.is_kept_by(fence) && (self.lent || self.context == Some(Context::DENY))
+    }
+
     /// Writes what gives the backend this context for the transaction that begins with it, ahead of a
     /// segment of the client's that must not run without it. Returns whether it begins with a Parse;
     /// `None`: nothing is written, since the backend may have a context of another transaction's.
     ///
-    /// Whatever of the client's follows before a Query or Sync of its own has ended must leave the
-    /// transaction alone.
+    /// Whatever of the client's follows must leave the transaction alone, or not need the context behind it.
     pub fn lend(&mut self, fence: &Arc<Fence>, context: &Context, out: &mut BytesMut) -> Option<bool> {
-        let same = self.by.as_ref().is_some_and(|by| by.name == fence.name);
-        if !same || !self.lent && self.context != Some(Context::DENY) {
+        if !self.may_lend(fence) {
             return None;
         }
+        (self.untouched, self.lent) = (false, true);
+        self.context = None;
+        Some(self.write_lent(fence, context, out))
+    }
+
+    /// [`Held::lend`] once more, to another transaction of the lease that has been lent the same context.
+    pub fn lend_again(&mut self, fence: &Arc<Fence>, context: &Context, out: &mut BytesMut) -> bool {
+        self.write_lent(fence, context, out)
+    }
+
+    fn write_lent(&mut self, fence: &Arc<Fence>, context: &Context, out: &mut BytesMut) -> bool {
         self.by = Some(fence.clone());
-        (self.context, self.untouched, self.lent) = (None, false, true);
-        let parses = self.parse(fence, out);
-        fence.set(context, self.pid, true, out);
-        Some(parses)
+        let parses = !std::mem::replace(&mut self.lends, true);
+        if parses {
+            out.extend_from_slice(&fence.lends.parse);
+        }
+        fence.set(&fence.lends, context, self.pid, out);
+        parses
+    }
+
+    /// The context has been set by [`Fence::restore`].
+    pub fn set_within(&mut self, scope: Scope) {
+        let lent = scope == Scope::Transaction && (self.lent || self.context == Some(Context::DENY));
+        (self.context, self.untouched, self.lent) = (None, false, lent);
+    }
+
+    /// Whether the tenant's value may be what the session had when this context was lent: none, or that same
+    /// context. Any other was left by a function, in another lease.
+    #[must_use]
+    pub fn may_have_had(&self, value: Option<&[u8]>, context: &Context) -> bool {
+        let own = |value: &[u8]| {
+            self.by.as_ref().is_some_and(|by| by.values(context, self.pid)[0].as_bytes() == value)
+        };
+        value.is_none_or(|value| value.is_empty() || own(value))
     }
 
     fn write(&mut self, fence: &Fence, context: &Context, out: &mut BytesMut) -> bool {
-        let parses = self.parse(fence, out);
-        fence.set(context, self.pid, false, out);
+        let parses = !std::mem::replace(&mut self.brings, true);
+        if parses {
+            out.extend_from_slice(&fence.brings.parse);
+        }
+        fence.set(&fence.brings, context, self.pid, out);
         out.extend_from_slice(compose::SYNC);
         parses
     }
 
-    fn parse(&mut self, fence: &Fence, out: &mut BytesMut) -> bool {
-        let parses = !std::mem::replace(&mut self.prepared, true);
-        if parses {
-            out.extend_from_slice(&fence.parse);
-        }
-        parses
+    fn is_kept_by(&self, fence: &Fence) -> bool {
+        self.by.as_ref().is_some_and(|by| by.brings.name == fence.brings.name)
     }
 
     /// Whether anybody has ever given it one.
@@ -351,7 +411,12 @@ impl Held {
 
     /// The backend's prepared statements are gone.
     pub fn lose_statements(&mut self) {
-        self.prepared = false;
+        (self.brings, self.lends) = (false, false);
+    }
+
+    /// The Parse that [`Held::lend`] has written did not run.
+    pub fn lose_lending(&mut self) {
+        self.lends = false;
     }
 }
 

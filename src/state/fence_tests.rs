@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::wire::frontend::bind_names;
-use crate::wire::walk::{HEADER, Header};
+use crate::wire::walk::{HEADER, Header, cstr};
 use proptest::prelude::*;
 
 fn fence(key: &str, request_key: Option<&str>, policy: ContextPolicy) -> Arc<Fence> {
@@ -32,19 +32,53 @@ fn a_segment_is_one_statement_with_its_values_bound() {
     let context = Context { tenant: Some("acme".into()), request: Some("r-1".into()) };
     let segments = held.bring(Some((&fence, &context)), true, &mut out);
     assert_eq!((&segments[..], kinds(&out).as_str()), (&[true, false][..], "PBESBES"));
-    let sql = b"SELECT pg_catalog.set_config('app.tenant_id',$1,$3),\
-                pg_catalog.set_config('app.request_id',$2,$3)\0\0\x03\0\0\0\x19\0\0\0\x19\0\0\0\x10B";
+    let sql = b"SELECT pg_catalog.set_config('app.tenant_id',$1,false),\
+                pg_catalog.set_config('app.request_id',$2,false)\0\0\x02\0\0\0\x19\0\0\0\x19B";
     let has = |out: &[u8], bytes: &[u8]| memchr::memmem::find(out, bytes).is_some();
     assert!(has(&out, sql));
-    assert!(has(&out, b"\0\0\0\x03\0\0\0\0\0\0\0\0\0\0\0\x01f\0\0E"), "first the empty values");
-    assert!(has(&out, b"\0\0\0\x03\0\0\0\x04acme\0\0\0\x03r-1\0\0\0\x01f\0\0E"));
+    assert!(has(&out, b"\0\0\0\x02\0\0\0\0\0\0\0\0\0\0E"), "first the empty values");
+    assert!(has(&out, b"\0\0\0\x02\0\0\0\x04acme\0\0\0\x03r-1\0\0E"));
     held.denied();
     out.clear();
-    assert_eq!((held.lend(&fence, &context, &mut out), kinds(&out).as_str()), (Some(false), "BE"));
-    assert!(has(&out, b"\0\0\0\x03\0\0\0\x04acme\0\0\0\x03r-1\0\0\0\x01t\0\0E"), "for its transaction");
-    let mut text = Vec::new();
-    fence.restore(&context, 1, &mut text);
-    assert_eq!(text, br#"SET "app"."tenant_id" TO E'acme';SET "app"."request_id" TO E'r-1';"#);
+    assert_eq!((held.lend(&fence, &context, &mut out), kinds(&out).as_str()), (Some(true), "PBE"));
+    let sql = b"SELECT pg_catalog.current_setting('app.tenant_id',true),\
+                pg_catalog.set_config('app.tenant_id',$1,true),\
+                pg_catalog.set_config('app.request_id',$2,true)\0\0\x02\0\0\0\x19\0\0\0\x19B";
+    assert!(has(&out, sql), "for its transaction, behind what there was");
+    assert!(has(&out, b"\0\0\0\x02\0\0\0\x04acme\0\0\0\x03r-1\0\0E"));
+    let restored = |scope| {
+        let mut text = Vec::new();
+        fence.restore(&context, 1, scope, &mut text);
+        String::from_utf8(text).unwrap()
+    };
+    let set = r#"SET "app"."tenant_id" TO E'acme';SET "app"."request_id" TO E'r-1';"#;
+    assert_eq!(restored(Scope::Session), set);
+    assert_eq!(restored(Scope::Transaction), set.replace("SET ", "SET LOCAL "));
+}
+
+#[test]
+fn what_was_found_before_a_context_was_lent_is_nothing_or_the_same() {
+    let fence = fence("a.b", None, ContextPolicy::Strict);
+    let (mut held, mut out) = (Held::of(7), BytesMut::new());
+    held.bring(Some((&fence, &of("acme"))), true, &mut out);
+    assert!(!held.may_lend(&fence), "it is brought");
+    held.denied();
+    assert!(held.may_lend(&fence) && held.lend(&fence, &of("acme"), &mut out).is_some());
+    let may = |held: &Held, value: Option<&str>| held.may_have_had(value.map(str::as_bytes), &of("acme"));
+    assert!(may(&held, None) && may(&held, Some("")) && may(&held, Some("acme")));
+    assert!(!may(&held, Some("other")) && !may(&held, Some("acme2")));
+    // Lent within a transaction it is gone with it; set for the session it is to be taken back.
+    held.set_within(Scope::Transaction);
+    assert!(held.may_lend(&fence) && !held.is_to_be_denied());
+    held.set_within(Scope::Session);
+    assert!(!held.may_lend(&fence) && held.is_to_be_denied());
+    out.clear();
+    held.lend_again(&fence, &of("acme"), &mut out);
+    assert!(kinds(&out) == "BE" && held.is_to_be_denied());
+    held.lose_lending();
+    out.clear();
+    held.lend_again(&fence, &of("acme"), &mut out);
+    assert_eq!(kinds(&out), "PBE");
 }
 
 #[test]
@@ -164,8 +198,8 @@ fn a_context_is_lent_only_where_the_backend_has_no_other() {
     out.clear();
     assert_eq!(held.lend(&strict, &of("acme"), &mut out), None, "it has it for its session");
     held.denied();
-    for tenant in ["acme", "", "other"] {
-        assert_eq!(held.lend(&strict, &of(tenant), &mut out), Some(false));
+    for (tenant, parses) in [("acme", true), ("", false), ("other", false)] {
+        assert_eq!(held.lend(&strict, &of(tenant), &mut out), Some(parses));
         assert!(!held.is_to_be_denied() && held.is_doubtful(), "there is nothing to take back");
     }
     assert_eq!(held.lend(&other, &of("acme"), &mut out), None, "it has another setting");
@@ -193,6 +227,10 @@ struct Server {
     local: Option<String>,
     /// An error has been raised, and no Sync has come since.
     skips: bool,
+    /// The statement that sets it for a transaction.
+    lends: Vec<u8>,
+    /// What the session had when that ran last.
+    found: String,
 }
 
 impl Server {
@@ -208,13 +246,22 @@ impl Server {
             let message = &rest[..total];
             rest = &rest[total..];
             match head.kind {
-                b'B' => bound = bound_values(&message[HEADER..]),
+                b'P' => {
+                    let (name, text) = cstr(&message[HEADER..]).unwrap();
+                    if memchr::memmem::find(text, b",true)").is_some() {
+                        self.lends = name.to_vec();
+                    }
+                }
+                b'B' => bound = self.bound(&message[HEADER..]),
                 b'E' => {
                     self.skips |= failing == Some(executes);
                     executes += 1;
                     match &bound {
                         _ if self.skips => {}
-                        (value, true) => self.local = Some(value.clone()),
+                        (value, true) => {
+                            self.found = self.session.clone();
+                            self.local = Some(value.clone());
+                        }
                         (value, false) => (self.session, self.local) = (value.clone(), None),
                     }
                 }
@@ -222,6 +269,16 @@ impl Server {
                 _ => {}
             }
         }
+    }
+
+    /// The value of one key, and whether it is a local one.
+    fn bound(&self, body: &[u8]) -> (String, bool) {
+        let (_, name) = bind_names(body).unwrap();
+        // Behind the two names, the number of formats and of values.
+        let values = &body[1 + name.len() + 1 + 2 + 2..];
+        let (len, values) = values.split_first_chunk().unwrap();
+        let value = &values[..u32::from_be_bytes(*len) as usize];
+        (String::from_utf8(value.to_vec()).unwrap(), *name == self.lends)
     }
 
     /// A Query, in which a function may set the setting for the session: the tenant that it sees, unless
@@ -234,16 +291,6 @@ impl Server {
         self.local = None;
         seen
     }
-}
-
-/// The value of one key, and whether it is a local one.
-fn bound_values(body: &[u8]) -> (String, bool) {
-    let (_, name) = bind_names(body).unwrap();
-    // Behind the two names, the number of formats and of values.
-    let values = &body[1 + name.len() + 1 + 2 + 2..];
-    let (len, values) = values.split_first_chunk().unwrap();
-    let (value, values) = values.split_at(u32::from_be_bytes(*len) as usize);
-    (String::from_utf8(value.to_vec()).unwrap(), values[4] == b't')
 }
 
 /// One lease: who has it, whether it is known to be one statement, which of Bursar's words fails, and what
@@ -277,6 +324,10 @@ proptest! {
             let said = kinds(&out).matches('E').count();
             let failing = failing.filter(|which| *which < said);
             server.run(&out, failing);
+            if lent && failing.is_none() {
+                let own = server.found.is_empty() || server.found == tenant;
+                prop_assert_eq!(held.may_have_had(Some(server.found.as_bytes()), &of(tenant)), own);
+            }
             let seen = server.query(hidden);
             match (&seen, failing) {
                 (Some(seen), None) => prop_assert_eq!(seen, tenant),

@@ -118,7 +118,7 @@ pub fn restore(set: &Set, in_transaction: bool, which: impl Fn(&str) -> bool) ->
     let mut text = Vec::new();
     for (name, value) in settings {
         if !LISTS.contains(&&**name) {
-            set_to(&mut text, name, value);
+            set_to(&mut text, false, name, value);
             continue;
         }
         text.extend_from_slice(b"SET ");
@@ -133,9 +133,16 @@ pub fn restore(set: &Set, in_transaction: bool, which: impl Fn(&str) -> bool) ->
     text
 }
 
-/// `SET` of one setting that is no list, with a semicolon behind it.
-pub(super) fn set_to(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(b"SET ");
+/// `SHOW` of one setting, with a semicolon behind it.
+pub(super) fn show(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b"SHOW ");
+    identifier(out, name);
+    out.push(b';');
+}
+
+/// `SET`, or `SET LOCAL`, of one setting that is no list, with a semicolon behind it.
+pub(super) fn set_to(out: &mut Vec<u8>, locally: bool, name: &str, value: &[u8]) {
+    out.extend_from_slice(if locally { b"SET LOCAL " } else { b"SET " });
     identifier(out, name);
     out.extend_from_slice(b" TO ");
     literal(out, value);

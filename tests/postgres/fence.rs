@@ -4,7 +4,7 @@
 use crate::support::watch::{leases, metric};
 use crate::support::{Config, Db, Login, Proxy, Refused, Reply, Wire, msg, until};
 
-const SETUP: &[&str] = &[
+pub(crate) const SETUP: &[&str] = &[
     "create table docs (tenant text not null, id int)",
     "insert into docs select tenant, id from unnest(array['a', 'b', 'c']) tenant, generate_series(1, 3) id",
     "alter table docs enable row level security",
@@ -43,8 +43,22 @@ fn seen(tenant: &str) -> String {
     if tenant.is_empty() { "none0".to_owned() } else { format!("{tenant}3") }
 }
 
-fn violations(proxy: &Proxy, kind: &str) -> f64 {
+pub(crate) fn violations(proxy: &Proxy, kind: &str) -> f64 {
     metric(proxy, &format!("bursar_isolation_violations_total{{kind=\"{kind}\"}}"))
+}
+
+/// The backend of a pool of one has been taken back from a tenant once.
+pub(crate) fn warm(proxy: &Proxy) {
+    look(&mut of(proxy, "c"), 0);
+    until("its lease has ended", || leases(proxy) == 0);
+}
+
+/// Takes the right to set a context away; the superuser who gives it back, and how.
+pub(crate) fn revoke(db: &Db<'_>) -> (Wire, String) {
+    let revoke = "revoke execute on function pg_catalog.set_config(text, text, boolean) from public";
+    let mut superuser = Wire::login(db.cluster().addr(), &Login::new("postgres", db.name()));
+    superuser.batch(revoke);
+    (superuser, revoke.replace("revoke", "grant").replace("from public", "to public"))
 }
 
 /// The look in one of the ways a driver has.

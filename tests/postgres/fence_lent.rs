@@ -1,28 +1,15 @@
 //! Where all that a client has sent is a transaction of its own, its tenant context is lent to that
 //! transaction, and nothing else shows it: not a cancel, not an error, not what comes behind.
 
-use crate::fence::{LOOK, fenced, look, of, start};
-use crate::support::watch::{leases, metric};
-use crate::support::{Db, Login, Proxy, Wire, msg, until};
+use crate::fence::{LOOK, fenced, look, of, revoke, start, warm};
+use crate::support::watch::metric;
+use crate::support::{Login, Wire, msg, until};
 
 /// Whether the transaction had begun before its statement: with the context that is lent to it.
 const LENT: &str = "select case when now() < statement_timestamp() then 'lent' else 'brought' end";
 
-/// The backend of a pool of one has been taken back from a tenant once.
-fn warm(proxy: &Proxy) {
-    look(&mut of(proxy, "c"), 0);
-    until("its lease has ended", || leases(proxy) == 0);
-}
-
 fn unnamed(sql: &str) -> Vec<u8> {
     [msg::unnamed(sql), msg::sync()].concat()
-}
-
-fn revoke(db: &Db<'_>) -> (Wire, String) {
-    let revoke = "revoke execute on function pg_catalog.set_config(text, text, boolean) from public";
-    let mut superuser = Wire::login(db.cluster().addr(), &Login::new("postgres", db.name()));
-    superuser.batch(revoke);
-    (superuser, revoke.replace("revoke", "grant").replace("from public", "to public"))
 }
 
 #[test]

@@ -52,6 +52,12 @@ struct Client {
     written: HashMap<u64, (u64, u64)>,
 }
 
+/// A Query is refused behind whose COMMIT or ROLLBACK it would see what a function has left.
+fn is_foreign(reply: &Reply) -> bool {
+    let message = reply.error().and_then(|error| error.field(b'M'));
+    message.as_deref() == Some("bursar: a backend has state of another session")
+}
+
 impl Client {
     fn expected(&self) -> String {
         self.tenant.map_or("none:0".to_owned(), |tenant| format!("t{tenant}:3"))
@@ -60,9 +66,12 @@ impl Client {
     /// A reply that is an error is one of the faults' making. Returns whether it is none.
     fn settle(&mut self, reply: &Reply) -> bool {
         let code = reply.code();
-        let known = ["", "57014", "57P01", "08006", "08007", "25P01", "25P02", "22012", "53300", "40001"];
+        let known = [
+            "", "57014", "57P01", "08006", "08007", "25P01", "25P02", "22012", "3B001", "34000", "53300",
+            "40001",
+        ];
         // A cancel may hit the segment that sets the context: that closes.
-        let unfenced = code == "42501" && reply.closed;
+        let unfenced = code == "42501" && (reply.closed || self.hidden && is_foreign(reply));
         assert!(unfenced || known.contains(&code.as_str()), "client {}: {reply:?}", self.number);
         self.history.push(format!("{} {reply:?}", self.expected()));
         if reply.closed {
@@ -172,21 +181,74 @@ impl Client {
         self.settle(&reply);
     }
 
+    /// A statement of the extended protocol, unnamed or named.
+    fn extended(&mut self, sql: &str) -> Vec<u8> {
+        if self.dice.roll(2) == 0 {
+            return msg::unnamed(sql);
+        }
+        let (close, parse) = (msg::close_statement("other"), msg::parse("other", sql));
+        [close, parse, msg::bind("p", "other"), msg::execute("p", 0), msg::close_portal("p")].concat()
+    }
+
+    /// Executes these in one pipeline, the last of them a look.
+    fn look_behind(&mut self, statements: &[&str]) -> bool {
+        let mut bytes: Vec<u8> = statements.iter().flat_map(|sql| self.extended(sql)).collect();
+        bytes.extend([msg::unnamed(LOOK), msg::sync()].concat());
+        let reply = self.ask(&bytes);
+        self.check(&reply)
+    }
+
+    /// A Query of several statements, the last of them a look.
+    fn query_look(&mut self, before: &str) -> bool {
+        let reply = self.ask(&msg::query(&format!("{before}; {LOOK}")));
+        self.check(&reply)
+    }
+
+    fn begin(&mut self) -> bool {
+        let modes = ["", " isolation level repeatable read", " read only", " isolation level read committed"];
+        let begin = format!("begin{}", modes[self.dice.roll(4) as usize]);
+        match self.dice.roll(6) {
+            0..=2 => self.query(&begin),
+            3 => {
+                let bytes = [self.extended(&begin), msg::sync()].concat();
+                let reply = self.ask(&bytes);
+                self.settle(&reply)
+            }
+            4 => self.look_behind(&[&begin]),
+            _ => self.query_look(&begin),
+        }
+    }
+
     fn transaction(&mut self) {
-        let begin =
-            ["begin", "begin isolation level repeatable read", "begin read only"][self.dice.roll(3) as usize];
-        if !self.query(begin) {
+        if !self.begin() {
+            // Refused, or cancelled, and yet begun.
+            let reply = self.ask(&msg::query("rollback"));
+            self.settle(&reply);
             return;
         }
-        for _ in 0..1 + self.dice.roll(3) {
-            let went = match self.dice.roll(6) {
+        for _ in 0..1 + self.dice.roll(4) {
+            let went = match self.dice.roll(16) {
                 0 => self.query("reset all"),
                 1 => self.query("savepoint s") && !self.query("select 1/0") && self.query("rollback to s"),
+                2 => self.query("commit and chain"),
+                3 => self.query("rollback and chain"),
+                4 => self.query_look("commit; begin"),
+                5 => self.query("select 1; rollback; begin; select 2"),
+                6 => self.look_behind(&["commit and chain"]),
+                7 => self.look_behind(&["rollback and chain"]),
+                8 => self.look_behind(&["commit", "begin"]),
+                9 => self.query("set local work_mem = '5MB'"),
                 _ => self.look(),
             };
             if !went {
                 break;
             }
+        }
+        match self.dice.roll(12) {
+            0 => drop(self.query_look("commit")),
+            1 => drop(self.look_behind(&["rollback"])),
+            2 => drop(self.look_behind(&["commit"])),
+            _ => {}
         }
         if self.dice.roll(10) == 0 {
             self.wire.reset_when_dropped();

@@ -27,6 +27,7 @@ mod drivers_sqlx;
 mod examples;
 mod fairness;
 mod fence;
+mod fence_block;
 mod fence_lent;
 mod fence_random;
 mod fence_roles;

@@ -482,3 +482,32 @@ fn a_drain_waits_for_a_parked_transaction() {
     assert_eq!(wire.recv_to_end().trace(), "C(COMMIT) Z(I) E(FATAL 57P01) EOF");
     assert!(proxy.wait().success());
 }
+
+/// The end is answered here, what its pipeline executes behind it is another transaction.
+#[test]
+fn a_pipeline_that_ends_it_goes_on_behind_it() {
+    let db = Db::new();
+    for fence in [false, true] {
+        let config = config("enforce");
+        let config = if fence { config.with("tenant_context", "key = \"app.tenant_id\"") } else { config };
+        let proxy = start(&db, config);
+        let (mut wire, mut other) = (proxy.connect(), proxy.connect());
+        for end in ["commit", "rollback"] {
+            for statement in ["select 7", "select * from generate_series(1, 3)"] {
+                wire.batch("begin");
+                assert_eq!(wire.query("select 1").value(), "1");
+                let before = parks(&proxy, PARKED);
+                take_backend(&mut other);
+                assert_eq!(parks(&proxy, PARKED), before + 1.0);
+                other.batch("commit");
+                let pipeline = [msg::unnamed(end), msg::unnamed(statement), msg::sync()].concat();
+                let reply = wire.ask(&pipeline);
+                let rows = " D".repeat(reply.rows().len());
+                let tag =
+                    format!("C({}) 1 2 T{rows} C(SELECT {}) Z(I)", end.to_uppercase(), reply.rows().len());
+                assert_eq!(reply.trace(), format!("1 2 n {tag}"), "{fence}");
+            }
+        }
+        proxy.stop();
+    }
+}

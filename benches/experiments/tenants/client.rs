@@ -175,12 +175,43 @@ impl<'a> Client<'a> {
     fn begin(&mut self) {
         let how = ["begin", "begin isolation level repeatable read", "start transaction"];
         let how = how[self.roll(3) as usize];
-        self.simple(how, Expect::Done, None);
+        self.either(how, Expect::Done);
+        match self.roll(4) {
+            0 => self.look(),
+            1 => {
+                self.extended();
+                self.sync();
+            }
+            _ => {}
+        }
         self.simple("savepoint s", Expect::Done, None);
     }
 
     fn end(&mut self, commit: bool) {
-        self.simple(if commit { "commit" } else { "rollback" }, Expect::Done, None);
+        let verb = if commit { "commit" } else { "rollback" };
+        if self.roll(8) == 0 {
+            self.either(&format!("{verb} and chain"), Expect::Ended);
+            self.look();
+        }
+        if self.roll(8) == 0 {
+            // What it executes behind the end, a pipeline executes in another transaction.
+            self.bytes.extend(msg::unnamed(verb));
+            self.items.push_back(Item::Statement(Expect::Ended, None));
+            self.extended();
+            self.sync();
+        } else {
+            self.either(verb, Expect::Done);
+        }
+    }
+
+    /// A statement in one of the two protocols.
+    fn either(&mut self, sql: &str, expect: Expect) {
+        if self.roll(3) > 0 {
+            return self.simple(sql, expect, None);
+        }
+        self.bytes.extend(msg::unnamed(sql));
+        self.items.push_back(Item::Statement(expect, None));
+        self.sync();
     }
 
     /// Statement by statement, with pauses: others get the backend in between, where it is parked.

@@ -101,7 +101,9 @@ pub(crate) fn experiment(bench: &Bench, load: Load) -> Result<Table, Failure> {
         let proxy = bench.bursar(&setup.with("admin", &format!("address = \"127.0.0.1:{admin}\"")))?;
         let seed = load.seed.wrapping_mul(100).wrapping_add(number as u64);
         let ours = run(&proxy, &mut superuser, manner, each, seed)?;
-        violations += (1..=7).map(|kind| violations::counted(admin, kind)).sum::<Result<f64, Failure>>()?;
+        // What the functions leave on a backend is V4, and found.
+        let kinds = (1..=7).filter(|kind| *kind != 4 || !hidden);
+        violations += kinds.map(|kind| violations::counted(admin, kind)).sum::<Result<f64, Failure>>()?;
         eprintln!("experiments: e9 {name}: {} operations in {:.0?}", ours.tally.compared, ours.took);
         table.group(name.into());
         lines(&mut table, each, &ours, None);

@@ -67,14 +67,16 @@ pub(super) enum Expect {
     Named(bool),
     /// Nothing has been written since BEGIN, and nothing has failed; no operation.
     Back,
+    /// A transaction has ended, and another one follows before any ReadyForQuery that says so; no operation.
+    Ended,
     /// Answered with anything but an error; no operation.
     Done,
 }
 
 impl Expect {
     fn counts(self) -> bool {
-        use Expect::{Back, Done, Fails, Named, Parsed, Tenant};
-        !matches!(self, Fails | Tenant(_) | Parsed | Named(_) | Back | Done)
+        use Expect::{Back, Done, Ended, Fails, Named, Parsed, Tenant};
+        !matches!(self, Fails | Tenant(_) | Parsed | Named(_) | Back | Ended | Done)
     }
 }
 
@@ -276,6 +278,12 @@ impl Model {
             Expect::Named(named) => self.named = named,
             // What a failed transaction's COMMIT comes to as well.
             Expect::Done if tag == "ROLLBACK" => self.pending.clear(),
+            Expect::Ended => {
+                if tag == "ROLLBACK" {
+                    self.pending.clear();
+                }
+                self.settle();
+            }
             Expect::Back => {
                 self.pending.clear();
                 self.failed = false;

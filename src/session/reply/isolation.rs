@@ -29,8 +29,8 @@ pub fn violation(kind: Isolation, tag: &Tag, role: &str) -> Report {
         ),
         Isolation::V4 => (
             "bursar: a backend has state of another session",
-            "The backend is closed.".to_owned(),
-            "A function changes what no statement shows: set reset = \"always\".",
+            "What follows the end of the transaction would see the rows of another tenant.".to_owned(),
+            "Send it as a query of its own. A function has set the tenant context for its session: let it set it for its transaction.",
         ),
         Isolation::V5 => (
             "bursar: the role may not act for this tenant",

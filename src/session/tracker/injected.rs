@@ -47,6 +47,14 @@ impl Tracker {
         }
     }
 
+    /// Whether an error that comes now keeps the Parse of [`Tracker::lend`] from running.
+    #[must_use]
+    pub fn would_sweep_lending(&self) -> bool {
+        let parses = |op: &Op| op.kind == OpKind::Parse && op.injected == Some(Injected::Lent);
+        self.front().is_some_and(|op| op.kind.is_extended())
+            && self.ops.iter().take_while(|op| op.kind != OpKind::Sync).any(parses)
+    }
+
     /// Whether anything of the client's is outstanding: not only segments of Bursar's own, which change
     /// nothing about what the client has done.
     #[must_use]

@@ -54,6 +54,12 @@ impl Touched {
         self.all && self.since.is_empty() && !self.unknown
     }
 
+    /// Whether a setting may have another value afterwards.
+    #[must_use]
+    pub fn may_change(&self, name: &str) -> bool {
+        self.unknown || self.all || has(&self.names, name)
+    }
+
     /// Another text has been sent behind this.
     pub fn then(&mut self, later: Touched) {
         if later.all {

@@ -4,8 +4,8 @@
 //! Only whole texts of one plain statement are told apart ("BEGIN", "COMMIT", "ROLLBACK" in PostgreSQL's
 //! reference). Everything that is not understood to its last token is PostgreSQL's.
 
-use super::lead::{exits, significant};
-use super::lex::{Kind, Token, first_word, skip_to_code};
+use super::lead::{exits, is_of_rows, significant};
+use super::lex::{Kind, Reading, Token, Tokens, first_word, readings, skip_to_code};
 
 /// The longest text that is looked at, in bytes: a comment of tags has room.
 pub const LIMIT: usize = 4096;
@@ -68,6 +68,70 @@ impl Verb {
         };
         plain.unwrap_or_else(|| if exits(text) { Verb::Exits } else { Verb::Other })
     }
+}
+
+/// What a text may do to the transaction block that it runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// It leaves it open.
+    No,
+    /// It ends it, with a chain or without, and does nothing else.
+    Alone,
+    /// It may end it, and something else may follow.
+    Within,
+}
+
+/// Reads a text that may have several statements. What nobody can tell ends it: the careful union of all
+/// [`readings`].
+#[must_use]
+pub fn ends_block(text: &[u8]) -> Ends {
+    if is_of_rows(text) {
+        Ends::No
+    } else if is_end_alone(text) {
+        Ends::Alone
+    } else if readings(text).iter().any(|&reading| has_end(text, reading)) {
+        Ends::Within
+    } else {
+        Ends::No
+    }
+}
+
+/// Whether a text begins a transaction, with whatever modes, and does nothing else.
+#[must_use]
+pub fn is_begin(text: &[u8]) -> bool {
+    let first = first_word(skip_to_code(text));
+    (first.eq_ignore_ascii_case(b"begin") || first.eq_ignore_ascii_case(b"start"))
+        && significant(text).all(|token| token.kind != Kind::Mark(b';'))
+}
+
+fn is_end_alone(text: &[u8]) -> bool {
+    const WORDS: [&str; 8] = ["commit", "end", "rollback", "abort", "work", "transaction", "and", "chain"];
+    let mut tokens = significant(text);
+    text.len() <= LIMIT
+        && tokens.next().is_some_and(|first| WORDS[..4].iter().any(|word| first.is(word)))
+        && tokens.all(|token| WORDS[4..].iter().any(|word| token.is(word)) || token.is("no"))
+}
+
+fn has_end(text: &[u8], reading: Reading) -> bool {
+    let mut tokens = Tokens::new(text, reading);
+    let mut starts = true;
+    while let Some(token) = tokens.next() {
+        if std::mem::replace(&mut starts, token.kind == Kind::Mark(b';')) && is_end(token, tokens.clone()) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether a statement with this first token, and these behind it, ends its transaction.
+fn is_end<'a>(first: Token<'a>, rest: Tokens<'a>) -> bool {
+    let mut rest = rest.peekable();
+    if first.is("rollback") {
+        let _ = rest.next_if(|token| token.is("work") || token.is("transaction"));
+        return !rest.next().is_some_and(|token| token.is("to"));
+    }
+    ["commit", "end", "abort"].iter().any(|word| first.is(word))
+        || first.is("prepare") && rest.next().is_some_and(|token| token.is("transaction"))
 }
 
 fn begin(text: &[u8]) -> bool {
@@ -211,5 +275,58 @@ mod tests {
             ],
         );
         are(Verb::Exits, &[&" ".repeat(LIMIT + 1)]);
+    }
+
+    #[test]
+    fn what_ends_a_block() {
+        let are = |ends: Ends, texts: &[&str]| {
+            for text in texts {
+                assert_eq!(ends_block(text.as_bytes()), ends, "{text}");
+            }
+        };
+        are(
+            Ends::No,
+            &[
+                "select 1",
+                "insert into t values (';commit;')",
+                "savepoint a; rollback to a",
+                "rollback work to savepoint a",
+                "release a",
+                "set local x = 1; select 2",
+                "prepare a as select 1",
+                "do $$ begin commit; end $$",
+                "select 'a'; select \"commit\"",
+                "/* ; commit */ lock t",
+                "",
+            ],
+        );
+        are(
+            Ends::Alone,
+            &["commit", "END;", "rollback", "-- x\nabort work and no chain", "commit and chain;"],
+        );
+        are(
+            Ends::Within,
+            &[
+                "commit and chain; select 1",
+                "commit 'x'",
+                "select 1; commit",
+                "rollback;\nselect pg_advisory_unlock_all()",
+                "prepare transaction 'x'",
+                "rollback to a; end",
+                "select 'a\\'; commit; --'",
+                "select 'a\\''; commit; --",
+                "rollback prepared 'x'",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_is_a_begin_alone() {
+        for text in ["begin", "BEGIN ISOLATION LEVEL SERIALIZABLE;", "/* a */ start transaction read only"] {
+            assert!(is_begin(text.as_bytes()), "{text}");
+        }
+        for text in ["begin; select 1", "beginning", "select 1", "", "started"] {
+            assert!(!is_begin(text.as_bytes()), "{text}");
+        }
     }
 }
