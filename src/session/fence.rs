@@ -290,8 +290,7 @@ impl<S> Session<S> {
     }
 
     fn standing(&mut self) -> Standing {
-        let Some(fence) = self.fence.clone() else { return Standing::Same };
-        if self.tracker.is_copying_in() {
+        if self.fence.is_none() || self.tracker.is_copying_in() {
             return Standing::Same;
         }
         match self.linked.lent {
@@ -317,8 +316,11 @@ impl<S> Session<S> {
                 Err(report) => Standing::Refused(report),
             };
         }
+        let Some(fence) = &self.fence else { return Standing::Same };
+        if fence.is_same_tenant(&self.linked.context, &tag, &self.pool.user) {
+            return Standing::Same;
+        }
         match fence.context(&tag, &self.pool.user) {
-            Ok(context) if context.tenant == self.linked.context.tenant => Standing::Same,
             _ if self.tracker.status() == TxStatus::Idle && !self.tracker.is_unsynced() => Standing::Behind,
             Ok(_) => Standing::Refused(self.violated(Isolation::V1, &tag)),
             Err(bad) => Standing::Refused(isolation::bad_value(bad)),

@@ -32,7 +32,7 @@ use crate::config::PoolMode;
 use crate::metrics::Isolation;
 use crate::state::fence::{Context, Scope};
 use crate::statements::session::Look;
-use crate::wire::backend::{TxStatus, row_values};
+use crate::wire::backend::{TxStatus, first_value};
 use crate::wire::compose;
 use crate::wire::frontend::{Kind, bind_names, execute_portal, target};
 use crate::wire::sql::bound::leading_number;
@@ -138,7 +138,9 @@ impl<S> Session<S> {
     /// the client's next message.
     pub(super) fn lend_within(&mut self, backend: &mut Backend, context: &Context) {
         let Some(fence) = self.fence.clone() else { return };
-        if self.tracker.is_unsynced() || matches!(self.segment(), Segment::Rows { .. }) {
+        // Behind a BEGIN that has waited for it, the segment is known.
+        let joins = self.tracker.is_unsynced() || self.linked.beginning;
+        if joins || matches!(self.segment(), Segment::Rows { .. }) {
             let parses = self.up.lane.make(|out| match backend.context.lend(&fence, context, out) {
                 Some(parses) => parses,
                 None => backend.context.lend_again(&fence, context, out),
@@ -260,11 +262,9 @@ impl<S> Session<S> {
     /// The server says which tenant's context it had when another one was lent to it. One that a function has
     /// left there is taken back behind the lease.
     pub(super) fn note_context(&mut self, seen: usize) {
-        let row = row_values(&self.down.lane.unwalked()[HEADER..seen]);
-        let had = row.and_then(|row| row.into_iter().next());
+        let had = first_value(&self.down.lane.unwalked()[HEADER..seen]);
         let Some(lease) = &mut self.lease else { return };
-        let may =
-            had.is_some_and(|had| lease.backend().context.may_have_had(had.as_deref(), &self.linked.context));
+        let may = had.is_some_and(|had| lease.backend().context.may_have_had(had, &self.linked.context));
         if may {
             return;
         }

@@ -187,6 +187,17 @@ impl Fence {
         Ok(Context { tenant, request: request.filter(|request| fits(request)) })
     }
 
+    /// Whether [`Fence::context`] of these has the tenant of a context that was given before.
+    #[must_use]
+    pub fn is_same_tenant(&self, context: &Context, tag: &Tag, user: &str) -> bool {
+        let tenant = match self.from {
+            ContextSource::Tenant => Some(&*tag.tenant).filter(|_| tag.has_tenant),
+            ContextSource::UserId => tag.user_id.as_deref(),
+            ContextSource::User => Some(user),
+        };
+        tenant == context.tenant.as_deref()
+    }
+
     /// A statement that tells the tenant's value.
     pub fn show(&self, out: &mut Vec<u8>) {
         text::show(out, &self.key);
@@ -323,6 +334,8 @@ impl Held {
 
     fn write_lent(&mut self, fence: &Arc<Fence>, context: &Context, out: &mut BytesMut) -> bool {
         self.by = Some(fence.clone());
+        // Written in small pieces; mostly this is all that is needed.
+        out.reserve(128);
         let parses = !std::mem::replace(&mut self.lends, true);
         if parses {
             out.extend_from_slice(&fence.lends.parse);

@@ -137,6 +137,16 @@ pub fn parameter(body: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((name, cstr(rest)?.0))
 }
 
+/// The first value of a DataRow body, `Some(None)` if it is NULL; `None` if there is none.
+#[must_use]
+pub fn first_value(body: &[u8]) -> Option<Option<&[u8]>> {
+    let (len, values) = body.get(2..)?.split_first_chunk::<4>()?;
+    match usize::try_from(i32::from_be_bytes(*len)) {
+        Ok(len) => values.get(..len).map(Some),
+        Err(_) => Some(None),
+    }
+}
+
 /// The values of a DataRow body, in whatever format they have; `None` if it is malformed.
 #[must_use]
 pub fn row_values(body: &[u8]) -> Option<Vec<Option<Bytes>>> {
@@ -222,6 +232,8 @@ mod tests {
         assert_eq!(values, [Some(Bytes::from_static(b"a")), None, Some(Bytes::new())]);
         assert_eq!(row_values(&out[5..out.len() - 1]), None);
         assert_eq!(row_values(b"\0"), None);
+        assert_eq!(first_value(&out[5..]), Some(Some(&b"a"[..])));
+        assert_eq!((first_value(b"\0\x01\xff\xff\xff\xff"), first_value(&out[5..11])), (Some(None), None));
     }
 
     #[test]

@@ -85,7 +85,11 @@ pub enum Ends {
 /// [`readings`].
 #[must_use]
 pub fn ends_block(text: &[u8]) -> Ends {
-    if is_of_rows(text) {
+    const OFTEN: [&[u8]; 2] = [b"commit", b"rollback"];
+    let bare = text.strip_suffix(b";").unwrap_or(text);
+    if OFTEN.iter().any(|end| bare.eq_ignore_ascii_case(end)) {
+        Ends::Alone
+    } else if is_of_rows(text) {
         Ends::No
     } else if is_end_alone(text) {
         Ends::Alone
