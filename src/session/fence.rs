@@ -294,8 +294,9 @@ impl<S> Session<S> {
             return Standing::Same;
         }
         match self.linked.lent {
-            // The BEGIN itself.
-            Lent::Opening => return Standing::Same,
+            // The BEGIN itself, unless it was not sent for some reason, and its segment was.
+            Lent::Opening if !self.tracker.awaits_ready() => return Standing::Same,
+            Lent::Opening => return Standing::Behind,
             // The segment that has the context is complete; behind it there is none.
             Lent::Segment if !self.tracker.is_unsynced() => return Standing::Behind,
             _ => {}

@@ -364,8 +364,8 @@ impl<S> Session<S> {
             return match self.statements.look(name) {
                 Look::Shared(statement) => Turn::of(statement.text()),
                 // Whatever it is, to be lent the context behind it does no harm.
-                Look::Private => Some(Turn::Ends),
-                Look::None | Look::Replies => None,
+                Look::Private | Look::None => Some(Turn::Ends),
+                Look::Replies => None,
             };
         }
         let (text, _) = cstr(self.statements.unnamed().1?.get(HEADER + 1..)?)?;

@@ -324,3 +324,19 @@ fn in_a_transaction_that_has_failed_there_is_none() {
         proxy.stop();
     }
 }
+
+/// A BEGIN that Bursar refuses itself: what comes behind its Sync has a context of its own.
+#[test]
+fn behind_a_begin_that_is_not_sent_there_is_one() {
+    let (db, proxy) = start(fenced(1, "strict").lazy());
+    let mut a = of(&proxy, "a");
+    a.ask(&synced(&[msg::parse("begins", "begin /* \u{e9} */")]));
+    a.batch("set client_encoding = 'latin1'");
+    until("its lease has ended", || leases(&proxy) == 0);
+    db.terminate_backends();
+    warm(&proxy);
+    a.send(&[synced(&[msg::bind("", "begins"), msg::execute("", 0)]), msg::query(LOOK)].concat());
+    assert_eq!(a.recv_reply().trace(), "E(0A000) Z(I)", "it would be read as something else");
+    assert_eq!(a.recv_reply().value(), "a3");
+    proxy.stop();
+}
