@@ -26,8 +26,9 @@ const SLICES: usize = 16;
 /// A read at least this long is taken as part of a long result: PostgreSQL sends 8 KiB at a time.
 const LONG_READ: usize = 8000;
 
-/// Room for bytes of Bursar's own that an idle lane keeps: for the answer to a BEGIN, not for the greeting.
-const MADE_KEPT: usize = 64;
+/// Room for what Bursar puts between, in bytes: mostly all that is needed, so that nothing moves while it is
+/// written. An idle lane keeps no more than this.
+const MADE_ROOM: usize = 256;
 
 /// A socket that may know, without a system call, that there is nothing to read or no room to write.
 ///
@@ -212,6 +213,9 @@ impl Lane {
 
     /// Lets `write` append bytes of Bursar's own after everything staged so far.
     pub fn make<R>(&mut self, write: impl FnOnce(&mut BytesMut) -> R) -> R {
+        if self.made.capacity() == 0 {
+            self.made.reserve(MADE_ROOM);
+        }
         let start = self.made.len();
         let result = write(&mut self.made);
         let end = self.made.len();
@@ -387,7 +391,7 @@ impl Lane {
             self.advance(n);
         }
         self.made.clear();
-        if self.made.capacity() > MADE_KEPT {
+        if self.made.capacity() > MADE_ROOM {
             self.made = BytesMut::new();
         }
         self.settle();

@@ -20,10 +20,13 @@ use bytes::{BufMut, BytesMut};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Room for the answer to a BEGIN, and most others, in bytes.
+const SHORT: usize = 32;
+
 impl<S> Session<S> {
     /// Answers a message here, in its place among the replies still outstanding.
     pub(super) fn make_up(&mut self, op: OpKind, total: usize, write: impl FnOnce(&mut Self, &mut BytesMut)) {
-        let mut bytes = BytesMut::new();
+        let mut bytes = BytesMut::with_capacity(SHORT);
         write(self, &mut bytes);
         if self.lease.is_none() && op.is_extended() {
             self.tracker.answer(op, bytes.freeze(), false, &mut self.unflushed);

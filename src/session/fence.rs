@@ -67,8 +67,8 @@ impl<S> Session<S> {
             return Err(self.violated(Isolation::V5, tag));
         }
         let tenant = match &self.fence {
-            Some(fence) => match fence.context(tag, &self.pool.user) {
-                Ok(context) => context.tenant.is_some(),
+            Some(fence) => match fence.tenant(tag, &self.pool.user) {
+                Ok(tenant) => tenant.is_some(),
                 Err(bad) => return Err(isolation::bad_value(bad)),
             },
             None => tag.has_tenant,
@@ -119,9 +119,9 @@ impl<S> Session<S> {
     /// # Errors
     /// What the client is told; the transaction has failed.
     pub(super) fn may_resume(&mut self, tag: &Tag) -> Result<(), Report> {
-        let context = self.fence.as_ref().map(|fence| fence.context(tag, &self.pool.user));
-        match context {
-            Some(Ok(context)) if context.tenant != self.linked.context.tenant => {
+        let tenant = self.fence.as_ref().map(|fence| fence.tenant(tag, &self.pool.user));
+        match tenant {
+            Some(Ok(tenant)) if tenant != self.linked.context.tenant.as_ref() => {
                 Err(self.violated(Isolation::V1, tag))
             }
             Some(Err(bad)) => Err(isolation::bad_value(bad)),
@@ -321,7 +321,7 @@ impl<S> Session<S> {
         if fence.is_same_tenant(&self.linked.context, &tag, &self.pool.user) {
             return Standing::Same;
         }
-        match fence.context(&tag, &self.pool.user) {
+        match fence.tenant(&tag, &self.pool.user) {
             _ if self.tracker.status() == TxStatus::Idle && !self.tracker.is_unsynced() => Standing::Behind,
             Ok(_) => Standing::Refused(self.violated(Isolation::V1, &tag)),
             Err(bad) => Standing::Refused(isolation::bad_value(bad)),

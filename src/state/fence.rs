@@ -174,28 +174,33 @@ impl Fence {
     /// # Errors
     /// The tenant is no value that a context may have. A request id that is none is left out: no policy
     /// rests on it.
-    pub fn context(&self, tag: &Tag, user: &str) -> Result<Context, BadValue> {
-        let tenant = match self.from {
-            ContextSource::Tenant => tag.has_tenant.then(|| tag.tenant.clone()),
-            ContextSource::UserId => tag.user_id.clone(),
-            ContextSource::User => Some(user.into()),
-        };
-        if tenant.as_deref().is_some_and(|tenant| !fits(tenant)) {
-            return Err(BadValue);
-        }
-        let request = self.request_key.as_ref().and(tag.request.clone());
-        Ok(Context { tenant, request: request.filter(|request| fits(request)) })
+    pub fn context(&self, tag: &Tag, user: &Arc<str>) -> Result<Context, BadValue> {
+        let tenant = self.tenant(tag, user)?.cloned();
+        let request = self.request_key.as_ref().and(tag.request.as_ref());
+        Ok(Context { tenant, request: request.filter(|request| fits(request)).cloned() })
+    }
+
+    /// The tenant of that.
+    ///
+    /// # Errors
+    /// As of [`Fence::context`].
+    pub fn tenant<'a>(&self, tag: &'a Tag, user: &'a Arc<str>) -> Result<Option<&'a Arc<str>>, BadValue> {
+        let named = self.named(tag, user);
+        if named.is_some_and(|tenant| !fits(tenant)) { Err(BadValue) } else { Ok(named) }
     }
 
     /// Whether [`Fence::context`] of these has the tenant of a context that was given before.
     #[must_use]
-    pub fn is_same_tenant(&self, context: &Context, tag: &Tag, user: &str) -> bool {
-        let tenant = match self.from {
-            ContextSource::Tenant => Some(&*tag.tenant).filter(|_| tag.has_tenant),
-            ContextSource::UserId => tag.user_id.as_deref(),
+    pub fn is_same_tenant(&self, context: &Context, tag: &Tag, user: &Arc<str>) -> bool {
+        self.named(tag, user) == context.tenant.as_ref()
+    }
+
+    fn named<'a>(&self, tag: &'a Tag, user: &'a Arc<str>) -> Option<&'a Arc<str>> {
+        match self.from {
+            ContextSource::Tenant => Some(&tag.tenant).filter(|_| tag.has_tenant),
+            ContextSource::UserId => tag.user_id.as_ref(),
             ContextSource::User => Some(user),
-        };
-        tenant == context.tenant.as_deref()
+        }
     }
 
     /// A statement that tells the tenant's value.
@@ -322,20 +327,13 @@ impl Held {
         if !self.may_lend(fence) {
             return None;
         }
-        (self.untouched, self.lent) = (false, true);
-        self.context = None;
-        Some(self.write_lent(fence, context, out))
+        (self.context, self.untouched, self.lent) = (None, false, true);
+        Some(self.lend_again(fence, context, out))
     }
 
     /// [`Held::lend`] once more, to another transaction of the lease that has been lent the same context.
     pub fn lend_again(&mut self, fence: &Arc<Fence>, context: &Context, out: &mut BytesMut) -> bool {
-        self.write_lent(fence, context, out)
-    }
-
-    fn write_lent(&mut self, fence: &Arc<Fence>, context: &Context, out: &mut BytesMut) -> bool {
         self.by = Some(fence.clone());
-        // Written in small pieces; mostly this is all that is needed.
-        out.reserve(128);
         let parses = !std::mem::replace(&mut self.lends, true);
         if parses {
             out.extend_from_slice(&fence.lends.parse);

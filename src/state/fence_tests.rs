@@ -173,13 +173,13 @@ fn values_are_plain_and_a_login_role_is_no_tenant() {
     };
     let fence = with(ContextSource::Tenant);
     let mut tag = Tag { tenant: "app".into(), ..Tag::default() };
-    assert_eq!(fence.context(&tag, "app"), Ok(Context::DENY));
-    assert_eq!(with(ContextSource::User).context(&tag, "app"), Ok(of("app")));
-    assert_eq!(with(ContextSource::UserId).context(&tag, "app"), Ok(Context::DENY));
+    assert_eq!(fence.context(&tag, &"app".into()), Ok(Context::DENY));
+    assert_eq!(with(ContextSource::User).context(&tag, &"app".into()), Ok(of("app")));
+    assert_eq!(with(ContextSource::UserId).context(&tag, &"app".into()), Ok(Context::DENY));
     tag.has_tenant = true;
-    assert_eq!(fence.context(&tag, "app"), Ok(of("app")));
+    assert_eq!(fence.context(&tag, &"app".into()), Ok(of("app")));
     tag.tenant = "a b".into();
-    assert_eq!(fence.context(&tag, "app"), Err(BadValue));
+    assert_eq!(fence.context(&tag, &"app".into()), Err(BadValue));
     assert_eq!(Fence::of(&TenantContext { policy: ContextPolicy::Off, ..rules_of("a.b") }), None);
     assert_eq!(Fence::of(&TenantContext::default()), None);
 }

@@ -4,8 +4,8 @@
 //! One client at a time, which asks again at once, so that little but the way of one statement is measured: its latency,
 //! what Bursar and the server's backends spend on it, and Bursar's system calls. What happens behind a strict fence's
 //! lease runs beside the next statement, and is in the figures. For the latency the variants take turns after a few
-//! milliseconds, so that whatever else the machine does hits all of them; for what it costs in longer stretches, as the
-//! clock for that ticks slowly.
+//! milliseconds, and are compared turn by turn, so that whatever else the machine does hits all of them; for what it
+//! costs in longer stretches, as the clock for that ticks slowly.
 
 use super::link::Link;
 use super::prepare;
@@ -50,8 +50,8 @@ const VARIANTS: [Variant; 5] = [
 struct Side {
     proxy: Proxy,
     clients: [Link; 2],
-    /// How long each statement took, and each transaction of three.
-    took: Vec<f64>,
+    /// How long a statement took in each turn, and a transaction of three.
+    statements: Vec<f64>,
     blocks: Vec<f64>,
     /// What so many more cost the proxy, and the server's backends.
     counted: u32,
@@ -72,9 +72,9 @@ impl Side {
             link.ask(&format!("set bursar.tenant = '{tenant}'"))?.map_err(io::Error::from)?;
             Ok(link)
         });
-        let (clients, took, blocks) = ([one?, two?], Vec::new(), Vec::new());
+        let (clients, statements, blocks) = ([one?, two?], Vec::new(), Vec::new());
         let mut side =
-            Side { proxy, clients, took, blocks, counted: 0, proxys: 0.0, servers: 0.0, calls: 0.0 };
+            Side { proxy, clients, statements, blocks, counted: 0, proxys: 0.0, servers: 0.0, calls: 0.0 };
         // Backends are opened, and plans made.
         side.ask(500, &mut Vec::new())?;
         Ok(side)
@@ -91,16 +91,17 @@ impl Side {
     }
 
     fn turn(&mut self) -> io::Result<()> {
-        let mut took = std::mem::take(&mut self.took);
-        self.ask(TURN, &mut took)?;
-        self.took = took;
+        let (mut statements, mut blocks) = (Vec::new(), Vec::new());
+        self.ask(TURN, &mut statements)?;
         for number in 0..BLOCKS {
             let (client, began) = (&mut self.clients[number as usize % 2], Instant::now());
             for sql in ["begin", "select 1", "commit"] {
                 client.ask(sql)?.map_err(io::Error::from)?;
             }
-            self.blocks.push(began.elapsed().as_secs_f64() * 1e6);
+            blocks.push(began.elapsed().as_secs_f64() * 1e6);
         }
+        self.statements.push(median(&mut statements));
+        self.blocks.push(median(&mut blocks));
         Ok(())
     }
 
@@ -132,35 +133,35 @@ pub(crate) fn experiment(bench: &Bench, length: Duration) -> Result<Table, Failu
     let mut sides = sides.collect::<Result<Vec<_>, _>>()?;
     let began = Instant::now();
     while began.elapsed() < length * VARIANTS.len() as u32 / 2 {
+        // Now in one order and now in the other: none is always behind the same one.
         sides.iter_mut().try_for_each(Side::turn)?;
+        sides.iter_mut().rev().try_for_each(Side::turn)?;
     }
     for _ in 0..STRETCHES {
         for side in &mut sides {
             side.stretch(&mut superuser, length / STRETCHES / 2)?;
         }
     }
+    sides.iter_mut().try_for_each(Side::count)?;
     let mut table = Table::default();
-    let mut bare = None;
-    for (variant, side) in VARIANTS.iter().zip(&mut sides) {
-        side.count()?;
+    let bare = &sides[0];
+    for (variant, side) in VARIANTS.iter().zip(&sides) {
         let count = f64::from(side.counted);
-        let (latency, block) = (lower_decile(&mut side.took), lower_decile(&mut side.blocks));
-        let (bare_latency, bare_block, bare_calls) = *bare.get_or_insert((latency, block, side.calls));
         table.group(variant.name.into());
         let mut line = |metric: &str, unit: &'static str, value: f64, target: Target| {
             table.line(metric, unit, Measured::Is(value), Measured::No, target);
         };
-        line("a statement, lower decile", "us", latency, Target::None);
+        line("a statement, median", "us", median(&mut side.statements.clone()), Target::None);
         let (added, calls) = match (variant.policy, variant.tenants) {
             ("strict", _) => (Target::AtMost(PROMISE), Target::None),
             ("trusted", [one, two]) if one == two => {
-                (Target::AtMost(NOTHING), Target::AtMost(bare_calls + 0.05))
+                (Target::AtMost(NOTHING), Target::AtMost(bare.calls + 0.05))
             }
             _ => (Target::None, Target::None),
         };
-        line("more than without a fence", "us", latency - bare_latency, added);
-        line("BEGIN, it, COMMIT, lower decile", "us", block, Target::None);
-        line("more than without a fence for all three", "us", block - bare_block, added);
+        line("more than without a fence", "us", more(&side.statements, &bare.statements), added);
+        line("BEGIN, it, COMMIT, median", "us", median(&mut side.blocks.clone()), Target::None);
+        line("more than without a fence for all three", "us", more(&side.blocks, &bare.blocks), added);
         line("CPU of Bursar", "us", side.proxys / count, Target::None);
         line("CPU of the server's backends", "us", side.servers / count, Target::None);
         line("system calls of Bursar", "", side.calls, calls);
@@ -179,8 +180,12 @@ fn of_backends(superuser: &mut Link) -> Result<f64, Failure> {
     Ok(spent)
 }
 
-/// Little of what other programs on the machine do to it.
-fn lower_decile(values: &mut [f64]) -> f64 {
+/// The median of what each turn took more than the other's of the same round.
+fn more(turns: &[f64], others: &[f64]) -> f64 {
+    median(&mut turns.iter().zip(others).map(|(turn, other)| turn - other).collect::<Vec<_>>())
+}
+
+fn median(values: &mut [f64]) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 10).copied().unwrap_or(f64::NAN)
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -30,12 +30,21 @@ pub fn exits(text: &[u8]) -> bool {
 /// not end the text is one too many, in a string too.
 #[must_use]
 pub fn is_of_rows(text: &[u8]) -> bool {
-    const WORDS: [&[u8]; 8] =
-        [b"select", b"insert", b"update", b"delete", b"merge", b"values", b"table", b"with"];
     let text = text.trim_ascii_end();
     let text = text.strip_suffix(b";").unwrap_or(text);
     let first = lex::first_word(lex::skip_to_code(text));
-    WORDS.iter().any(|word| first.eq_ignore_ascii_case(word)) && memchr::memchr(b';', text).is_none()
+    let word: &[u8] = match first.first().map_or(0, |letter| letter | 0x20) {
+        b's' => b"select",
+        b'i' => b"insert",
+        b'u' => b"update",
+        b'd' => b"delete",
+        b'm' => b"merge",
+        b'v' => b"values",
+        b't' => b"table",
+        b'w' => b"with",
+        _ => return false,
+    };
+    first.eq_ignore_ascii_case(word) && memchr::memchr(b';', text).is_none()
 }
 
 /// What a text that begins with DEALLOCATE or DISCARD takes away; `None` for every other text, after
