@@ -186,6 +186,8 @@ label! {
         Timeout = "timeout",
         /// A start-up that is malformed or asks for what there is not.
         Protocol = "protocol",
+        /// A TLS handshake that failed.
+        Tls = "tls",
         /// The server cannot be reached or says no, or an unknown database.
         Upstream = "upstream",
         /// The process is leaving.

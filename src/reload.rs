@@ -5,6 +5,7 @@
 
 use crate::auth::{UserError, Users};
 use crate::config::{self, Config, Faults, NeedsRestart};
+use crate::net::tls::{Tls, TlsError};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -27,6 +28,9 @@ pub enum ReloadError {
     /// A user's secret.
     #[error(transparent)]
     User(#[from] UserError),
+    /// A certificate or key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The task that read it was ended.
     #[error("interrupted")]
     Interrupted,
@@ -39,6 +43,8 @@ pub struct Reloaded {
     pub config: Config,
     /// Its users.
     pub users: Users,
+    /// Its certificates and keys.
+    pub tls: Tls,
     /// Keys that keep their running value.
     pub needs_restart: Vec<NeedsRestart>,
 }
@@ -54,7 +60,8 @@ impl Reload {
         let needs_restart = config::reload_faults(running, &new);
         let config = new.keeping(running);
         let users = users.renew(&config)?;
-        Ok(Reloaded { config, users, needs_restart })
+        let tls = Tls::new(&config.tls)?;
+        Ok(Reloaded { config, users, tls, needs_restart })
     }
 
     /// When the file was last changed; `None` without a file.

@@ -67,6 +67,9 @@ pub enum StartError {
     /// A user's secret cannot be used.
     #[error(transparent)]
     User(#[from] crate::auth::UserError),
+    /// A certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] crate::net::tls::TlsError),
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(io::Error),
@@ -80,8 +83,9 @@ pub async fn run(traced: Traced, reload: Reload) -> Result<Exit, StartError> {
     let config = Arc::new(traced.config);
     let metrics = Arc::new(Metrics::default());
     let users = Users::new(&config)?;
+    let tls = crate::net::tls::Tls::new(&config.tls)?;
     let house = Arc::new(House {
-        pools: Pools::new(config.clone(), users, metrics),
+        pools: Pools::new(config.clone(), users, tls, metrics),
         registry: Arc::default(),
         drain: Drain::default(),
         reload,
@@ -186,6 +190,9 @@ async fn connection(house: Arc<House>, stream: Stream, peer: String, source: Arc
         registry: &house.registry,
         local: stream.is_local(),
         peer: &peer,
+        // PostgreSQL has none over Unix sockets.
+        tls: house.pools.tls().load().clients.clone().filter(|_| matches!(stream, Stream::Tcp(_))),
+        protection: None,
         // A cancel request must get through even now.
         full: house.clients.load(Ordering::Relaxed) > limit,
     };

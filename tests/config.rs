@@ -221,8 +221,8 @@ fn secrets_are_never_echoed() {
 #[test]
 fn what_a_later_version_brings_is_refused_by_name() {
     let text = "\
-[tls.client]
-cert = \"x\"
+[breaker]
+after = 5
 [fleet]
 cap = 3
 [pool]
@@ -233,16 +233,15 @@ burst = 4
 method = \"cert\"
 ";
     assert_eq!(
-        report(text, &[("BURSAR_TLS_CLIENT_CERT", "x"), ("BURSAR_TENANT_ACME_BURST", "2")]),
+        report(text, &[("BURSAR_LISTEN_TLS", "x"), ("BURSAR_TENANT_ACME_BURST", "2")]),
         [
-            "c.toml:1:2: tls: this key is not available in this version; remove it",
+            "c.toml:1:2: breaker: this key is not available in this version; remove it",
             "c.toml:3:2: fleet: this key is not available in this version; remove it",
             "c.toml:6:1: pool.tls: this key is not available in this version; remove it",
             "c.toml:8:1: tenant.acme.burst: this key is not available in this version; remove it",
             "c.toml:10:10: auth.method: \"cert\" is not available in this version; remove it",
+            "environment variable BURSAR_LISTEN_TLS: this key is not available in this version; remove it",
             "environment variable BURSAR_TENANT_ACME_BURST: this key is not available in this version; \
-             remove it",
-            "environment variable BURSAR_TLS_CLIENT_CERT: this key is not available in this version; \
              remove it",
         ]
     );
@@ -354,8 +353,8 @@ fn a_key_ending_in_file_reads_its_value_from_it() {
         ["c.toml:2:17: user.app.password_file: sets the same thing as user.app.password; keep one of them"]
     );
 
-    std::fs::write(&file, vec![b'x'; 65_537]).unwrap();
-    assert!(report(&text, &[])[0].contains("must exist, be UTF-8, be at most 65536 bytes long"));
+    std::fs::write(&file, vec![b'x'; 1_048_577]).unwrap();
+    assert!(report(&text, &[])[0].contains("must exist, be UTF-8, be at most 1048576 bytes long"));
     std::fs::remove_file(&file).unwrap();
     assert!(report(&text, &[])[0].starts_with("c.toml:2:17: user.app.password_file: the file "));
 }

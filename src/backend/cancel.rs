@@ -5,7 +5,9 @@
 //! knowledge, and is asked at the last moment.
 
 use super::error::DialError;
+use super::secure::{Secured, Way};
 use super::target::Endpoint;
+use crate::net::stream::Stream;
 use bytes::{Bytes, BytesMut};
 use pgwire::messages::Message;
 use pgwire::messages::cancel::CancelRequest;
@@ -24,6 +26,8 @@ const CONFIRM: Duration = Duration::from_secs(1);
 pub struct CancelHandle {
     /// The address the backend is connected to.
     pub endpoint: Endpoint,
+    /// The backend's connection is encrypted, so that its key must not go over the wire in the clear.
+    pub secured: Option<Secured>,
     /// PostgreSQL's process id.
     pub pid: i32,
     /// Its cancel key.
@@ -50,7 +54,7 @@ impl CancelHandle {
     /// signal may hit whatever the backend runs.
     ///
     /// # Errors
-    /// `Io` and `Timeout` of [`DialError`]; `Io` with `Unsupported` if the server gave no key.
+    /// `Io`, `Tls` and `Timeout` of [`DialError`]; `Io` with `Unsupported` if the server gave no key.
     pub async fn send(
         &self,
         within: Duration,
@@ -60,16 +64,30 @@ impl CancelHandle {
         CancelRequest::new(self.pid, SecretKey::Bytes(self.key.clone()))
             .encode(&mut packet)
             .map_err(|_| io::Error::from(io::ErrorKind::Unsupported))?;
-        let connected = timeout(within, self.endpoint.connect()).await;
+        let connected = timeout(within, self.connect()).await;
         let mut stream = connected.map_err(|_| DialError::Timeout)??;
         if !still_wanted() {
             return Ok(Cancelled::Withdrawn);
         }
-        timeout(within, stream.write_all(&packet)).await.map_err(|_| DialError::Timeout)??;
+        let sent = async {
+            stream.write_all(&packet).await?;
+            stream.flush().await
+        };
+        timeout(within, sent).await.map_err(|_| DialError::Timeout)??;
         // The server never sends anything here, so whatever ends the read ends the request.
         match timeout(CONFIRM, stream.read_u8()).await {
             Ok(_) => Ok(Cancelled::Signalled),
             Err(_) => Ok(Cancelled::Unconfirmed),
+        }
+    }
+}
+
+impl CancelHandle {
+    async fn connect(&self) -> Result<Stream, DialError> {
+        let stream = self.endpoint.connect().await?;
+        match &self.secured {
+            Some(secured) => secured.secure(stream, Way::Required).await,
+            None => Ok(stream),
         }
     }
 }
@@ -91,7 +109,7 @@ mod tests {
     async fn listener() -> (TcpListener, CancelHandle) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
-        (listener, CancelHandle { endpoint, pid: 7, key: Bytes::from_static(b"12345678") })
+        (listener, CancelHandle { endpoint, secured: None, pid: 7, key: Bytes::from_static(b"12345678") })
     }
 
     #[tokio::test]

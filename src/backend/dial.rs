@@ -3,6 +3,7 @@
 use super::cancel::CancelHandle;
 use super::error::DialError;
 use super::login::login;
+use super::secure::{Secured, Way, is_of_the_way, ways};
 use super::target::{Endpoint, Target};
 use super::trail::Trail;
 use crate::clock;
@@ -85,8 +86,38 @@ async fn dial_any(target: &Target, within: Duration) -> Result<Backend, DialErro
     Err(failed)
 }
 
-async fn ready(target: &Target, mut stream: Stream, endpoint: Endpoint) -> Result<Backend, DialError> {
+/// Logs in by the first way that the server lets Bursar in. The others each begin with a connection of their own.
+async fn ready(target: &Target, stream: Stream, endpoint: Endpoint) -> Result<Backend, DialError> {
+    let connector = target.connector();
+    // PostgreSQL has no TLS over Unix sockets.
+    let ways = if matches!(stream, Stream::Unix(_)) { &[Way::Plain] } else { ways(connector.mode) };
+    let secured = Secured::new(connector, &target.host);
+    let (mut stream, mut ways) = (Some(stream), ways.iter().peekable());
+    loop {
+        let socket = match stream.take() {
+            Some(stream) => stream,
+            None => endpoint.connect().await?,
+        };
+        let way = ways.next().copied().unwrap_or(Way::Plain);
+        match enter(target, socket, &endpoint, &secured, way).await {
+            Err(error) if ways.peek().is_some() && is_of_the_way(&error) => {
+                tracing::debug!(server = %target.address, ?way, %error, "tries another way in");
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn enter(
+    target: &Target,
+    stream: Stream,
+    endpoint: &Endpoint,
+    secured: &Secured,
+    way: Way,
+) -> Result<Backend, DialError> {
+    let mut stream = secured.secure(stream, way).await?;
     let login = login(&mut stream, target).await?;
+    let secured = matches!(stream, Stream::Tls(_)).then(|| secured.clone());
     let now = clock::now();
     Ok(Backend {
         stream,
@@ -96,7 +127,12 @@ async fn ready(target: &Target, mut stream: Stream, endpoint: Endpoint) -> Resul
         address: target.address.clone(),
         generation: 0,
         returned_at: now,
-        cancel: Arc::new(CancelHandle { endpoint, pid: login.pid, key: login.key }),
+        cancel: Arc::new(CancelHandle {
+            endpoint: endpoint.clone(),
+            secured,
+            pid: login.pid,
+            key: login.key,
+        }),
         settings: Set::BASE,
         prepared: Held::default(),
         context: fence::Held::of(login.pid),
@@ -163,12 +199,12 @@ impl Backend {
 
     /// Says goodbye to an idle backend and closes it. For one with anything outstanding, drop it:
     /// PostgreSQL then rolls back.
-    pub fn close(self) {
+    pub fn close(mut self) {
         self.say_goodbye();
     }
 
     /// Sends Terminate if the socket takes it; a full socket of an idle backend is a dead one.
-    pub(super) fn say_goodbye(&self) {
+    pub(super) fn say_goodbye(&mut self) {
         let _ = self.stream.try_write(&TERMINATE);
     }
 }

@@ -10,6 +10,10 @@ pub enum DialError {
     /// No address answered, or the connection broke.
     #[error("connection failed: {0}")]
     Io(#[from] io::Error),
+    /// Not encrypted as the configuration wants it: no TLS there, a handshake that failed, a certificate that
+    /// is not accepted.
+    #[error("TLS: {0}")]
+    Tls(io::Error),
     /// Not ready within the connect timeout.
     #[error("no backend within the connect timeout")]
     Timeout,

@@ -203,7 +203,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
         let mut out = BytesMut::new();
         // pgwire refuses only what is too large: names of more than 10,000 bytes together.
         packet.encode(&mut out).map_err(std::io::Error::other)?;
-        Ok(self.io.write_all(&out).await?)
+        self.io.write_all(&out).await?;
+        Ok(self.io.flush().await?)
     }
 
     async fn send_password(&mut self, parts: &[&[u8]]) -> Result<(), DialError> {
@@ -214,7 +215,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
         });
         let sent = self.io.write_all(&out).await;
         out[..].zeroize();
-        Ok(sent?)
+        sent?;
+        Ok(self.io.flush().await?)
     }
 
     /// The next message: type byte and body.

@@ -6,6 +6,7 @@
 //! | [`target`] | where a pool's backends are and as whom they log in |
 //! | [`mod@dial`] | from an address to a backend that is ready, under one deadline |
 //! | [`error`] | why that may fail |
+//! | `secure` | whether it is encrypted, asked before anything else |
 //! | [`login`] | the messages of that, over any byte stream, from a server that may be hostile |
 //! | [`scram`] | the client's side of SCRAM-SHA-256 |
 //! | [`cancel`] | CancelRequest on a connection of its own |
@@ -21,6 +22,7 @@ pub mod dial;
 pub mod error;
 pub mod login;
 pub mod scram;
+mod secure;
 pub mod store;
 pub mod target;
 pub mod trail;

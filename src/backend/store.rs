@@ -80,7 +80,7 @@ impl managed::Manager for Manager {
 
 impl Manager {
     /// Whether an idle backend may be used again; one that may not is counted as lost.
-    fn check(&self, backend: &Backend) -> Result<(), &'static str> {
+    fn check(&self, backend: &mut Backend) -> Result<(), &'static str> {
         let refused = match backend.poke() {
             Quiet::Yes if self.is_current(backend) => return Ok(()),
             Quiet::Yes => {
@@ -149,8 +149,8 @@ impl Store {
     #[must_use]
     pub fn take_idle(&self, preferred: Option<u32>) -> Option<Object> {
         let mut wanted = preferred.and_then(|pid| self.take_preferred(pid));
-        while let Some(object) = wanted.take().or_else(|| self.take_warm()) {
-            match self.pool.manager().check(&object) {
+        while let Some(mut object) = wanted.take().or_else(|| self.take_warm()) {
+            match self.pool.manager().check(&mut object) {
                 Ok(()) => return Some(object),
                 Err(_) => Store::cut(object),
             }

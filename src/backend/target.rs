@@ -7,6 +7,8 @@ use crate::auth::Verifier;
 use crate::auth::keys::ScramKeys;
 use crate::config::{Database, Secret};
 use crate::net::listen::socket_path;
+use crate::net::tls::{Connector, Tls};
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::fmt;
 use std::net::SocketAddr;
@@ -30,6 +32,8 @@ pub struct Target {
     pub password: Option<Secret>,
     /// `host:port` or the socket's path, for views and logs.
     pub address: Arc<str>,
+    /// How to be encrypted; a reload may change it. `None`: not at all.
+    tls: Option<Arc<ArcSwap<Tls>>>,
     keys: Mutex<Option<CachedKeys>>,
 }
 
@@ -73,8 +77,20 @@ impl Target {
             parameters: Vec::new(),
             password: database.password.clone().or_else(|| fallback.filter(is_clear).cloned()),
             address: address.into(),
+            tls: None,
             keys: Mutex::new(None),
         }
+    }
+
+    /// The same, encrypted by these rules, which may change.
+    #[must_use]
+    pub fn over(self, tls: Arc<ArcSwap<Tls>>) -> Target {
+        Target { tls: Some(tls), ..self }
+    }
+
+    /// How a new connection is to be encrypted.
+    pub(super) fn connector(&self) -> Connector {
+        self.tls.as_ref().map_or(Connector::NONE, |tls| tls.load().servers.clone())
     }
 
     /// The same server for a connection that is none of the pool's: `pg_stat_activity` says whose it is
@@ -89,6 +105,7 @@ impl Target {
             parameters: vec![("application_name".to_owned(), "bursar".to_owned())],
             password: self.password.clone(),
             address: self.address.clone(),
+            tls: self.tls.clone(),
             keys: Mutex::new(self.keys.lock().clone()),
         }
     }

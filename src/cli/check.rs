@@ -6,6 +6,7 @@
 
 use super::{CheckArgs, Exit};
 use crate::config::{self, Database, Fault, Faults, Traced, Wrong};
+use crate::net::tls::{Tls, TlsError};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -27,6 +28,7 @@ pub fn run(
     out: &mut dyn Write,
 ) -> io::Result<Exit> {
     let checked = config::load_traced(file, env).and_then(|traced| {
+        certificates(&traced)?;
         if !args.offline {
             surroundings(&traced)?;
         }
@@ -46,6 +48,15 @@ pub fn run(
             Ok(Exit::BadConfig)
         }
     }
+}
+
+/// Reads certificates and keys as a start would.
+fn certificates(traced: &Traced) -> Result<(), Faults> {
+    let fault = |TlsError { key, reason }| {
+        let wrong = Wrong::Certificate { reason };
+        Fault { place: traced.place(key), key: key.to_owned(), wrong }
+    };
+    Faults::none_in(Tls::new(&traced.config.tls).err().map(fault).into_iter().collect())
 }
 
 /// Tries the socket's directory, and the server of every database, each address once.

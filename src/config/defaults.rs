@@ -37,6 +37,7 @@ impl Default for Config {
             request: Requests::default(),
             leak: Leak::default(),
             drain: Drain { notice: Duration::ZERO, deadline: seconds(25) },
+            tls: Tls::default(),
             log: Log { format: LogFormat::Text, level: "info".to_owned() },
         }
     }

@@ -155,6 +155,12 @@ pub enum Wrong {
         /// What the method can use.
         remedy: &'static str,
     },
+    /// A certificate or key that cannot be used.
+    #[error("{reason}")]
+    Certificate {
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
     /// Two listeners on one address.
     #[error("the address is already used by {other}; choose another port")]
     AddressTaken {

@@ -342,6 +342,16 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
     );
     keys.extend(context_keys().map(|key| key.within("", |c: &Config| &c.pool, |c| &mut c.pool)));
     keys.extend(parking_keys().into_iter().map(|k| k.within("", |c: &Config| &c.budget, |c| &mut c.budget)));
+    keys.extend(
+        tls_keys()
+            .into_iter()
+            .map(|k| k.within("tls.client", |c: &Config| &c.tls.client, |c| &mut c.tls.client)),
+    );
+    keys.extend(
+        tls_keys()
+            .into_iter()
+            .map(|k| k.within("tls.server", |c: &Config| &c.tls.server, |c| &mut c.tls.server)),
+    );
     keys.extend([
         key!(Config, "isolation.mode", MODES, isolation.mode),
         key!(Config, "isolation.verify", OrOff(count(1, 1_000_000_000)), isolation.verify),
@@ -365,6 +375,30 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
         key!(Config, "log.level", FILTER, log.level).restart(),
     ]);
     keys
+}
+
+/// Keys of `[tls.client]` and `[tls.server]`.
+fn tls_keys() -> Vec<Key<TlsSide>> {
+    const MODES: OneOf<TlsMode> = OneOf {
+        words: &[
+            ("disable", TlsMode::Disable),
+            ("allow", TlsMode::Allow),
+            ("prefer", TlsMode::Prefer),
+            ("require", TlsMode::Require),
+            ("verify-ca", TlsMode::VerifyCa),
+            ("verify-full", TlsMode::VerifyFull),
+        ],
+        later: &[],
+    };
+    const VERSIONS: OneOf<TlsVersion> =
+        OneOf { words: &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)], later: &[] };
+    vec![
+        key!(TlsSide, "mode", MODES, mode),
+        key!(TlsSide, "cert", OrOff(Pem), cert).secret(),
+        key!(TlsSide, "key", OrOff(Pem), key).secret(),
+        key!(TlsSide, "ca", OrOff(Pem), ca).secret(),
+        key!(TlsSide, "min_version", VERSIONS, min_version),
+    ]
 }
 
 /// Keys of `[budget.*]`.
@@ -446,7 +480,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "readiness",
     "server.tls",
     "tenant.NAME.burst",
-    "tls",
 ];
 
 /// Every key with its tables, `NAME` for the user's own names.

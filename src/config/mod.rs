@@ -20,6 +20,7 @@ mod pools;
 mod rules;
 mod scopes;
 mod show;
+mod tls;
 mod types;
 mod units;
 mod written;
@@ -34,6 +35,7 @@ pub use pools::{
 };
 pub use scopes::{Places, Scope, Scopes};
 pub use show::{Caution, NeedsRestart, Setting, reload_faults};
+pub use tls::{Tls, TlsMode, TlsSide, TlsVersion};
 pub use types::*;
 pub use written::dotted;
 

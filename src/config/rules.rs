@@ -293,6 +293,23 @@ impl Rule for SettingName {
     }
 }
 
+/// Certificates or a key, as PEM text: shown only as being there.
+pub(super) struct Pem;
+
+impl Rule for Pem {
+    type Value = Secret;
+    fn read(&self, raw: &Raw) -> Option<Secret> {
+        raw.text().filter(|text| text.contains("-----BEGIN ")).map(|text| Secret::new(text.to_owned()))
+    }
+    fn show(&self, _value: &Secret) -> String {
+        "(set)".to_owned()
+    }
+    fn expected(&self) -> String {
+        "a text in PEM (\"-----BEGIN …\"), mostly from the file that the key with _file behind its name names"
+            .to_owned()
+    }
+}
+
 /// A password, hash or verifier: shown only as being there.
 pub(super) struct Password;
 

@@ -50,6 +50,8 @@ pub struct Config {
     pub leak: Leak,
     /// `[drain]`
     pub drain: Drain,
+    /// `[tls.*]`
+    pub tls: super::Tls,
     /// `[log]`
     pub log: Log,
 }

@@ -15,8 +15,8 @@ use std::path::Path;
 use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
 
-/// Longest file that a `_file` key may name: a secret, not a dump.
-const VALUE_FILE_MAX: u64 = 64 * 1024;
+/// Longest file that a `_file` key may name: a system's list of authorities has 220 KB.
+const VALUE_FILE_MAX: u64 = 1024 * 1024;
 
 /// One key as written.
 #[derive(Debug)]

@@ -366,6 +366,7 @@ impl Source for Fake {
 
     fn clients(&self) -> Vec<ClientRow> {
         let row = |id, state, lease: Option<u64>, backend_pid| ClientRow {
+            protection: None,
             replication: crate::wire::startup::Replication::No,
             id: SessionId(id),
             database: "app".into(),

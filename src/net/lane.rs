@@ -58,11 +58,16 @@ impl Readable for Stream {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Stream::Tcp(tcp) => tcp.poll_read_ready(cx).map(drop),
+            Stream::Tls(tls) if tls.has_more() => Poll::Ready(()),
+            Stream::Tls(tls) => tls.tcp().poll_read_ready(cx).map(drop),
             Stream::Unix(unix) => unix.poll_read_ready(cx).map(drop),
         }
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        if let Stream::Tls(tls) = self {
+            return tls.poll_receive(cx, into);
+        }
         loop {
             match self.try_receive(into) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_readable(cx)),
@@ -122,6 +127,8 @@ pub struct Lane {
     registered: bool,
     /// The last read was a long one, or took as much as there was room for.
     streams: bool,
+    /// Everything staged has been written, of which an encrypted stream may still hold some.
+    unflushed: bool,
 }
 
 impl Lane {
@@ -139,6 +146,7 @@ impl Lane {
             closed: false,
             registered: false,
             streams: false,
+            unflushed: false,
         }
     }
 
@@ -244,6 +252,7 @@ impl Lane {
         self.pieces.clear();
         self.made.clear();
         self.staged = 0;
+        self.unflushed = false;
         self.settle();
     }
 
@@ -375,7 +384,8 @@ impl Lane {
         cx: &mut Context<'_>,
         to: &mut W,
     ) -> Poll<io::Result<()>> {
-        if self.staged == 0 { Poll::Ready(Ok(())) } else { self.poll_flush_staged(cx, to) }
+        let nothing = self.staged == 0 && !self.unflushed;
+        if nothing { Poll::Ready(Ok(())) } else { self.poll_flush_staged(cx, to) }
     }
 
     fn poll_flush_staged<W: AsyncWrite + Unpin>(
@@ -389,12 +399,15 @@ impl Lane {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.advance(n);
+            self.unflushed = true;
         }
         self.made.clear();
         if self.made.capacity() > MADE_ROOM {
             self.made = BytesMut::new();
         }
         self.settle();
+        ready!(Pin::new(to).poll_flush(cx))?;
+        self.unflushed = false;
         Poll::Ready(Ok(()))
     }
 

@@ -1,9 +1,10 @@
-//! One type for both kinds of socket, so that sessions and backends need not be generic.
+//! One type for every kind of connection, so that sessions and backends need not be generic.
 //!
 //! It adds to tokio's sockets what a pooler needs of them: a look at an idle connection that costs
 //! no system call ([`Stream::quiet`]), a printable peer, and the socket options of a long-lived
 //! connection. It buffers nothing.
 
+use super::tls::{Encrypted, Protection};
 use socket2::{SockRef, Socket, TcpKeepalive};
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
@@ -30,6 +31,8 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
+    /// TLS over TCP.
+    Tls(Box<Encrypted>),
 }
 
 /// What one look at an idle connection shows.
@@ -47,11 +50,13 @@ impl Stream {
     /// Who is on the other side: `ip:port`, or `unix(PID)` as far as the kernel tells.
     #[must_use]
     pub fn peer(&self) -> String {
+        let named = |tcp: &TcpStream| match tcp.peer_addr() {
+            Ok(address) => address.to_string(),
+            Err(_) => "unknown".to_owned(), // already disconnected
+        };
         match self {
-            Stream::Tcp(tcp) => match tcp.peer_addr() {
-                Ok(address) => address.to_string(),
-                Err(_) => "unknown".to_owned(), // already disconnected
-            },
+            Stream::Tcp(tcp) => named(tcp),
+            Stream::Tls(tls) => named(tls.tcp()),
             Stream::Unix(unix) => match unix.peer_cred().ok().and_then(|cred| cred.pid()) {
                 Some(pid) => format!("unix({pid})"),
                 None => "unix".to_owned(),
@@ -62,10 +67,31 @@ impl Stream {
     /// Whether the other side is on this machine.
     #[must_use]
     pub fn is_local(&self) -> bool {
+        let loops = |tcp: &TcpStream| tcp.peer_addr().is_ok_and(|address| address.ip().is_loopback());
         match self {
-            Stream::Tcp(tcp) => tcp.peer_addr().is_ok_and(|address| address.ip().is_loopback()),
+            Stream::Tcp(tcp) => loops(tcp),
+            Stream::Tls(tls) => loops(tls.tcp()),
             Stream::Unix(_) => true,
         }
+    }
+
+    /// What TLS it has.
+    #[must_use]
+    pub fn protection(&self) -> Option<Protection> {
+        if let Stream::Tls(tls) = self { tls.protection() } else { None }
+    }
+
+    /// Whether a client that has just connected begins with a TLS handshake instead of a packet of
+    /// PostgreSQL's (`sslnegotiation=direct`). Takes no byte; waits for the first. Cancel safe.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub async fn begins_with_tls(&self) -> io::Result<bool> {
+        /// The record type of a handshake (RFC 8446, 5.1).
+        const HANDSHAKE: u8 = 0x16;
+        let Stream::Tcp(tcp) = self else { return Ok(false) };
+        let mut first = [0];
+        Ok(tcp.peek(&mut first).await? == 1 && first == [HANDSHAKE])
     }
 
     /// Looks at a connection that should be idle, without waiting and without taking a byte.
@@ -76,8 +102,12 @@ impl Stream {
     #[must_use]
     pub fn quiet(&self) -> Quiet {
         let mut byte = [MaybeUninit::<u8>::uninit()];
+        let mut look =
+            |tcp: &TcpStream| tcp.try_io(Interest::READABLE, || SockRef::from(tcp).peek(&mut byte));
         let seen = match self {
-            Stream::Tcp(tcp) => tcp.try_io(Interest::READABLE, || SockRef::from(tcp).peek(&mut byte)),
+            Stream::Tcp(tcp) => look(tcp),
+            // What is not a client's or server's message is looked at as if it were one.
+            Stream::Tls(tls) => look(tls.tcp()),
             Stream::Unix(unix) => unix.try_io(Interest::READABLE, || SockRef::from(unix).peek(&mut byte)),
         };
         match seen {
@@ -94,17 +124,19 @@ impl Stream {
     pub fn is_readable(&self) -> bool {
         let seen = match self {
             Stream::Tcp(tcp) => tcp.try_io(Interest::READABLE, || Ok(())),
+            Stream::Tls(tls) if tls.has_more() => return true,
+            Stream::Tls(tls) => tls.tcp().try_io(Interest::READABLE, || Ok(())),
             Stream::Unix(unix) => unix.try_io(Interest::READABLE, || Ok(())),
         };
         seen.is_ok()
     }
 
-    /// Reads once, if the reactor has seen something to read.
+    /// Reads once, if the reactor has seen something to read. Not of TLS.
     ///
     /// # Errors
     /// `WouldBlock` if there is nothing, and those of the socket.
     #[inline]
-    pub fn try_receive(&self, into: &mut [u8]) -> io::Result<usize> {
+    pub(super) fn try_receive(&self, into: &mut [u8]) -> io::Result<usize> {
         let room = into.len();
         self.try_some(Interest::READABLE, room, |mut socket| socket.read(into))
     }
@@ -126,6 +158,7 @@ impl Stream {
         let done = match self {
             Stream::Tcp(tcp) => tcp.try_io(interest, || act(SockRef::from(tcp))),
             Stream::Unix(unix) => unix.try_io(interest, || act(SockRef::from(unix))),
+            Stream::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
         match done {
             Err(error) if moved == 0 => Err(error),
@@ -136,6 +169,7 @@ impl Stream {
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Stream::Tcp(tcp) => tcp.poll_write_ready(cx),
+            Stream::Tls(tls) => tls.tcp().poll_write_ready(cx),
             Stream::Unix(unix) => unix.poll_write_ready(cx),
         }
     }
@@ -162,6 +196,8 @@ impl Stream {
     pub async fn readable(&self) -> io::Result<()> {
         match self {
             Stream::Tcp(tcp) => tcp.readable().await,
+            Stream::Tls(tls) if tls.has_more() => Ok(()),
+            Stream::Tls(tls) => tls.tcp().readable().await,
             Stream::Unix(unix) => unix.readable().await,
         }
     }
@@ -170,9 +206,10 @@ impl Stream {
     ///
     /// # Errors
     /// `WouldBlock` if it takes nothing, and those of the socket.
-    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(tcp) => tcp.try_write(bytes),
+            Stream::Tls(tls) => tls.try_write(bytes),
             Stream::Unix(unix) => unix.try_write(bytes),
         }
     }
@@ -224,6 +261,7 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Stream::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, buf),
             Stream::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
         }
     }
@@ -231,7 +269,10 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_some(cx, buf.len(), |mut socket| socket.write(buf))
+        match self.get_mut() {
+            Stream::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
+            plain => plain.poll_some(cx, buf.len(), |mut socket| socket.write(buf)),
+        }
     }
 
     fn poll_write_vectored(
@@ -240,12 +281,16 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let most = bufs.iter().map(|buf| buf.len()).sum();
-        self.poll_some(cx, most, |mut socket| socket.write_vectored(bufs))
+        match self.get_mut() {
+            Stream::Tls(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, bufs),
+            plain => plain.poll_some(cx, most, |mut socket| socket.write_vectored(bufs)),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Stream::Tcp(tcp) => tcp.is_write_vectored(),
+            Stream::Tls(tls) => tls.is_write_vectored(),
             Stream::Unix(unix) => unix.is_write_vectored(),
         }
     }
@@ -253,6 +298,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Stream::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
             Stream::Unix(unix) => Pin::new(unix).poll_flush(cx),
         }
     }
@@ -260,6 +306,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
             Stream::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
         }
     }

@@ -154,7 +154,7 @@ fn failed(error: &DialError) -> Connect {
     match error {
         DialError::Io(_) => Connect::Unreachable,
         DialError::Timeout => Connect::Timeout,
-        DialError::Server { .. } | DialError::Auth(_) => Connect::Refused,
+        DialError::Server { .. } | DialError::Auth(_) | DialError::Tls(_) => Connect::Refused,
         DialError::Protocol(_) | DialError::NoRoom => Connect::Protocol,
     }
 }

@@ -90,6 +90,8 @@ pub struct Cell {
     pub application: Arc<str>,
     /// Client address; `unix(PID)` on a Unix socket.
     pub client: Arc<str>,
+    /// Its TLS, if it has one.
+    pub protection: Option<crate::net::tls::Protection>,
     /// A replication connection, and of what kind.
     pub replication: Replication,
     /// Its instance of an application: a hash of [`Cell::host`], the application name and the role.
@@ -197,6 +199,7 @@ impl Cell {
             user,
             application,
             client,
+            protection: None,
             replication: Replication::No,
             connected,
             prepared: Count::default(),

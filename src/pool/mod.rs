@@ -43,6 +43,7 @@ use crate::book::{
 use crate::clock;
 use crate::config::{Config, Mode};
 use crate::metrics::{Isolation, Metrics};
+use crate::net::tls::Tls;
 use crate::state::fence::Fence;
 use crate::state::{self};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -86,6 +87,7 @@ pub struct Pools {
     /// Where `config` is, only ever compared: each transaction asks whether it still holds.
     current: AtomicPtr<Config>,
     users: ArcSwap<Users>,
+    tls: Arc<ArcSwap<Tls>>,
     book: Mutex<Book<Object, Waiter>>,
     pools: RwLock<Vec<Arc<Pool>>>,
     names: RwLock<HashMap<Name, Arc<Pool>>>,
@@ -121,7 +123,7 @@ fn armed_from(config: &Config, started: Instant, now: Instant) -> Instant {
 impl Pools {
     /// No pools yet; they are made as clients ask for them.
     #[must_use]
-    pub fn new(config: Arc<Config>, users: Users, metrics: Arc<Metrics>) -> Arc<Pools> {
+    pub fn new(config: Arc<Config>, users: Users, tls: Tls, metrics: Arc<Metrics>) -> Arc<Pools> {
         let started = clock::now();
         let mut book = Book::new(&config);
         book.arm(armed_from(&config, started, started));
@@ -130,6 +132,7 @@ impl Pools {
             current: AtomicPtr::new(Arc::as_ptr(&config).cast_mut()),
             config: ArcSwap::new(config),
             users: ArcSwap::new(Arc::new(users)),
+            tls: Arc::new(ArcSwap::from_pointee(tls)),
             pools: RwLock::default(),
             names: RwLock::default(),
             cells: Mutex::default(),
@@ -166,6 +169,12 @@ impl Pools {
         self.users.load_full()
     }
 
+    /// How connections are encrypted; what is in it may change.
+    #[must_use]
+    pub fn tls(&self) -> &Arc<ArcSwap<Tls>> {
+        &self.tls
+    }
+
     /// A number for a new session.
     #[must_use]
     pub fn next_session(&self) -> SessionId {
@@ -187,7 +196,7 @@ impl Pools {
         let config = self.config();
         let table = config.database(database)?;
         let password = config.users.get(user).and_then(|user| user.password.as_ref());
-        let target = Arc::new(Target::new(&table, database, user, password));
+        let target = Arc::new(Target::new(&table, database, user, password).over(self.tls.clone()));
         let mut names = self.names.write();
         if let Some(pool) = names.get(&key) {
             return Some(pool.clone());
@@ -468,7 +477,7 @@ impl Pools {
 
     /// Puts a new configuration in force. Pools keep their backends; those whose server, role or
     /// password changed open new ones from now on.
-    pub fn reconfigure(self: &Arc<Self>, config: Arc<Config>, users: Users) {
+    pub fn reconfigure(self: &Arc<Self>, config: Arc<Config>, users: Users, tls: Tls) {
         let mut actions = Vec::new();
         let now = clock::now();
         let mut book = self.book.lock();
@@ -481,6 +490,7 @@ impl Pools {
             }
         }
         self.users.store(Arc::new(users));
+        self.tls.store(Arc::new(tls));
         let at = Arc::as_ptr(&config).cast_mut();
         self.config.store(config);
         self.current.store(at, Ordering::Release);

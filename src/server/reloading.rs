@@ -34,7 +34,7 @@ impl House {
         for key in new.needs_restart {
             tracing::warn!(key = %key.key, stays = %key.stays, wanted = %key.wanted, "changes with a restart only");
         }
-        self.pools.reconfigure(Arc::new(new.config), new.users);
+        self.pools.reconfigure(Arc::new(new.config), new.users, new.tls);
         Ok(())
     }
 }

@@ -23,6 +23,7 @@ use crate::clock;
 use crate::config::{AuthMethod, CONSOLE, PoolMode};
 use crate::metrics::Login;
 use crate::net::lane::Lane;
+use crate::net::tls::{Acceptor, Protection, Upgrade};
 use crate::pool::cell::Cell;
 use crate::pool::{Greeting, Pool, Pools};
 use crate::state::Set;
@@ -114,17 +115,44 @@ pub struct Visitor<'a> {
     pub peer: &'a str,
     /// It connects from this machine.
     pub local: bool,
+    /// The encryption that it may have.
+    pub tls: Option<Acceptor>,
+    /// The one that it has.
+    pub protection: Option<Protection>,
     /// There are as many sessions as there may be: only a cancel request is served.
     pub full: bool,
 }
 
 /// Brings a connection to its first ReadyForQuery, or tells the client why not. `None` = it is over.
 /// Not cancel safe; takes at most `listen.login_timeout`.
-pub async fn arrive<S: Socket>(mut stream: S, visitor: Visitor<'_>) -> Option<Arrival<S>> {
-    let limit = visitor.pools.config().listen.login_timeout;
+pub async fn arrive<S: Socket + Upgrade>(mut stream: S, mut visitor: Visitor<'_>) -> Option<Arrival<S>> {
+    let deadline = tokio::time::Instant::now() + visitor.pools.config().listen.login_timeout;
     let mut told = BytesMut::new();
-    let met = tokio::time::timeout(limit, meet(&mut stream, &visitor)).await;
+    let mut intake = Intake::default();
+    let met = loop {
+        match tokio::time::timeout_at(deadline, meet(&mut stream, &mut intake, &visitor)).await {
+            Ok(Ok(Met::Tls { acceptor, direct })) => {
+                let upgraded = tokio::time::timeout_at(deadline, stream.upgrade(&acceptor, direct)).await;
+                // Nobody is there to be told in the clear, or could be in the other way.
+                stream = match upgraded {
+                    Ok(Ok(stream)) => stream,
+                    Ok(Err(error)) => {
+                        tracing::info!(client = visitor.peer, %error, "TLS handshake failed");
+                        visitor.pools.metrics.logins.inc(Login::Tls);
+                        return None;
+                    }
+                    Err(_) => {
+                        visitor.pools.metrics.logins.inc(Login::Timeout);
+                        return None;
+                    }
+                };
+                visitor.protection = stream.protection();
+            }
+            met => break met,
+        }
+    };
     let refused = match met {
+        Ok(Ok(Met::Tls { .. })) => return None,
         Ok(Ok(Met::Cancel { pid, key })) => return Some(Arrival::Cancel { from: stream, pid, key }),
         Ok(Ok(Met::Console(out))) => return Some(Arrival::Console(stream, out)),
         Ok(Ok(Met::Session(part))) => {
@@ -166,7 +194,15 @@ enum Met {
     Session(Box<Prepared>),
     Replication(Box<Opened>),
     Console(BytesMut),
-    Cancel { pid: u32, key: CancelKey },
+    Cancel {
+        pid: u32,
+        key: CancelKey,
+    },
+    /// The client waits for a handshake, or has begun one (`direct`).
+    Tls {
+        acceptor: Acceptor,
+        direct: bool,
+    },
 }
 
 /// A session as far as it exists without its socket.
@@ -237,23 +273,41 @@ impl Prepared {
     }
 }
 
-async fn meet<S: Socket>(stream: &mut S, visitor: &Visitor<'_>) -> Result<Met, Refused> {
-    let mut intake = Intake::default();
+async fn meet<S: Socket + Upgrade>(
+    stream: &mut S,
+    intake: &mut Intake,
+    visitor: &Visitor<'_>,
+) -> Result<Met, Refused> {
+    let tls = visitor.tls.as_ref().filter(|_| visitor.protection.is_none());
+    if let Some(acceptor) = tls
+        && intake.is_new()
+        && stream.begins_with_tls().await?
+    {
+        intake.has_tls();
+        return Ok(Met::Tls { acceptor: acceptor.clone(), direct: true });
+    }
     let startup = loop {
-        match intake.first(stream).await? {
-            // Each at most once, and no encryption in this version: the client goes on in plain
-            // text or gives up. Whoever did not wait for the answer might have meant it to be
-            // encrypted.
+        let first = intake.first(stream).await?;
+        match first {
+            // Each at most once. Whoever did not wait for the answer might have meant it to be
+            // encrypted, or is somebody in between (CVE-2021-23214).
             First::Ssl | First::GssEnc => {
-                stream.write_all(b"N").await?;
+                let tls = tls.filter(|_| matches!(first, First::Ssl));
+                stream.write_all(if tls.is_some() { b"S" } else { b"N" }).await?;
                 if intake.has_more() {
                     return Err(Fault::EarlyData.into());
+                }
+                if let Some(acceptor) = tls {
+                    return Ok(Met::Tls { acceptor: acceptor.clone(), direct: false });
                 }
             }
             First::Cancel { pid, key } => return Ok(Met::Cancel { pid, key }),
             First::Startup(startup) => break startup,
         }
     };
+    if tls.is_some_and(|acceptor| acceptor.required) {
+        return Err(Fault::TlsRequired.into());
+    }
     if visitor.full {
         return Err(Fault::TooManyClients { limit: visitor.pools.config().listen.max_clients }.into());
     }
@@ -262,10 +316,11 @@ async fn meet<S: Socket>(stream: &mut S, visitor: &Visitor<'_>) -> Result<Met, R
         negotiate(&startup, &mut out);
     }
     let (user, suffix) = login_name(visitor, &startup.user);
-    authenticate(stream, &mut intake, visitor, &user, &mut out).await?;
+    authenticate(stream, intake, visitor, &user, &mut out).await?;
     may_set(visitor, &startup)?;
     if startup.replication != Replication::No {
-        let opened = replication::open(visitor, startup, user, suffix, intake.leftover(), out).await?;
+        let leftover = std::mem::take(intake).leftover();
+        let opened = replication::open(visitor, startup, user, suffix, leftover, out).await?;
         return Ok(Met::Replication(Box::new(opened)));
     }
     if startup.database == CONSOLE {
@@ -275,7 +330,8 @@ async fn meet<S: Socket>(stream: &mut S, visitor: &Visitor<'_>) -> Result<Met, R
             Err(Fault::ConsoleDenied { user: user.into() }.into())
         };
     }
-    let prepared = prepare(visitor, startup, user, suffix, intake.leftover(), out).await?;
+    let leftover = std::mem::take(intake).leftover();
+    let prepared = prepare(visitor, startup, user, suffix, leftover, out).await?;
     Ok(Met::Session(Box::new(prepared)))
 }
 
@@ -317,6 +373,7 @@ async fn authenticate<S: Socket>(
             Step::Done => return Ok(()),
             Step::More => {
                 stream.write_all(out).await?;
+                stream.flush().await?;
                 out.clear();
                 let body = intake.password(stream, exchange.limit()).await?;
                 step = exchange.step(&body, out).await;
@@ -396,7 +453,9 @@ async fn prepare(
 fn new_cell(visitor: &Visitor<'_>, startup: &Startup, database: Arc<str>, user: Arc<str>) -> Cell {
     let application = startup.parameter("application_name").unwrap_or_default();
     let names = (database, user, String::from_utf8_lossy(application).into());
-    Cell::new(visitor.pools.next_session(), names, visitor.peer.into(), clock::now())
+    let mut cell = Cell::new(visitor.pools.next_session(), names, visitor.peer.into(), clock::now());
+    cell.protection = visitor.protection;
+    cell
 }
 
 /// Makes the session known to cancel requests, and appends what its client is told last of all.

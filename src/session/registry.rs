@@ -24,6 +24,8 @@ pub struct ClientRow {
     pub application: Arc<str>,
     /// Address; `unix(PID)` on a Unix socket.
     pub client: Arc<str>,
+    /// Its TLS, if it has one.
+    pub protection: Option<crate::net::tls::Protection>,
     /// A replication connection, and of what kind.
     pub replication: Replication,
     /// `login`, `idle`, `waiting`, `active`, `idle_in_tx`, `pinned`
@@ -108,6 +110,7 @@ pub fn row(cell: &Cell) -> ClientRow {
         user: cell.user.clone(),
         application: cell.application.clone(),
         client: cell.client.clone(),
+        protection: cell.protection,
         replication: cell.replication,
         state: state.name(),
         connected: cell.connected,

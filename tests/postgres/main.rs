@@ -60,5 +60,6 @@ mod stress;
 mod tag_channels;
 mod tag_commands;
 mod tenant_keys;
+mod tls;
 mod traces;
 mod unix_sockets;

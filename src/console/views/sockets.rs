@@ -79,7 +79,7 @@ fn clients(source: &dyn Source) -> Vec<Row> {
             client_ptr(client.id),
             if client.backend_pid == 0 { String::new() } else { server_ptr(client.backend_pid) },
             pid,
-            "",
+            client.protection.map_or_else(String::new, |tls| tls.to_string()),
             &client.application,
             client.prepared,
             client.id.0,

@@ -53,6 +53,16 @@ impl Intake {
         Ok(self.buf.split_to(total).freeze().slice(HEADER..))
     }
 
+    /// Whether nothing has been read yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.buf.is_empty() && !self.ssl && !self.gss
+    }
+
+    /// The client is encrypted, without having asked: it may not ask any more.
+    pub(super) fn has_tls(&mut self) {
+        self.ssl = true;
+    }
+
     /// Whether the client has sent more than was asked for.
     pub(super) fn has_more(&self) -> bool {
         !self.buf.is_empty()

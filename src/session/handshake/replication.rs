@@ -46,7 +46,8 @@ pub(super) async fn open(
         return Err(Fault::Replication.into());
     }
     let password = config.users.get(&user).and_then(|user| user.password.as_ref());
-    let mut target = Target::new(&table, &startup.database, &user, password);
+    let mut target =
+        Target::new(&table, &startup.database, &user, password).over(visitor.pools.tls().clone());
     target.parameters = parameters(&startup)?;
 
     let mut cell = new_cell(visitor, &startup, startup.database.as_str().into(), user.as_str().into());

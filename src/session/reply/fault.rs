@@ -39,6 +39,8 @@ pub enum Fault {
     },
     /// Bytes sent in the clear behind a request for encryption.
     EarlyData,
+    /// A start-up packet in the clear where the configuration wants TLS.
+    TlsRequired,
     /// `replication` was asked for where the configuration refuses it.
     Replication,
     /// A message type PostgreSQL does not know, or not there.
@@ -129,6 +131,10 @@ pub fn fault(fault: &Fault) -> Report {
             format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2"),
         ),
         Fault::EarlyData => fatal("08P01", "received unencrypted data after SSL request"),
+        Fault::TlsRequired => hinted(
+            fatal("28000", "bursar: connections without TLS are not let in"),
+            "Connect with sslmode=require, or set tls.client.mode = \"allow\".",
+        ),
         Fault::Replication => hinted(
             fatal("0A000", "bursar: replication connections are not let in"),
             "Set replication = \"pass\" in [pool] or [database.NAME], or connect to PostgreSQL itself.",

@@ -149,6 +149,23 @@ impl Cluster {
         guardian.wait().expect("the guardian ends");
     }
 
+    /// Has it take TLS with this certificate and key, and these lines of `pg_hba.conf` before its own.
+    pub(crate) fn encrypt(&self, cert: &str, key: &str, hba: &str) {
+        for (name, text) in
+            [("server.crt", cert), ("server.key", key), ("pg_hba.conf", &format!("{hba}{HBA}"))]
+        {
+            let path = self.dir.join("data").join(name);
+            std::fs::write(&path, text).expect("a file of the server's");
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("mode 0600");
+            if let Some((uid, gid)) = self.account {
+                std::os::unix::fs::chown(&path, Some(uid), Some(gid)).expect("the file's new owner");
+            }
+        }
+        self.admin().batch("alter system set ssl = on");
+        self.admin().batch("select pg_reload_conf()");
+        super::until("the server has TLS", || self.admin().query("show ssl").value() == "on");
+    }
+
     /// Where it listens.
     pub(crate) fn addr(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
