@@ -91,7 +91,8 @@ pub struct Pools {
     book: Mutex<Book<Object, Waiter>>,
     pools: RwLock<Vec<Arc<Pool>>>,
     names: RwLock<HashMap<Name, Arc<Pool>>>,
-    cells: Mutex<HashMap<SessionId, Arc<Cell>>>,
+    /// By numbers given out here, so that a fixed seed does no harm.
+    cells: Mutex<HashMap<SessionId, Arc<Cell>, foldhash::fast::FixedState>>,
     leaks: Mutex<events::Details>,
     spares: Mutex<locks::Spares>,
     unasked: Mutex<Vec<xids::Open>>,

@@ -53,7 +53,7 @@ type Figures = (Dim, u64, u64);
 #[derive(Debug, Default)]
 pub(in crate::book) struct Events {
     pending: Vec<Violation>,
-    minutes: HashMap<(Dim, Arc<str>), Minute>,
+    minutes: HashMap<(Dim, Arc<str>), Minute, foldhash::fast::RandomState>,
     swept: Option<Instant>,
 }
 

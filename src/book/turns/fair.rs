@@ -323,11 +323,12 @@ impl<B, W> Book<B, W> {
                 continue;
             }
             let line = &mut pool.parts.of_mut(class).lines[kind.at()];
-            if let Some(key) = key {
-                line.remove(&key);
-            }
+            // In this order, or a line of one would be freed and made anew.
             if let Some((key, waiter)) = place {
                 line.insert(key, (at, waiter));
+            }
+            if let Some(key) = key {
+                line.remove(&key);
             }
             share.lanes[lane].key = place.map(|(key, _)| key);
         }
