@@ -15,7 +15,7 @@
 //! method; the caller logs the [`Failure`] and tells the client nothing of it.
 
 use super::keys::{self, ITERATIONS, ScramKeys};
-use super::scram::{MECHANISM, ScramFault, ScramServer, ScramVerifier};
+use super::scram::{Binding, EndPoint, MECHANISM, MECHANISM_PLUS, ScramFault, ScramServer, ScramVerifier};
 use super::verifier::{MockKey, SecretKind, Verifier};
 use crate::config::AuthMethod;
 use crate::wire::walk::cstr;
@@ -36,6 +36,8 @@ pub struct Exchange {
     mock: MockKey,
     /// What decides; `Err` is why it can only fail, found out before the first question.
     secret: Result<Verifier, Failure>,
+    /// What the client may bind its proof to.
+    end_point: Option<EndPoint>,
     state: State,
 }
 
@@ -44,7 +46,7 @@ enum State {
     Password,
     Md5 { salt: [u8; 4] },
     Mechanism,
-    FirstMessage,
+    FirstMessage(Binding),
     Proof(Box<ScramServer>),
     Over,
 }
@@ -113,10 +115,16 @@ pub fn begin(method: AuthMethod, user: &str, secret: Option<&Verifier>, mock: &M
             _ => Ok(verifier.clone()),
         },
     };
-    Exchange { user: user.into(), mock: mock.clone(), secret, state: State::Unasked(method) }
+    Exchange { user: user.into(), mock: mock.clone(), secret, end_point: None, state: State::Unasked(method) }
 }
 
 impl Exchange {
+    /// Over TLS: the client may bind its proof to this end point.
+    #[must_use]
+    pub fn over(self, end_point: Option<EndPoint>) -> Exchange {
+        Exchange { end_point, ..self }
+    }
+
     /// Appends the first message: AuthenticationOk for trust ([`Step::Done`]), else the question.
     #[must_use]
     pub fn first(&mut self, out: &mut BytesMut) -> Step {
@@ -137,7 +145,9 @@ impl Exchange {
             }
             AuthMethod::ScramSha256 => {
                 self.state = State::Mechanism;
-                Authentication::SASL(vec![MECHANISM.to_owned()])
+                // The stronger one first, as PostgreSQL does.
+                let plus = self.end_point.as_ref().map(|_| MECHANISM_PLUS);
+                Authentication::SASL(plus.into_iter().chain([MECHANISM]).map(str::to_owned).collect())
             }
         };
         send(out, &question)
@@ -147,7 +157,7 @@ impl Exchange {
     #[must_use]
     pub fn limit(&self) -> usize {
         match self.state {
-            State::Mechanism | State::FirstMessage | State::Proof(_) => SASL_LIMIT,
+            State::Mechanism | State::FirstMessage(_) | State::Proof(_) => SASL_LIMIT,
             _ => PASSWORD_LIMIT,
         }
     }
@@ -162,7 +172,7 @@ impl Exchange {
             State::Password => self.password(body).await.map(|()| done(out)),
             State::Md5 { salt } => self.md5(body, salt).map(|()| done(out)),
             State::Mechanism => self.mechanism(body, out),
-            State::FirstMessage => self.first_message(body, out),
+            State::FirstMessage(binding) => self.first_message(body, &binding, out),
             State::Proof(server) => self.proof(*server, body, out),
             State::Unasked(_) | State::Over => Err(Failure::Malformed),
         };
@@ -204,23 +214,31 @@ impl Exchange {
     /// SASLInitialResponse: the mechanism's name, and a first message unless its length is -1.
     fn mechanism(&mut self, body: &[u8], out: &mut BytesMut) -> Result<Step, Failure> {
         let (name, rest) = cstr(body).ok_or(Failure::Malformed)?;
-        if name != MECHANISM.as_bytes() {
-            return Err(Failure::Mechanism);
-        }
+        let binding = match &self.end_point {
+            None if name == MECHANISM.as_bytes() => Binding::Unavailable,
+            Some(_) if name == MECHANISM.as_bytes() => Binding::Declined,
+            Some(end_point) if name == MECHANISM_PLUS.as_bytes() => Binding::To(end_point.clone()),
+            _ => return Err(Failure::Mechanism),
+        };
         let (len, data) = rest.split_first_chunk::<4>().ok_or(Failure::Malformed)?;
         match i32::from_be_bytes(*len) {
             -1 if data.is_empty() => {
                 // RFC 4422 §3: the server then asks with an empty challenge.
-                self.state = State::FirstMessage;
+                self.state = State::FirstMessage(binding);
                 Ok(send(out, &Authentication::SASLContinue(bytes::Bytes::new())))
             }
-            len if usize::try_from(len) == Ok(data.len()) => self.first_message(data, out),
+            len if usize::try_from(len) == Ok(data.len()) => self.first_message(data, &binding, out),
             _ => Err(Failure::Malformed),
         }
     }
 
-    fn first_message(&mut self, message: &[u8], out: &mut BytesMut) -> Result<Step, Failure> {
-        let (server, reply) = ScramServer::first(message, self.scram_verifier())?;
+    fn first_message(
+        &mut self,
+        message: &[u8],
+        binding: &Binding,
+        out: &mut BytesMut,
+    ) -> Result<Step, Failure> {
+        let (server, reply) = ScramServer::first(message, self.scram_verifier(), binding)?;
         self.state = State::Proof(Box::new(server));
         Ok(send(out, &Authentication::SASLContinue(reply.into())))
     }

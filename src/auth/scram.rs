@@ -1,5 +1,5 @@
-//! The server's side of SCRAM-SHA-256 (RFC 5802, RFC 7677), as PostgreSQL speaks it: no channel
-//! binding without TLS, the user name in the message ignored in favour of the start-up packet's.
+//! The server's side of SCRAM-SHA-256 (RFC 5802, RFC 7677), as PostgreSQL speaks it: over TLS with channel
+//! binding, the user name in the message ignored in favour of the start-up packet's.
 //!
 //! Written here because pgwire's compares are not constant-time and it knows no user that must
 //! fail convincingly. The tests let an independent client log in against it.
@@ -7,12 +7,56 @@
 use super::keys::{self, Key, ScramKeys};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use std::borrow::Cow;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// The one mechanism offered.
+/// The mechanism that is always offered.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
+
+/// The one that is bound to its connection: offered where that has something to be bound to.
+pub const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
+
+/// The gs2 header of the one kind of channel binding that PostgreSQL knows.
+pub const GS2_BOUND: &str = "p=tls-server-end-point,,";
+
+/// What a login over TLS is bound to: the hash of the certificate that the server has shown (RFC 5929 §4). Who
+/// sits in between has shown another one.
+pub type EndPoint = Arc<[u8]>;
+
+/// What a client's first message must say of channel binding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Binding {
+    /// It was not offered.
+    Unavailable,
+    /// It was, and the client has chosen the other mechanism.
+    Declined,
+    /// The client has chosen it.
+    To(EndPoint),
+}
+
+impl Binding {
+    /// The `c=` value of the final message, if the first one may have this flag.
+    fn of(&self, flag: &str) -> Result<Cow<'static, str>, ScramFault> {
+        match (flag, self) {
+            ("n", Binding::Unavailable | Binding::Declined) => Ok("biws".into()), // base64 of "n,,"
+            ("y", Binding::Unavailable) => Ok("eSws".into()), // base64 of "y,,": it could, and believes rightly that we cannot
+            ("y", Binding::Declined) => Err(ScramFault::Downgrade),
+            ("p=tls-server-end-point", Binding::To(end_point)) => Ok(bound(end_point).into()),
+            ("n" | "y", Binding::To(_)) => Err(ScramFault::ChannelBinding),
+            _ if flag.starts_with("p=") => Err(ScramFault::ChannelBinding),
+            _ => Err(ScramFault::Syntax),
+        }
+    }
+}
+
+/// The `c=` value of a login that is bound to this end point.
+#[must_use]
+pub fn bound(end_point: &EndPoint) -> String {
+    STANDARD.encode([GS2_BOUND.as_bytes(), end_point].concat())
+}
 
 /// What a server stores of a password: enough to check a client, not enough to be one.
 #[derive(Clone)]
@@ -59,9 +103,13 @@ pub enum ScramFault {
     /// Not UTF-8, or an attribute is missing or out of order.
     #[error("malformed SCRAM message")]
     Syntax,
-    /// The client asked for channel binding, which was not offered.
-    #[error("channel binding was not offered")]
+    /// Channel binding that was not offered, of another kind, to another connection, or none where the client
+    /// has chosen it.
+    #[error("channel binding does not match")]
     ChannelBinding,
+    /// The client could have had channel binding and was told otherwise, by somebody in between.
+    #[error("the offer of channel binding did not reach the client")]
+    Downgrade,
     /// The client wants to act as somebody else (`a=`).
     #[error("an authorization identity is not supported")]
     AuthorizationId,
@@ -77,7 +125,7 @@ pub enum ScramFault {
 pub struct ScramServer {
     verifier: ScramVerifier,
     /// The `c=` value that repeats the client's gs2 header.
-    binding: &'static str,
+    binding: Cow<'static, str>,
     nonce: String,
     /// `client-first-message-bare,server-first-message`
     transcript: String,
@@ -88,16 +136,15 @@ impl ScramServer {
     ///
     /// # Errors
     /// [`ScramFault`] for anything RFC 5802 §7 does not allow here.
-    pub fn first(message: &[u8], verifier: ScramVerifier) -> Result<(ScramServer, String), ScramFault> {
+    pub fn first(
+        message: &[u8],
+        verifier: ScramVerifier,
+        binding: &Binding,
+    ) -> Result<(ScramServer, String), ScramFault> {
         let text = std::str::from_utf8(message).map_err(|_| ScramFault::Syntax)?;
         let (flag, rest) = text.split_once(',').ok_or(ScramFault::Syntax)?;
         let (authorization, bare) = rest.split_once(',').ok_or(ScramFault::Syntax)?;
-        let binding = match flag {
-            "n" => "biws", // base64 of "n,,"
-            "y" => "eSws", // base64 of "y,,": it could, and believes rightly that we cannot
-            _ if flag.starts_with("p=") => return Err(ScramFault::ChannelBinding),
-            _ => return Err(ScramFault::Syntax),
-        };
+        let binding = binding.of(flag)?;
         if !authorization.is_empty() {
             return Err(ScramFault::AuthorizationId);
         }
@@ -180,12 +227,40 @@ mod tests {
 
     /// The whole exchange with an independent client; what the server said last.
     fn login(password: &str, binding: ChannelBinding) -> Option<String> {
-        let mut client = ScramSha256::new(password.as_bytes(), binding);
-        let (server, reply) = ScramServer::first(client.message(), verifier("right")).unwrap();
+        try_login(password, binding, &Binding::Unavailable).unwrap()
+    }
+
+    fn try_login(
+        password: &str,
+        wants: ChannelBinding,
+        binding: &Binding,
+    ) -> Result<Option<String>, ScramFault> {
+        let mut client = ScramSha256::new(password.as_bytes(), wants);
+        let (server, reply) = ScramServer::first(client.message(), verifier("right"), binding)?;
         client.update(reply.as_bytes()).unwrap();
-        let last = server.finish(client.message()).unwrap()?;
-        client.finish(last.as_bytes()).expect("the client accepts the server's signature");
-        Some(last)
+        let last = server.finish(client.message())?;
+        if let Some(last) = &last {
+            client.finish(last.as_bytes()).expect("the client accepts the server's signature");
+        }
+        Ok(last)
+    }
+
+    #[test]
+    fn a_login_is_bound_to_the_certificate_that_the_client_has_seen() {
+        let to = |end_point: &[u8]| Binding::To(end_point.into());
+        let wants = |end_point: &[u8]| ChannelBinding::tls_server_end_point(end_point.to_vec());
+        assert!(try_login("right", wants(b"hash"), &to(b"hash")).unwrap().is_some());
+        assert_eq!(try_login("wrong", wants(b"hash"), &to(b"hash")), Ok(None));
+        // The certificate of somebody in between.
+        assert_eq!(try_login("right", wants(b"other"), &to(b"hash")), Err(ScramFault::ChannelBinding));
+        assert_eq!(try_login("right", wants(b"hash"), &Binding::Declined), Err(ScramFault::ChannelBinding));
+        // The mechanism is chosen, its binding left out.
+        let without = || ChannelBinding::unsupported();
+        assert_eq!(try_login("right", without(), &to(b"hash")), Err(ScramFault::ChannelBinding));
+        assert!(try_login("right", without(), &Binding::Declined).unwrap().is_some());
+        // The client could, and was told that the server cannot.
+        let told = ChannelBinding::unrequested();
+        assert_eq!(try_login("right", told, &Binding::Declined), Err(ScramFault::Downgrade));
     }
 
     #[test]
@@ -197,7 +272,9 @@ mod tests {
 
     #[test]
     fn first_messages_that_rfc_5802_does_not_allow_are_refused() {
-        let first = |message: &str| ScramServer::first(message.as_bytes(), verifier("x")).err();
+        let first = |message: &str| {
+            ScramServer::first(message.as_bytes(), verifier("x"), &Binding::Unavailable).err()
+        };
         assert_eq!(first("n,,n=,r=abc"), None);
         assert_eq!(first("n,,n=bob,r=abc,x=ignored"), None);
         assert_eq!(first("p=tls-server-end-point,,n=,r=abc"), Some(ScramFault::ChannelBinding));
@@ -213,7 +290,8 @@ mod tests {
     fn final_messages_of_another_exchange_are_refused() {
         let finish = |edit: fn(&str) -> String| {
             let mut client = ScramSha256::new(b"right", ChannelBinding::unsupported());
-            let (server, reply) = ScramServer::first(client.message(), verifier("right")).unwrap();
+            let (server, reply) =
+                ScramServer::first(client.message(), verifier("right"), &Binding::Unavailable).unwrap();
             client.update(reply.as_bytes()).unwrap();
             let text = std::str::from_utf8(client.message()).unwrap().to_owned();
             server.finish(edit(&text).as_bytes())
@@ -243,8 +321,11 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_messages_never_panic(first in ".{0,64}", last in "[nypcrmav=,A-Za-z+/\u{e9}]{0,96}") {
-            let _ = ScramServer::first(first.as_bytes(), verifier("x"));
-            let (server, _) = ScramServer::first(b"n,,n=,r=abc", verifier("x")).unwrap();
+            for binding in [Binding::Unavailable, Binding::Declined, Binding::To(Arc::new([1; 32]))] {
+                let _ = ScramServer::first(first.as_bytes(), verifier("x"), &binding);
+            }
+            let first = ScramServer::first(b"n,,n=,r=abc", verifier("x"), &Binding::Unavailable);
+            let (server, _) = first.unwrap();
             prop_assert!(!matches!(server.finish(last.as_bytes()), Ok(Some(_))));
         }
     }

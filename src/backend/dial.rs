@@ -116,7 +116,8 @@ async fn enter(
     way: Way,
 ) -> Result<Backend, DialError> {
     let mut stream = secured.secure(stream, way).await?;
-    let login = login(&mut stream, target).await?;
+    let end_point = stream.end_point();
+    let login = login(&mut stream, target, end_point).await?;
     let secured = matches!(stream, Stream::Tls(_)).then(|| secured.clone());
     let now = clock::now();
     Ok(Backend {

@@ -10,7 +10,7 @@ use super::error::{AuthFault, DialError, ProtocolFault};
 use super::scram::{Client, Proven};
 use super::target::Target;
 use crate::auth::keys::{self, ScramKeys};
-use crate::auth::scram::MECHANISM;
+use crate::auth::scram::{EndPoint, MECHANISM_PLUS};
 use crate::config::Secret;
 use crate::wire::backend::{error_field, message, parameter};
 use crate::wire::walk::{Header, cstr};
@@ -44,11 +44,12 @@ pub struct Login {
 ///
 /// # Errors
 /// [`DialError`] other than `Timeout`.
-pub async fn login<S>(io: &mut S, target: &Target) -> Result<Login, DialError>
+pub async fn login<S>(io: &mut S, target: &Target, end_point: Option<EndPoint>) -> Result<Login, DialError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut talk = Talk { io, target, buf: BytesMut::with_capacity(FIRST_BUFFER), left: MAX_TOTAL };
+    let mut talk =
+        Talk { io, target, end_point, buf: BytesMut::with_capacity(FIRST_BUFFER), left: MAX_TOTAL };
     // 3.2 brings cancel keys longer than 4 bytes; older servers negotiate it down, from 9.3 on.
     let mut startup = Startup::new();
     startup.protocol_number_minor = 2;
@@ -78,6 +79,8 @@ enum Stage {
 struct Talk<'a, S> {
     io: &'a mut S,
     target: &'a Target,
+    /// What the connection's TLS lets SCRAM be bound to.
+    end_point: Option<EndPoint>,
     buf: BytesMut,
     /// Bytes the server may still send.
     left: usize,
@@ -123,11 +126,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
             }
             (10, Stage::Start) => {
                 self.password()?;
-                if !offers_scram(rest) {
+                let client = Client::new(self.end_point.take(), offers(rest, MECHANISM_PLUS));
+                if !offers(rest, client.mechanism()) {
                     return Err(AuthFault::Mechanism.into());
                 }
-                let client = Client::new();
-                let first = SASLInitialResponse::new(MECHANISM.to_owned(), Some(client.first().into()));
+                let (name, first) = (client.mechanism().to_owned(), client.first());
+                let first = SASLInitialResponse::new(name, Some(first.into()));
                 self.send(&first).await?;
                 Stage::Scram(client)
             }
@@ -251,10 +255,10 @@ fn negotiated(body: &[u8]) -> Result<u16, ProtocolFault> {
     if known { Ok(minor) } else { Err(ProtocolFault::Version) }
 }
 
-/// Whether a list of mechanisms, each with its NUL, has ours.
-fn offers_scram(mut list: &[u8]) -> bool {
+/// Whether a list of mechanisms, each with its NUL, has this one.
+fn offers(mut list: &[u8], mechanism: &str) -> bool {
     while let Some((name, rest)) = cstr(list) {
-        if name == MECHANISM.as_bytes() {
+        if name == mechanism.as_bytes() {
             return true;
         }
         list = rest;

@@ -30,7 +30,7 @@ fn auth(code: i32, rest: &[u8]) -> Vec<u8> {
 async fn hears(password: Option<&str>, said: &[Vec<u8>]) -> Result<Login, DialError> {
     let (mut ours, mut theirs) = duplex(1 << 20);
     theirs.write_all(&said.concat()).await.unwrap();
-    login(&mut ours, &target(password)).await
+    login(&mut ours, &target(password), None).await
 }
 
 async fn protocol_fault(said: &[Vec<u8>]) -> ProtocolFault {
@@ -76,7 +76,7 @@ async fn the_start_up_packet_asks_for_3_2_and_names_us() {
         theirs.write_all(&[auth(0, b""), ready()].concat()).await.unwrap();
         packet
     };
-    let (packet, login) = tokio::join!(server, login(&mut ours, &target));
+    let (packet, login) = tokio::join!(server, login(&mut ours, &target, None));
     assert_eq!(packet, b"\0\x03\0\x02database\0app\0user\0alice\0\0");
     let login = login.unwrap();
     assert_eq!((login.pid, login.key.len(), login.parameters.len()), (0, 0, 0));
@@ -150,7 +150,7 @@ async fn clear_and_md5_passwords_are_sent_as_postgresql_expects() {
             theirs.write_all(&[auth(0, b""), ready()].concat()).await.unwrap();
             answer
         };
-        let (answer, login) = tokio::join!(server, login(&mut ours, &target));
+        let (answer, login) = tokio::join!(server, login(&mut ours, &target, None));
         assert_eq!(answer, expected);
         login.unwrap();
     }
@@ -188,7 +188,7 @@ async fn scram(target: &Target, last: Last) -> Result<Login, DialError> {
         // The client may hang up as soon as it has seen enough.
         let _ = theirs.write_all(&[said, auth(0, b""), ready()].concat()).await;
     };
-    tokio::join!(server, login(&mut ours, target)).1
+    tokio::join!(server, login(&mut ours, target, None)).1
 }
 
 #[tokio::test]
@@ -282,7 +282,7 @@ async fn a_server_that_hangs_up_is_an_io_error() {
     let (mut ours, mut theirs) = duplex(4096);
     theirs.write_all(&auth(0, b"")[..5]).await.unwrap();
     theirs.shutdown().await.unwrap();
-    let error = login(&mut ours, &target(None)).await.unwrap_err();
+    let error = login(&mut ours, &target(None), None).await.unwrap_err();
     assert!(matches!(&error, DialError::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof), "{error}");
 }
 
@@ -295,7 +295,7 @@ proptest::proptest! {
             let (mut ours, mut theirs) = duplex(1 << 16);
             theirs.write_all(&said.concat()).await.unwrap();
             theirs.shutdown().await.unwrap();
-            let _ = login(&mut ours, &target(Some("pencil"))).await;
+            let _ = login(&mut ours, &target(Some("pencil")), None).await;
         });
     }
 }

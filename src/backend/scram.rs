@@ -6,7 +6,7 @@
 //! [`ScramKeys`], between [`Client::challenge`] and [`Challenge::answer`].
 
 use crate::auth::keys::{self, Key, ScramKeys};
-use crate::auth::scram::{is_printable, xor};
+use crate::auth::scram::{EndPoint, GS2_BOUND, MECHANISM, MECHANISM_PLUS, bound, is_printable, xor};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::num::NonZeroU32;
@@ -15,10 +15,27 @@ use subtle::ConstantTimeEq;
 /// Most rounds a server may ask of us: 24 times PostgreSQL's default, about 20 ms. Other drivers
 /// draw the same line; beyond it a server could make us compute for hours.
 const MAX_ITERATIONS: u32 = 100_000;
-/// gs2 header without channel binding, for there is no TLS.
-const GS2: &str = "n,,";
-/// The same in base64.
-const GS2_BASE64: &str = "biws";
+/// What a client says of channel binding (RFC 5802 §6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Binds {
+    /// It cannot.
+    Cannot,
+    /// It could, but the server has not offered it: a server that has will see that somebody took its offer
+    /// away.
+    Could,
+    /// It does.
+    To(EndPoint),
+}
+
+impl Binds {
+    fn gs2(&self) -> &'static str {
+        match self {
+            Binds::Cannot => "n,,",
+            Binds::Could => "y,,",
+            Binds::To(_) => GS2_BOUND,
+        }
+    }
+}
 
 /// What is wrong with a server's SCRAM message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +60,7 @@ pub enum ScramFault {
 /// A client that has not been challenged.
 pub struct Client {
     nonce: String,
+    binds: Binds,
 }
 
 /// What the server wants to have computed.
@@ -54,6 +72,7 @@ pub struct Challenge {
     /// `client-first-message-bare,server-first-message`
     transcript: String,
     nonce: String,
+    binds: Binds,
 }
 
 /// A client that waits for the server's proof.
@@ -62,16 +81,30 @@ pub struct Proven {
 }
 
 impl Client {
-    /// A client with a fresh nonce.
+    /// A client with a fresh nonce, on a connection of this end point ([`Stream::end_point`]); `offers_plus`:
+    /// the server has offered channel binding.
+    ///
+    /// [`Stream::end_point`]: crate::net::stream::Stream::end_point
     #[must_use]
-    pub fn new() -> Client {
-        Client { nonce: STANDARD.encode(keys::random::<18>()) }
+    pub fn new(end_point: Option<EndPoint>, offers_plus: bool) -> Client {
+        let binds = match end_point {
+            None => Binds::Cannot,
+            Some(_) if !offers_plus => Binds::Could,
+            Some(end_point) => Binds::To(end_point),
+        };
+        Client { nonce: STANDARD.encode(keys::random::<18>()), binds }
+    }
+
+    /// The mechanism that it speaks.
+    #[must_use]
+    pub fn mechanism(&self) -> &'static str {
+        if matches!(self.binds, Binds::To(_)) { MECHANISM_PLUS } else { MECHANISM }
     }
 
     /// The first message. The user name is empty as in libpq: the start-up packet's counts.
     #[must_use]
     pub fn first(&self) -> String {
-        format!("{GS2}{}", self.first_bare())
+        format!("{}{}", self.binds.gs2(), self.first_bare())
     }
 
     fn first_bare(&self) -> String {
@@ -104,13 +137,8 @@ impl Client {
             iterations: iterations.ok_or(ScramFault::Iterations)?,
             transcript: format!("{},{text}", self.first_bare()),
             nonce: nonce.to_owned(),
+            binds: self.binds,
         })
-    }
-}
-
-impl Default for Client {
-    fn default() -> Self {
-        Client::new()
     }
 }
 
@@ -118,7 +146,11 @@ impl Challenge {
     /// The final message, with the proof that we hold `keys`.
     #[must_use]
     pub fn answer(self, keys: &ScramKeys) -> (String, Proven) {
-        let without_proof = format!("c={GS2_BASE64},r={}", self.nonce);
+        let binding = match &self.binds {
+            Binds::To(end_point) => bound(end_point),
+            other => STANDARD.encode(other.gs2()),
+        };
+        let without_proof = format!("c={binding},r={}", self.nonce);
         let transcript = format!("{},{without_proof}", self.transcript);
         let mask = keys::hmac(&keys.stored(), transcript.as_bytes());
         let proof = STANDARD.encode(xor(&keys.client, &mask));
@@ -147,7 +179,10 @@ impl Proven {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::scram::{Binding, ScramFault as ScramServerFault, ScramServer, ScramVerifier};
     use pgwire::api::auth::sasl::scram::{ScramSecret, ScramServerAuth, gen_salted_password};
+
+    use std::sync::Arc;
 
     const SALT: &[u8] = b"0123456789abcdef";
 
@@ -159,7 +194,7 @@ mod tests {
     fn login(password: &str) -> Result<(), &'static str> {
         let salted = gen_salted_password("pencil", SALT, 8);
         let secret = ScramSecret::verifier_from_salted_password(SALT.to_vec(), salted, 8);
-        let client = Client::new();
+        let client = Client::new(None, false);
         let (reply, server) = ScramServerAuth::new()
             .on_client_first_message_with_secret(client.first().as_bytes(), secret)
             .unwrap();
@@ -177,10 +212,33 @@ mod tests {
         assert_eq!(login("pencils"), Err("refused"));
     }
 
+    /// Logs in at our own server, over a connection of this end point.
+    fn login_bound(end_point: &[u8], binding: &Binding) -> Result<Option<()>, ScramServerFault> {
+        let client = Client::new(Some(end_point.into()), *binding != Binding::Unavailable);
+        let verifier = ScramVerifier::of_password(b"pencil", SALT, rounds(8));
+        let (server, reply) = ScramServer::first(client.first().as_bytes(), verifier, binding)?;
+        let challenge = client.challenge(reply.as_bytes()).unwrap();
+        let keys = ScramKeys::derive(b"pencil", &challenge.salt, challenge.iterations);
+        let (message, proven) = challenge.answer(&keys);
+        let last = server.finish(message.as_bytes())?;
+        Ok(last.map(|last| proven.verify(last.as_bytes()).unwrap()))
+    }
+
+    #[test]
+    fn a_proof_is_bound_where_the_server_offers_it() {
+        assert_eq!(login_bound(b"hash", &Binding::To(Arc::from(&b"hash"[..]))), Ok(Some(())));
+        let other = Binding::To(Arc::from(&b"other"[..]));
+        assert_eq!(login_bound(b"hash", &other), Err(ScramServerFault::ChannelBinding));
+        assert_eq!(login_bound(b"hash", &Binding::Unavailable), Ok(Some(())));
+        assert_eq!(Client::new(Some(Arc::from(&b"hash"[..])), true).mechanism(), "SCRAM-SHA-256-PLUS");
+        assert_eq!(Client::new(Some(Arc::from(&b"hash"[..])), false).mechanism(), "SCRAM-SHA-256");
+        assert_eq!(Client::new(None, true).mechanism(), "SCRAM-SHA-256");
+    }
+
     #[test]
     fn hostile_challenges_are_refused() {
         let refused = |message: fn(&str) -> String| {
-            let client = Client::new();
+            let client = Client::new(None, false);
             let message = message(&client.nonce);
             client.challenge(message.as_bytes()).err()
         };
@@ -189,13 +247,13 @@ mod tests {
         assert_eq!(refused(|_| "r=mine,s=c2FsdA==,i=4096".into()), Some(ScramFault::Nonce));
         assert_eq!(refused(|n| format!("r={n},s=c2FsdA==,i=4096")), Some(ScramFault::Nonce), "adds nothing");
         for i in ["0", "100001", "4294967296", "99999999999999999999"] {
-            let client = Client::new();
+            let client = Client::new(None, false);
             let message = format!("r={}x,s=c2FsdA==,i={i}", client.nonce);
             assert_eq!(client.challenge(message.as_bytes()).err(), Some(ScramFault::Iterations), "{i}");
         }
         for rest in ["", ",s=!,i=1", ",s=c2FsdA==", ",s=c2FsdA==,i=", ",s=c2FsdA==,i=-1", ",s=c2FsdA==,i=+1"]
         {
-            let client = Client::new();
+            let client = Client::new(None, false);
             let message = format!("r={}x{rest}", client.nonce);
             assert_eq!(client.challenge(message.as_bytes()).err(), Some(ScramFault::Syntax), "{rest}");
         }
@@ -205,7 +263,7 @@ mod tests {
     #[test]
     fn a_server_that_cannot_sign_is_not_believed() {
         let verify = |message: &str| {
-            let client = Client::new();
+            let client = Client::new(None, false);
             let challenge = format!("r={}x,s=c2FsdA==,i=1", client.nonce);
             let keys = ScramKeys::derive(b"pencil", b"salt", rounds(1));
             let (_, proven) = client.challenge(challenge.as_bytes()).unwrap().answer(&keys);

@@ -9,6 +9,7 @@ use socket2::{SockRef, Socket, TcpKeepalive};
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -79,6 +80,12 @@ impl Stream {
     #[must_use]
     pub fn protection(&self) -> Option<Protection> {
         if let Stream::Tls(tls) = self { tls.protection() } else { None }
+    }
+
+    /// What a login to the server on the other side may be bound to: the hash of its certificate (RFC 5929 §4).
+    #[must_use]
+    pub fn end_point(&self) -> Option<Arc<[u8]>> {
+        if let Stream::Tls(tls) = self { tls.end_point() } else { None }
     }
 
     /// Whether a client that has just connected begins with a TLS handshake instead of a packet of

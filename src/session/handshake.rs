@@ -366,7 +366,9 @@ async fn authenticate<S: Socket>(
     user: &str,
     out: &mut BytesMut,
 ) -> Result<(), Refused> {
-    let mut exchange = visitor.pools.users().begin(user);
+    let end_point = visitor.tls.as_ref().filter(|_| visitor.protection.is_some());
+    let end_point = end_point.and_then(|acceptor| acceptor.end_point.clone());
+    let mut exchange = visitor.pools.users().begin(user).over(end_point);
     let mut step = exchange.first(out);
     loop {
         match step {

@@ -8,6 +8,7 @@ use bursar::wire::backend::message;
 use bursar::wire::walk::{HEADER, Header};
 use bytes::{BufMut, BytesMut};
 use std::cell::Cell;
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::runtime::{Builder, Runtime};
 
@@ -110,9 +111,10 @@ fn a_server_that_sends_anything() {
         let password = secret("pencil");
         let target = Target::new(&table, "app", "alice", choices.coin().then_some(&password));
         let (mut ours, theirs) = duplex(512);
+        let end_point = choices.coin().then(|| Arc::from([7; 32]));
         let asked = Cell::new(false);
         let login = runtime.block_on(async {
-            let mut login = std::pin::pin!(login::login(&mut ours, &target));
+            let mut login = std::pin::pin!(login::login(&mut ours, &target, end_point));
             tokio::select! {
                 login = &mut login => login,
                 // It has hung up.

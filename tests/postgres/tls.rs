@@ -259,6 +259,48 @@ fn a_handshake_that_is_none_ends_alone() {
     proxy.stop();
 }
 
+#[test]
+fn passwords_are_bound_to_the_connection() {
+    let (db, files) = (Db::new(), Files::new());
+    let config = files.towards_clients(Config::one_backend(), "allow");
+    let config = config.with("auth", "method = \"scram-sha-256\"").with("user.app", "password = \"secret\"");
+    let proxy = Proxy::start(&db, config);
+    for (password, parameters, wanted) in [
+        ("secret", "sslmode=require channel_binding=require", Ok("1")),
+        ("secret", "sslmode=require channel_binding=prefer", Ok("1")),
+        ("secret", "sslmode=require channel_binding=disable", Ok("1")),
+        ("secret", "sslmode=disable", Ok("1")),
+        ("secret", "sslmode=disable channel_binding=require", Err("channel binding required")),
+        ("wrong", "sslmode=require channel_binding=require", Err("password authentication failed")),
+    ] {
+        let mut command = psql(&db, &proxy, &format!("{parameters} sslcert=/none"));
+        let output = run({
+            command.args(["-c", "select 1"]).env("PGPASSWORD", password);
+            command
+        });
+        match wanted {
+            Ok(answer) => assert_eq!(out(&output), answer, "{parameters}"),
+            Err(why) => {
+                let error = String::from_utf8_lossy(&output.stderr);
+                assert!(!output.status.success() && error.contains(why), "{parameters}: {error}");
+            }
+        }
+    }
+    proxy.stop();
+}
+
+#[test]
+fn bursar_binds_its_own_password_too() {
+    let server = encrypted();
+    let db = Db::within(&server.cluster);
+    let config = Config::one_backend().with("tls.server", "mode = \"require\"");
+    let config = config.with("database.\"*\"", "user = \"scram_user\"");
+    let good = config.clone().with("database.\"*\"", "password = \"scram_user\"");
+    assert_eq!(backend_of(&db, good, "app"), "t");
+    let bad = config.with("database.\"*\"", "password = \"another\"");
+    assert!(backend_of(&db, bad, "app").contains("password authentication failed"));
+}
+
 /// Whether the backend of a role is encrypted; `refused` with what the client is told.
 fn backend_of(db: &Db<'_>, config: Config, role: &str) -> String {
     let proxy = Proxy::start(db, config.with("pool", "max_wait = \"5s\""));

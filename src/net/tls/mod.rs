@@ -4,6 +4,7 @@
 //! encryption in which message is decided by who reads and writes messages; here a connected socket
 //! becomes an encrypted [`Stream`], or does not.
 
+mod end_point;
 mod stream;
 mod verify;
 
@@ -62,6 +63,9 @@ impl Tls {
 pub struct Acceptor {
     /// Clients without TLS are turned away.
     pub required: bool,
+    /// What a login over one of its connections may be bound to (RFC 5929 §4), if its certificate is of a kind
+    /// for which that is defined.
+    pub end_point: Option<Arc<[u8]>>,
     config: Arc<ServerConfig>,
 }
 
@@ -89,6 +93,7 @@ impl Acceptor {
             builder.with_no_client_auth()
         };
         let chain = certificates("tls.client.cert", rules.cert.as_ref())?;
+        let end_point = chain.first().and_then(|own| end_point::of(own));
         let key = private_key("tls.client.key", rules.key.as_ref())?;
         let mut config =
             builder.with_single_cert(chain, key).map_err(|error| fault("tls.client.key", &error))?;
@@ -96,7 +101,7 @@ impl Acceptor {
         config.max_fragment_size = Some(RECORD);
         config.ticketer =
             rustls::crypto::ring::Ticketer::new().map_err(|error| fault("tls.client", &error))?;
-        Ok(Some(Acceptor { required: rules.mode >= TlsMode::Require, config: Arc::new(config) }))
+        Ok(Some(Acceptor { required: rules.mode >= TlsMode::Require, end_point, config: Arc::new(config) }))
     }
 
     /// The server's part of a handshake. `direct`: the client began with it, and must say that it wants

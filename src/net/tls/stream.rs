@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::num::NonZeroU16;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -56,6 +57,11 @@ impl Encrypted {
         let connection = self.inner.get_ref().1;
         let version = NonZeroU16::new(connection.protocol_version()?.into())?;
         Some(Protection { version, suite: connection.negotiated_cipher_suite()?.suite().into() })
+    }
+
+    /// What a login to the server on the other side may be bound to (RFC 5929 §4).
+    pub(in crate::net) fn end_point(&self) -> Option<Arc<[u8]>> {
+        super::end_point::of(self.inner.get_ref().1.peer_certificates()?.first()?)
     }
 
     /// Reads once. `Pending` registers the task for a wake-up.
