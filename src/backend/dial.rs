@@ -118,7 +118,8 @@ async fn enter(
     let mut stream = secured.secure(stream, way).await?;
     let end_point = stream.end_point();
     let login = login(&mut stream, target, end_point).await?;
-    let secured = matches!(stream, Stream::Tls(_)).then(|| secured.clone());
+    let protection = stream.protection();
+    let secured = protection.map(|protection| secured.by(protection));
     let now = clock::now();
     Ok(Backend {
         stream,

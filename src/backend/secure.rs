@@ -4,7 +4,7 @@
 use super::error::{DialError, ProtocolFault};
 use crate::config::TlsMode;
 use crate::net::stream::Stream;
-use crate::net::tls::Connector;
+use crate::net::tls::{Connector, Protection};
 use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,11 +44,18 @@ pub(super) fn is_of_the_way(error: &DialError) -> bool {
 pub struct Secured {
     connector: Connector,
     host: Arc<str>,
+    /// What protects the backend's connection.
+    pub protection: Option<Protection>,
 }
 
 impl Secured {
     pub(super) fn new(connector: Connector, host: &str) -> Secured {
-        Secured { connector, host: host.into() }
+        Secured { connector, host: host.into(), protection: None }
+    }
+
+    /// The same of a connection that has been secured, by this.
+    pub(super) fn by(&self, protection: Protection) -> Secured {
+        Secured { protection: Some(protection), ..self.clone() }
     }
 
     /// Asks the server and makes the handshake. A server that has no TLS gets another connection's worth of

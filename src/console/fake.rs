@@ -270,6 +270,7 @@ impl Source for Fake {
             lease: lease.map(LeaseId),
             outdated: pid == 4712,
             prepared: 12,
+            protection: None,
         };
         vec![row(4711, Some(7)), row(4712, Some(8)), row(4713, None)]
     }

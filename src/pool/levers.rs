@@ -146,6 +146,7 @@ impl Pools {
                     lease: held.get(&backend.pid).copied(),
                     outdated: opened.generation != current,
                     prepared: opened.prepared.get(),
+                    protection: backend.secured.as_ref().and_then(|secured| secured.protection),
                 });
             }
         }

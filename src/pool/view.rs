@@ -1,6 +1,7 @@
 //! What the pools show beyond the book: backends and the live detail of held leases.
 
 use crate::book::{Activity, LeaseId, PoolId, SessionId};
+use crate::net::tls::Protection;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub struct BackendRow {
     pub outdated: bool,
     /// Shared prepared statements it has.
     pub prepared: usize,
+    /// Its TLS, if it has one.
+    pub protection: Option<Protection>,
 }
 
 /// One prepared statement that sessions of a pool share.

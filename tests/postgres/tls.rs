@@ -372,6 +372,10 @@ fn much_goes_both_ways_and_cancels_arrive() {
     command.args(["-c", "select repeat('y', 20000000)"]);
     assert!(out(&run(command)) == "y".repeat(20_000_000), "one long row");
 
+    let mut servers = psql(&db, &proxy, &format!("{tls} dbname=bursar"));
+    servers.args(["-F", " ", "-c", "show servers"]);
+    assert!(out(&run(servers)).contains(" TLSv1_3/TLS13_"), "the console says it");
+
     let mut command = psql(&db, &proxy, tls);
     let running = command.args(["-c", "select pg_sleep(60)"]).spawn().expect("psql starts");
     until("the statement runs", || db.running("pg_sleep") == 1);

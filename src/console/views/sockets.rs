@@ -138,7 +138,7 @@ fn servers(source: &dyn Source) -> Vec<Row> {
             server_ptr(backend.pid),
             lease.map_or_else(String::new, |lease| client_ptr(lease.session)),
             backend.pid,
-            "",
+            backend.protection.map_or_else(String::new, |tls| tls.to_string()),
             client.map_or_else(String::new, |client| client.application.to_string()),
             backend.prepared,
             backend.pid,
