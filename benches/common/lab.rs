@@ -45,21 +45,41 @@ impl Lab {
         ["--host=127.0.0.1".into(), port, "--username=postgres".into(), "postgres".into()]
     }
 
+    /// Files of a certificate and its key, made on the spot.
+    fn identity(&self) -> Result<[PathBuf; 2], Failure> {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+        let cert = self.cluster.write_file("proxy.crt", &made.cert.pem())?;
+        let key = self.cluster.write_file("proxy.key", &made.signing_key.serialize_pem())?;
+        Ok([cert, key])
+    }
+
     /// Starts a proxy and waits until it has answered a query.
     pub(crate) fn start(&self, contender: &Contender, setup: &Setup) -> Result<Proxy, Failure> {
         let port = throwaway::free_port()?;
         let server = self.port();
+        let identity = if setup.tls { Some(self.identity()?) } else { None };
         let mut command;
         match contender.kind {
             Kind::PgBouncer => {
                 let users = self.cluster.write_file("users.txt", "\"postgres\" \"\"\n\"app\" \"\"\n")?;
-                let ini = contender.pgbouncer_ini(setup, server, port, &users);
+                let ini = contender.pgbouncer_ini(setup, server, port, &users) + &identity.map_or_else(String::new, |[cert, key]| {
+                    let (cert, key) = (cert.display(), key.display());
+                    format!("client_tls_sslmode = allow\nclient_tls_cert_file = {cert}\nclient_tls_key_file = {key}\n")
+                });
                 // It refuses to run as root, as PostgreSQL does.
                 command = self.cluster.command(&contender.program);
                 command.arg(self.cluster.write_file(&format!("pgbouncer-{port}.ini"), &ini)?);
             }
             Kind::Bursar => {
-                let toml = contender.bursar_toml(setup, server, port)?;
+                let setup = match identity {
+                    Some([cert, key]) => setup
+                        .clone()
+                        .with("tls.client", "mode = \"allow\"")
+                        .with("tls.client", &format!("cert_file = \"{}\"", cert.display()))
+                        .with("tls.client", &format!("key_file = \"{}\"", key.display())),
+                    None => setup.clone(),
+                };
+                let toml = contender.bursar_toml(&setup, server, port)?;
                 // As ourselves: the directory of a build is often closed to other accounts.
                 command = throwaway::command(&contender.program);
                 command.arg("--config").arg(self.cluster.write_file(&format!("bursar-{port}.toml"), &toml)?);
@@ -93,6 +113,8 @@ pub(crate) struct Contender {
     pub(crate) version: String,
     program: PathBuf,
     kind: Kind,
+    /// It was built with TLS.
+    encrypts: bool,
     workers: usize,
 }
 
@@ -103,16 +125,23 @@ impl Contender {
             .arg("--version")
             .output()
             .map_err(|source| format!("{}: {source}", program.display()))?;
-        let version = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = text.lines().next().unwrap_or_default().to_owned();
         let file = program.file_name().unwrap_or_default().to_string_lossy();
         let kind = if file.contains("pgbouncer") { Kind::PgBouncer } else { Kind::Bursar };
-        Ok(Contender { name, version, program, kind, workers })
+        let encrypts = kind == Kind::Bursar || text.lines().any(|line| line.starts_with("tls: "));
+        Ok(Contender { name, version, program, kind, encrypts, workers })
     }
 
     /// Why it cannot do named prepared statements in transaction mode, if it cannot.
     pub(crate) fn lacks_prepared(&self) -> Option<String> {
         (self.kind == Kind::PgBouncer && !self.has_max_prepared())
             .then(|| format!("needs PgBouncer 1.21 or newer, found {}", self.version))
+    }
+
+    /// Why it cannot encrypt, if it cannot.
+    pub(crate) fn lacks_tls(&self) -> Option<String> {
+        (!self.encrypts).then(|| format!("{} was built without TLS", self.version))
     }
 
     fn has_max_prepared(&self) -> bool {
@@ -166,6 +195,8 @@ impl Contender {
 pub(crate) struct Setup {
     /// Backends of each proxy.
     pub(crate) pool: usize,
+    /// Clients may have TLS.
+    tls: bool,
     /// Lines of Bursar's file, by table.
     bursar: BTreeMap<String, Vec<String>>,
 }
@@ -173,7 +204,12 @@ pub(crate) struct Setup {
 impl Setup {
     /// So many backends.
     pub(crate) fn of(pool: usize) -> Setup {
-        Setup { pool, bursar: BTreeMap::new() }
+        Setup { pool, tls: false, bursar: BTreeMap::new() }
+    }
+
+    /// Where clients may have TLS.
+    pub(crate) fn encrypting(self, tls: bool) -> Setup {
+        Setup { tls, ..self }
     }
 
     /// One line more in a table of Bursar's file; replaces an earlier one of the same key.

@@ -45,6 +45,8 @@ pub(crate) struct Load {
     pub(crate) clients: u32,
     /// Log in anew for every transaction.
     pub(crate) reconnect: bool,
+    /// Over TLS.
+    pub(crate) tls: bool,
 }
 
 /// What a run came to. Times in microseconds.
@@ -74,6 +76,9 @@ impl Load {
             .args(self.pgbench(lab, &log)?)
             .arg(format!("--time={}", length.as_secs()))
             .args(lab.address(proxy.port()))
+            .env("PGSSLMODE", if self.tls { "require" } else { "disable" })
+            // None there; whose home it would look in otherwise is not this account's.
+            .env("PGSSLCERT", lab.dir().join("none"))
             .output()?;
         let cpu = Cpu::of(proxy.pid())?.since(before);
         let text = String::from_utf8_lossy(&output.stdout);

@@ -78,12 +78,25 @@ impl Row {
         }
         rows.push(Row::load("simple", "238kb", Script::Own(ROWS_238_KB), 4));
         rows.push(Row::load("simple", "1mb", Script::Own(VALUE_1_MB), 4));
-        let connect = Load { protocol: "simple", script: Script::Select, clients: 16, reconnect: true };
+        let connect =
+            Load { protocol: "simple", script: Script::Select, clients: 16, reconnect: true, tls: false };
         rows.push(Row {
             name: "connect-select-16".into(),
             about: "a new connection for every transaction, 16 clients".into(),
             task: Task::Load(connect),
         });
+        for (name, about, load) in [
+            ("tls-select-16", "select-only over TLS, 16 clients", Load { reconnect: false, ..connect }),
+            (
+                "tls-1mb-4",
+                "a value of 1 MB over TLS, 4 clients",
+                Load { script: Script::Own(VALUE_1_MB), clients: 4, reconnect: false, ..connect },
+            ),
+            ("tls-connect-16", "a new connection over TLS for every transaction, 16 clients", connect),
+        ] {
+            let task = Task::Load(Load { tls: true, ..load });
+            rows.push(Row { name: name.into(), about: about.into(), task });
+        }
         rows
     }
 
@@ -104,7 +117,7 @@ impl Row {
         Row {
             name: format!("{protocol}-{short}-{clients}"),
             about: format!("{protocol} protocol, {short}, concurrent clients: {clients}"),
-            task: Task::Load(Load { protocol, script, clients, reconnect: false }),
+            task: Task::Load(Load { protocol, script, clients, reconnect: false, tls: false }),
         }
     }
 
@@ -138,13 +151,15 @@ struct Side<'a> {
 impl<'a> Side<'a> {
     fn open(row: &Row, lab: &Lab, contender: &'a Contender) -> Side<'a> {
         let prepared = matches!(&row.task, Task::Load(load) if load.protocol == "prepared");
-        if let Some(reason) = contender.lacks_prepared().filter(|_| prepared) {
+        let tls = matches!(&row.task, Task::Load(load) if load.tls);
+        let lacks = contender.lacks_prepared().filter(|_| prepared);
+        if let Some(reason) = lacks.or_else(|| contender.lacks_tls().filter(|_| tls)) {
             return Side { contender, proxy: None, measured: Err(reason) };
         }
         if matches!(row.task, Task::IdleMemory) {
             return Side { contender, proxy: None, measured: Ok(Vec::new()) };
         }
-        match lab.start(contender, &Setup::of(POOL)) {
+        match lab.start(contender, &Setup::of(POOL).encrypting(tls)) {
             Ok(proxy) => Side { contender, proxy: Some(proxy), measured: Ok(Vec::new()) },
             Err(failure) => Side { contender, proxy: None, measured: Err(failure.to_string()) },
         }
