@@ -127,7 +127,7 @@ pub struct Lane {
     registered: bool,
     /// The last read was a long one, or took as much as there was room for.
     streams: bool,
-    /// Everything staged has been written, of which an encrypted stream may still hold some.
+    /// Some has been written since the stream was last flushed: an encrypted one may still hold it.
     unflushed: bool,
 }
 
@@ -178,10 +178,10 @@ impl Lane {
         self.closed
     }
 
-    /// Bytes waiting to be written.
+    /// Bytes waiting to be written; at least one while an encrypted stream holds some that it has taken.
     #[must_use]
     pub fn staged(&self) -> usize {
-        self.staged
+        self.staged.max(usize::from(self.unflushed))
     }
 
     /// Bytes read and not walked yet.

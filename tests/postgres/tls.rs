@@ -2,7 +2,7 @@
 //! transfers, cancels, and certificates that change under way (wire.md F; PostgreSQL, "SSL Support").
 
 use crate::support::watch::metric;
-use crate::support::{Cluster, Config, Db, Proxy, signal, until};
+use crate::support::{Cluster, Config, Db, PATIENCE, Proxy, msg, signal, until};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,6 +10,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 /// Signs certificates.
 struct Authority {
@@ -386,7 +389,81 @@ fn much_goes_both_ways_and_cancels_arrive() {
     proxy.stop();
 }
 
-/// The serial numbers, as it were: whether a client that trusts only this authority is let in.
+/// A client of our own over TLS, which reads when it likes.
+fn slow_client(proxy: &Proxy, db: &Db<'_>) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut stream = TcpStream::connect(proxy.addr()).expect("connects");
+    stream.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).expect("sent");
+    let mut answer = [0];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"S");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut roots = RootCertStore::empty();
+    let pem = encrypted().files.read("ours.crt");
+    roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM")).expect("an authority");
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.expect("versions").with_root_certificates(roots).with_no_client_auth();
+    let name = "127.0.0.1".try_into().expect("a name");
+    let connection = ClientConnection::new(config.into(), name).expect("a connection");
+    let mut client = StreamOwned::new(connection, stream);
+    client.write_all(&msg::startup(0, [("user", "app"), ("database", db.name())])).expect("sent");
+    read_until_ready(&mut client);
+    client
+}
+
+/// Reads up to ReadyForQuery; how many bytes that was.
+fn read_until_ready(client: &mut impl Read) -> usize {
+    let mut total = 0;
+    loop {
+        let mut head = [0; 5];
+        client.read_exact(&mut head).expect("a message");
+        let len = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let mut body = vec![0; len - 4];
+        client.read_exact(&mut body).expect("its body");
+        total += len + 1;
+        if head[0] == b'Z' {
+            return total;
+        }
+    }
+}
+
+#[test]
+fn a_slow_reader_gets_the_end_after_its_backend_has_gone_to_others() {
+    let db = Db::new();
+    let config = Config::one_backend().with("pool", "max_wait = \"300ms\"");
+    let proxy = Proxy::start(&db, encrypted().files.towards_clients(config, "allow"));
+    let mut slow = slow_client(&proxy, &db);
+    let mut other = proxy.connect();
+    // The longer the result, the nearer its end is to where the socket takes no more: with some of these
+    // the backend is free while the last bytes wait in Bursar, encrypted.
+    let mut lent = 0;
+    for size in (1..120).map(|n| n * 40_000) {
+        slow.write_all(&msg::query(&format!("select repeat('x', {size})"))).expect("sent");
+        slow.flush().expect("flushed");
+        let free = !other.query("select 1").rows().is_empty();
+        assert!(read_until_ready(&mut slow) > size, "all of it arrives");
+        if !free && lent > 0 {
+            break;
+        }
+        lent += usize::from(free);
+    }
+    assert!(lent > 0, "no backend was given back before its client had read all");
+    proxy.stop();
+}
+
+#[test]
+fn a_session_that_ends_says_so_in_tls_too() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, encrypted().files.towards_clients(Config::one_backend(), "allow"));
+    let mut client = slow_client(&proxy, &db);
+    proxy.stop();
+    let mut last = Vec::new();
+    // An end without close_notify would be an error here (RFC 8446, 6.1).
+    client.read_to_end(&mut last).expect("an end that is meant");
+    assert!(String::from_utf8_lossy(&last).contains("57P01"), "{last:?}");
+}
+
+/// Whether a client that trusts only this authority is let in.
 fn trusts(db: &Db<'_>, proxy: &Proxy, ca: &Path) -> bool {
     let mut command = psql(db, proxy, &format!("sslmode=verify-ca sslrootcert={}", ca.display()));
     command.args(["-c", "select 1"]);

@@ -5,7 +5,7 @@ use std::io;
 use std::num::NonZeroU16;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -89,7 +89,7 @@ impl Encrypted {
 
     /// Writes what can be written at once.
     pub(in crate::net) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut cx = Context::from_waker(Waker::noop());
         match Pin::new(&mut self.inner).poll_write(&mut cx, bytes) {
             Poll::Ready(written) => {
                 let _ = Pin::new(&mut self.inner).poll_flush(&mut cx);

@@ -4,6 +4,7 @@ use super::*;
 use crate::net::buffers::Buffers;
 use crate::net::lane::Lane;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -170,9 +171,28 @@ async fn what_a_lane_has_flushed_has_left_the_stream_too() {
     };
     let (near, (got, mut far)) = tokio::join!(writes, reads);
     assert!(got == bytes);
-    // And in records of 8 KiB at most, which the other end tells apart by its reads.
     drop(near);
-    assert_eq!(far.read(&mut [0; 16]).await.unwrap(), 0, "an end without close_notify is an end");
+    assert_eq!(far.read(&mut [0; 16]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_lane_that_is_not_flushed_says_so() {
+    let ours = Authority::new("ours");
+    let server = shows(&ours.issue(&["localhost"]), TlsMode::Require);
+    let (near, _far) = meet(&server, &trusts(&ours.pem, TlsMode::VerifyCa), "localhost").await;
+    let (mut near, mut lane) = (near.unwrap(), Lane::new(Buffers::default()));
+    let mut cx = Context::from_waker(Waker::noop());
+    // Nobody reads: at some point the stream has taken all, and the socket has not.
+    loop {
+        lane.put(&[7; 1000]);
+        tokio::task::yield_now().await;
+        match lane.poll_flush(&mut cx, &mut near) {
+            Poll::Ready(flushed) => flushed.unwrap(),
+            Poll::Pending => break,
+        }
+        assert_eq!(lane.staged(), 0);
+    }
+    assert!(lane.staged() > 0, "who looks at that would never flush again");
 }
 
 #[test]
