@@ -58,8 +58,7 @@ impl Secured {
         Secured { protection: Some(protection), ..self.clone() }
     }
 
-    /// Asks the server and makes the handshake. A server that has no TLS gets another connection's worth of
-    /// trust only where the way says so.
+    /// Asks the server and makes the handshake; [`Way::Offered`] goes on without, if the server has no TLS.
     ///
     /// Exactly one byte is read before the handshake: what somebody slips in behind it is taken for a part of
     /// that, which then fails (CVE-2021-23222).
