@@ -92,20 +92,22 @@ async fn ready(target: &Target, stream: Stream, endpoint: Endpoint) -> Result<Ba
     // PostgreSQL has no TLS over Unix sockets.
     let ways = if matches!(stream, Stream::Unix(_)) { &[Way::Plain] } else { ways(connector.mode) };
     let secured = Secured::new(connector, &target.host);
-    let (mut stream, mut ways) = (Some(stream), ways.iter().peekable());
-    loop {
+    let mut stream = Some(stream);
+    let mut failed = DialError::Tls(io::ErrorKind::Unsupported.into());
+    for way in ways {
         let socket = match stream.take() {
             Some(stream) => stream,
             None => endpoint.connect().await?,
         };
-        let way = ways.next().copied().unwrap_or(Way::Plain);
-        match enter(target, socket, &endpoint, &secured, way).await {
-            Err(error) if ways.peek().is_some() && is_of_the_way(&error) => {
-                tracing::debug!(server = %target.address, ?way, %error, "tries another way in");
+        match enter(target, socket, &endpoint, &secured, *way).await {
+            Err(error) if is_of_the_way(&error) => {
+                tracing::debug!(server = %target.address, ?way, %error, "not let in this way");
+                failed = error;
             }
             done => return done,
         }
     }
+    Err(failed)
 }
 
 async fn enter(

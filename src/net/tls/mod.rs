@@ -85,7 +85,8 @@ impl Acceptor {
             .with_protocol_versions(versions(rules.min_version))
             .map_err(|error| fault("tls.client.min_version", &error))?;
         let builder = if rules.mode.verifies() {
-            let roots = Arc::new(roots("tls.client.ca", rules.ca.as_ref())?);
+            let trusted = certificates("tls.client.ca", rules.ca.as_ref())?;
+            let roots = Arc::new(roots("tls.client.ca", &trusted)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
             let verifier = verifier.build().map_err(|error| fault("tls.client.ca", &error))?;
             builder.with_client_cert_verifier(verifier)
@@ -174,7 +175,7 @@ impl Connector {
         let verifier = match rules.mode.verifies() {
             true => {
                 let trusted = certificates("tls.server.ca", rules.ca.as_ref())?;
-                let roots = roots("tls.server.ca", rules.ca.as_ref())?;
+                let roots = roots("tls.server.ca", &trusted)?;
                 verify::Verifier::of(provider, roots, trusted, rules.mode == TlsMode::VerifyFull)
             }
             false => verify::Verifier::none(provider),
@@ -240,10 +241,10 @@ fn private_key(key: &'static str, pem: Option<&Secret>) -> Result<PrivateKeyDer<
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| fault(key, &format_args!("expected {wanted}")))
 }
 
-fn roots(key: &'static str, pem: Option<&Secret>) -> Result<RootCertStore, TlsError> {
+fn roots(key: &'static str, trusted: &[CertificateDer<'static>]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(key, pem)? {
-        roots.add(certificate).map_err(|error| fault(key, &error))?;
+    for certificate in trusted {
+        roots.add(certificate.clone()).map_err(|error| fault(key, &error))?;
     }
     Ok(roots)
 }
