@@ -2,91 +2,15 @@
 //! transfers, cancels, and certificates that change under way (wire.md F; PostgreSQL, "SSL Support").
 
 use crate::support::watch::metric;
-use crate::support::{Cluster, Config, Db, PATIENCE, Proxy, msg, signal, until};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use crate::support::{Cluster, Config, Db, Files, PATIENCE, Proxy, msg, signal, until};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-
-/// Signs certificates.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new() -> Authority {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::default();
-        // Not the name that certificates have by default: issuer and subject would look like one.
-        params.distinguished_name.push(DnType::CommonName, "an authority");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).expect("signed").pem();
-        Authority { pem, issuer: Issuer::new(params, key) }
-    }
-
-    /// A certificate for this host, and its key.
-    fn issue(&self, host: &str) -> (String, String) {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec![host.to_owned()]).expect("a host");
-        (params.signed_by(&key, &self.issuer).expect("signed").pem(), key.serialize_pem())
-    }
-}
-
-/// Files of certificates, removed at the end.
-struct Files {
-    dir: tempfile::TempDir,
-    ours: Authority,
-}
-
-impl Files {
-    /// `ours.crt` and `others.crt` of two authorities; by the first `server.*` for 127.0.0.1 and `client.*`,
-    /// by the second `stranger.*`.
-    fn new() -> Files {
-        let files = Files { dir: tempfile::tempdir().expect("a directory"), ours: Authority::new() };
-        let others = Authority::new();
-        files.write("ours.crt", &files.ours.pem);
-        files.write("others.crt", &others.pem);
-        for (name, (cert, key)) in [
-            ("server", files.ours.issue("127.0.0.1")),
-            ("client", files.ours.issue("app")),
-            ("stranger", others.issue("app")),
-        ] {
-            files.write(&format!("{name}.crt"), &cert);
-            files.write(&format!("{name}.key"), &key);
-        }
-        files
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).expect("a file");
-        std::fs::set_permissions(self.path(name), PermissionsExt::from_mode(0o600)).expect("mode 0600");
-    }
-
-    fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path(name)).expect("a file")
-    }
-
-    /// A proxy's side towards clients.
-    fn towards_clients(&self, config: Config, mode: &str) -> Config {
-        let line = |key: &str, file: &str| format!("{key}_file = \"{}\"", self.path(file).display());
-        config
-            .with("tls.client", &format!("mode = \"{mode}\""))
-            .with("tls.client", &line("cert", "server.crt"))
-            .with("tls.client", &line("key", "server.key"))
-            .with("tls.client", &line("ca", "ours.crt"))
-    }
-}
 
 /// A server that has TLS, with a certificate of `files`.
 struct Encrypted {

@@ -1,6 +1,7 @@
 //! What every test of this crate stands on: a private PostgreSQL, the proxy before it, and a client
 //! that sees each byte. Knows nothing of what is being tested.
 
+pub(crate) mod certificates;
 pub(crate) mod cluster;
 pub(crate) mod dice;
 pub(crate) mod distance;
@@ -14,6 +15,7 @@ pub(crate) mod unread;
 pub(crate) mod watch;
 pub(crate) mod wire;
 
+pub(crate) use certificates::Files;
 pub(crate) use cluster::{Cluster, Db, Stop};
 pub(crate) use proxy::{Config, Proxy};
 pub(crate) use wire::{Login, Msg, Refused, Reply, Wire, trace};
