@@ -61,5 +61,6 @@ mod tag_channels;
 mod tag_commands;
 mod tenant_keys;
 mod tls;
+mod tls_drivers;
 mod traces;
 mod unix_sockets;

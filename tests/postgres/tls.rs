@@ -414,13 +414,13 @@ fn certificates_change_and_sessions_stay() {
 
     // Half of a change is none: this key is not that certificate's.
     let reloads = |result: &str| metric(&proxy, &format!("bursar_reloads_total{{result=\"{result}\"}}"));
-    files.write("server.crt", &next.read("server.crt"));
+    files.write("server.crt", next.read("server.crt"));
     signal(proxy.pid(), "HUP");
     until("the reload is refused", || reloads("refused") == 1.0);
     assert!(proxy.log().contains("tls.client.key"), "{}", proxy.log());
     assert!(trusts(&db, &proxy, &before), "the old certificate stays in use");
 
-    files.write("server.key", &next.read("server.key"));
+    files.write("server.key", next.read("server.key"));
     signal(proxy.pid(), "HUP");
     until("the reload is done", || reloads("ok") == 1.0);
     assert!(trusts(&db, &proxy, &after) && !trusts(&db, &proxy, &before));
