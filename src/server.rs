@@ -17,21 +17,18 @@ use crate::net::stream::Stream;
 use crate::pool::{Pools, janitor};
 use crate::reload::Reload;
 use crate::session::cancel;
+use crate::session::handshake::lobby::{Guest, Lobby, SentAway};
 use crate::session::handshake::{Arrival, LoggedIn, Visitor, arrive};
 use crate::session::registry::Registry;
 use crate::wire::backend::{TxStatus, message, parameter_status, ready_for_query};
 use bytes::BytesMut;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 use tokio_util::task::TaskTracker;
-
-/// Connections that have not logged in, at most, beyond the sessions that `listen.max_clients`
-/// allows: a flood of them must not take every descriptor.
-const MAX_ARRIVALS: usize = 1000;
 
 /// Everything a running process shares.
 pub struct House {
@@ -47,7 +44,10 @@ pub struct House {
     pub started: Instant,
     /// Session tasks.
     tasks: TaskTracker,
+    /// Sessions, replication connections among them.
     clients: AtomicUsize,
+    /// Those who have not logged in.
+    lobby: Arc<Lobby>,
 }
 
 /// Why a process cannot start.
@@ -92,6 +92,7 @@ pub async fn run(traced: Traced, reload: Reload) -> Result<Exit, StartError> {
         started: crate::clock::now(),
         tasks: TaskTracker::new(),
         clients: AtomicUsize::new(0),
+        lobby: Arc::default(),
     });
     let signals = crate::drain::Signals::new().map_err(StartError::Signals)?;
     let listeners = listen(&config)?;
@@ -157,34 +158,55 @@ async fn accept(house: Arc<House>, listener: Listener, source: Arc<dyn Source>) 
             () = closing.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        tokio::spawn(connection(house.clone(), stream, peer, source.clone()));
+        let most = house.pools.config().listen.max_logins;
+        let guest = tokio::select! {
+            biased;
+            () = closing.cancelled() => return,
+            guest = house.lobby.admit(most) => guest,
+        };
+        tokio::spawn(connection(house.clone(), stream, peer, guest, source.clone()));
     }
 }
 
-/// One more client, while it is there.
-struct Counted(Arc<House>);
+/// One more session, while it is there.
+struct Counted(Watched);
+
+/// Counts a panic while it is there.
+struct Watched(Arc<House>);
 
 impl Counted {
     /// `None` = there are as many as there may be (B18).
     fn new(house: &Arc<House>, limit: usize) -> Option<Counted> {
         let before = house.clients.fetch_add(1, Ordering::Relaxed);
-        let counted = Counted(house.clone());
+        let counted = Counted(Watched(house.clone()));
         (before < limit).then_some(counted)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.clients.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.pools.metrics.panics.inc();
         }
     }
 }
 
-async fn connection(house: Arc<House>, stream: Stream, peer: String, source: Arc<dyn Source>) {
+async fn connection(
+    house: Arc<House>,
+    stream: Stream,
+    peer: String,
+    (guest, sent_away): (Guest, SentAway),
+    source: Arc<dyn Source>,
+) {
+    let _watched = Watched(house.clone());
     let limit = house.pools.config().listen.max_clients;
-    let Some(counted) = Counted::new(&house, limit + MAX_ARRIVALS) else { return };
+    let seat = OnceLock::new();
     let visitor = Visitor {
         pools: &house.pools,
         registry: &house.registry,
@@ -193,34 +215,37 @@ async fn connection(house: Arc<House>, stream: Stream, peer: String, source: Arc
         // PostgreSQL has none over Unix sockets.
         tls: house.pools.tls().load().clients.clone().filter(|_| matches!(stream, Stream::Tcp(_))),
         protection: None,
-        // A cancel request must get through even now.
-        full: house.clients.load(Ordering::Relaxed) > limit,
+        guest: &guest,
+        sit: &|| Counted::new(&house, limit).is_some_and(|counted| seat.set(counted).is_ok()),
     };
-    match arrive(stream, visitor).await {
-        None => {}
-        Some(Arrival::Cancel { from, pid, key }) => {
+    let arrival = arrive(stream, visitor, sent_away).await;
+    let Some(arrival) = arrival else { return };
+    match arrival {
+        // One more of those who have not logged in, until it is dealt with.
+        Arrival::Cancel { from, pid, key } => {
             cancel::request(&house.registry, &house.pools.metrics, pid, &key).await;
-            drop(from);
+            drop((from, guest));
         }
-        Some(Arrival::Console(stream, greeting)) => {
+        Arrival::Console(stream, greeting) => {
             serve_console(stream, greeting, source, house.drain.stopped()).await;
         }
-        Some(Arrival::Replication(mut passed)) => {
+        Arrival::Replication(mut passed) => {
+            let seat = seat.into_inner();
             house.tasks.spawn(async move {
                 passed.relay.serve().await;
-                drop((passed, counted));
+                drop((passed, seat));
             });
         }
         // The login's memory is freed with this task; a session keeps only what it needs.
-        Some(Arrival::Session(logged_in)) => {
-            house.tasks.spawn(serve(logged_in, counted));
+        Arrival::Session(logged_in) => {
+            house.tasks.spawn(serve(logged_in, seat.into_inner()));
         }
     }
 }
 
-async fn serve(mut logged_in: Box<LoggedIn<Stream>>, counted: Counted) {
+async fn serve(mut logged_in: Box<LoggedIn<Stream>>, seat: Option<Counted>) {
     logged_in.session.serve().await;
-    drop((logged_in, counted));
+    drop((logged_in, seat));
 }
 
 impl House {

@@ -17,6 +17,7 @@ impl Default for Config {
                 unix_dir: None,
                 workers: 1,
                 max_clients: 10_000,
+                max_logins: 2_000,
                 login_timeout: seconds(10),
             },
             admin: Admin { address: Some(loopback(9432)), users: Vec::new() },

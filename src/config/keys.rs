@@ -324,6 +324,7 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
         key!(Config, "listen.unix_dir", OrOff(SocketDir), listen.unix_dir).restart(),
         key!(Config, "listen.workers", Workers, listen.workers).restart(),
         key!(Config, "listen.max_clients", count(1, MAX_SESSIONS), listen.max_clients).restart(),
+        key!(Config, "listen.max_logins", count(1, MAX_SESSIONS), listen.max_logins).restart(),
         key!(Config, "listen.login_timeout", span(TICK, 1), listen.login_timeout).restart(),
         key!(Config, "admin.address", OrOff(Address), admin.address).restart(),
         key!(Config, "admin.users", ListOf { each: NAME, least: 0 }, admin.users),

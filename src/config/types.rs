@@ -67,6 +67,8 @@ pub struct Listen {
     pub workers: usize,
     /// B18: client sessions in all; always enforced.
     pub max_clients: usize,
+    /// Connections that have not proved who they are, in all.
+    pub max_logins: usize,
     /// From accept to ready, every read before login included.
     pub login_timeout: Duration,
 }

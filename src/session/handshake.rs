@@ -8,6 +8,7 @@
 
 mod greeting;
 mod intake;
+pub mod lobby;
 mod replication;
 
 use super::passthrough::{Passed, Passthrough};
@@ -36,7 +37,9 @@ use crate::wire::error::Report;
 use crate::wire::startup::{First, Replication, Startup};
 use bytes::{BufMut, BytesMut};
 use intake::Intake;
+use lobby::{Guest, SentAway};
 use replication::Opened;
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
@@ -119,20 +122,50 @@ pub struct Visitor<'a> {
     pub tls: Option<Acceptor>,
     /// The one that it has.
     pub protection: Option<Protection>,
-    /// There are as many sessions as there may be: only a cancel request is served.
-    pub full: bool,
+    /// Its place among those who have not proved who they are.
+    pub guest: &'a Guest,
+    /// Takes a seat among the sessions; `false` = there is none left.
+    pub sit: &'a (dyn Fn() -> bool + Send + Sync),
+}
+
+/// Why a login is over that nobody has ended.
+enum Over {
+    Timeout,
+    Crowded,
+}
+
+/// The bounds on a login, around a part of it.
+struct Bounds {
+    deadline: tokio::time::Instant,
+    sent_away: SentAway,
+}
+
+impl Bounds {
+    async fn within<T>(&mut self, part: impl Future<Output = T>) -> Result<T, Over> {
+        tokio::select! {
+            biased;
+            done = part => Ok(done),
+            () = tokio::time::sleep_until(self.deadline) => Err(Over::Timeout),
+            () = self.sent_away.wait() => Err(Over::Crowded),
+        }
+    }
 }
 
 /// Brings a connection to its first ReadyForQuery, or tells the client why not. `None` = it is over.
-/// Not cancel safe; takes at most `listen.login_timeout`.
-pub async fn arrive<S: Socket + Upgrade>(mut stream: S, mut visitor: Visitor<'_>) -> Option<Arrival<S>> {
+/// Not cancel safe; takes at most `listen.login_timeout`, and less if it is sent away.
+pub async fn arrive<S: Socket + Upgrade>(
+    mut stream: S,
+    mut visitor: Visitor<'_>,
+    sent_away: SentAway,
+) -> Option<Arrival<S>> {
     let deadline = tokio::time::Instant::now() + visitor.pools.config().listen.login_timeout;
+    let mut bounds = Bounds { deadline, sent_away };
     let mut told = BytesMut::new();
     let mut intake = Intake::default();
     let met = loop {
-        match tokio::time::timeout_at(deadline, meet(&mut stream, &mut intake, &visitor)).await {
+        match bounds.within(meet(&mut stream, &mut intake, &visitor)).await {
             Ok(Ok(Met::Tls { acceptor, direct })) => {
-                let upgraded = tokio::time::timeout_at(deadline, stream.upgrade(&acceptor, direct)).await;
+                let upgraded = bounds.within(stream.upgrade(&acceptor, direct)).await;
                 // Nobody is there to be told in the clear, or could be in the other way.
                 stream = match upgraded {
                     Ok(Ok(stream)) => stream,
@@ -141,8 +174,11 @@ pub async fn arrive<S: Socket + Upgrade>(mut stream: S, mut visitor: Visitor<'_>
                         visitor.pools.metrics.logins.inc(Login::Tls);
                         return None;
                     }
-                    Err(_) => {
-                        visitor.pools.metrics.logins.inc(Login::Timeout);
+                    Err(over) => {
+                        visitor.pools.metrics.logins.inc(match over {
+                            Over::Timeout => Login::Timeout,
+                            Over::Crowded => Login::Limit,
+                        });
                         return None;
                     }
                 };
@@ -168,7 +204,10 @@ pub async fn arrive<S: Socket + Upgrade>(mut stream: S, mut visitor: Visitor<'_>
             return Some(Arrival::Replication(Box::new(Passed { relay, registered, seat })));
         }
         Ok(Err(refused)) => refused,
-        Err(_) => Refused::from(Fault::LoginTimeout),
+        Err(Over::Timeout) => Refused::from(Fault::LoginTimeout),
+        Err(Over::Crowded) => {
+            Refused::from(Fault::Crowded { limit: visitor.pools.config().listen.max_logins })
+        }
     };
     match refused {
         Refused::Told(report) => {
@@ -308,27 +347,29 @@ async fn meet<S: Socket + Upgrade>(
     if tls.is_some_and(|acceptor| acceptor.required) {
         return Err(Fault::TlsRequired.into());
     }
-    if visitor.full {
-        return Err(Fault::TooManyClients { limit: visitor.pools.config().listen.max_clients }.into());
-    }
     let mut out = BytesMut::new();
     if startup.must_negotiate() {
         negotiate(&startup, &mut out);
     }
     let (user, suffix) = login_name(visitor, &startup.user);
     authenticate(stream, intake, visitor, &user, &mut out).await?;
-    may_set(visitor, &startup)?;
-    if startup.replication != Replication::No {
-        let leftover = std::mem::take(intake).leftover();
-        let opened = replication::open(visitor, startup, user, suffix, leftover, out).await?;
-        return Ok(Met::Replication(Box::new(opened)));
-    }
-    if startup.database == CONSOLE {
+    visitor.guest.stay();
+    // Who looks after a crowded house must come in.
+    if startup.database == CONSOLE && startup.replication == Replication::No {
         return if may_administer(visitor, &user) {
             Ok(Met::Console(out))
         } else {
             Err(Fault::ConsoleDenied { user: user.into() }.into())
         };
+    }
+    if !(visitor.sit)() {
+        return Err(Fault::TooManyClients { limit: visitor.pools.config().listen.max_clients }.into());
+    }
+    may_set(visitor, &startup)?;
+    if startup.replication != Replication::No {
+        let leftover = std::mem::take(intake).leftover();
+        let opened = replication::open(visitor, startup, user, suffix, leftover, out).await?;
+        return Ok(Met::Replication(Box::new(opened)));
     }
     let leftover = std::mem::take(intake).leftover();
     let prepared = prepare(visitor, startup, user, suffix, leftover, out).await?;

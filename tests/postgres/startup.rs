@@ -229,3 +229,26 @@ fn login_has_a_deadline() {
     }
     proxy.stop();
 }
+
+#[test]
+fn slow_logins_make_room_for_others() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend().with("listen", "max_logins = 3"));
+    let mut here = proxy.connect();
+    // As many as may log in at once, who say nothing, or not enough.
+    let mut slow: Vec<Wire> = (0..3).map(|_| Wire::open(proxy.addr()).expect("a connection")).collect();
+    slow[1].send(b"\0\0\0");
+    for round in 0..4 {
+        assert_eq!(proxy.connect().query("select 1").value(), "1", "round {round}");
+        slow.push(Wire::open(proxy.addr()).expect("a connection"));
+    }
+    // The first that came went first, and was told so; who had logged in before stays.
+    let end = slow[0].recv_to_end();
+    assert_eq!(end.trace(), "E(FATAL 53300) EOF");
+    let said = |field| end.error().and_then(|error| error.field(field)).expect("a field");
+    assert_eq!(said(b'M'), "bursar: too many connections are logging in");
+    assert_eq!(said(b'D'), "max_logins=3.");
+    assert_eq!(here.query("select 1").value(), "1");
+    drop(slow);
+    proxy.stop();
+}

@@ -16,6 +16,11 @@ pub enum Fault {
     },
     /// Not ready within `listen.login_timeout`.
     LoginTimeout,
+    /// One of `listen.max_logins` connections that have not logged in, and slow where another one waits.
+    Crowded {
+        /// The bound.
+        limit: usize,
+    },
     /// A wrong password or an unknown user: they look alike.
     WrongPassword {
         /// The name sent.
@@ -118,6 +123,13 @@ pub fn fault(fault: &Fault) -> Report {
             "Close idle connections, or raise listen.max_clients.".into(),
         ),
         Fault::LoginTimeout => fatal("57014", "canceling authentication due to timeout"),
+        Fault::Crowded { limit } => report(
+            Severity::Fatal,
+            "53300",
+            "bursar: too many connections are logging in",
+            format!("max_logins={limit}."),
+            "Log in as soon as you are connected, or raise listen.max_logins.".into(),
+        ),
         Fault::WrongPassword { user } => {
             named("28P01", format!("password authentication failed for user \"{user}\""))
         }

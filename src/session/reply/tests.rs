@@ -186,6 +186,7 @@ fn everything() -> Vec<Report> {
     let faults = [
         Fault::TooManyClients { limit: 1 },
         Fault::LoginTimeout,
+        Fault::Crowded { limit: 1 },
         Fault::WrongPassword { user: name() },
         Fault::NoSuchDatabase { database: name() },
         Fault::BadStartup,
@@ -281,7 +282,7 @@ fn the_table_for_readers_says_the_same() {
     let only_told: Vec<_> = told.difference(&done).collect();
     let only_done: Vec<_> = done.difference(&told).collect();
     assert!(only_told.is_empty() && only_done.is_empty(), "page: {only_told:?}, code: {only_done:?}");
-    assert_eq!(done.len(), 87, "every row is another one");
+    assert_eq!(done.len(), 88, "every row is another one");
 }
 
 #[test]
@@ -338,6 +339,7 @@ fn a_login_counts_as_what_ended_it() {
         (fault(&Fault::ConsoleDenied { user }), Login::Auth),
         (fault(&Fault::TooManyClients { limit: 1 }), Login::Limit),
         (fault(&Fault::LoginTimeout), Login::Timeout),
+        (fault(&Fault::Crowded { limit: 1 }), Login::Limit),
         (fault(&Fault::BadStartup), Login::Protocol),
         (fault(&Fault::NoSuchDatabase { database: "x".into() }), Login::Upstream),
         (fault(&Fault::ServerUnreachable { error: "refused".into() }), Login::Upstream),
