@@ -65,6 +65,11 @@ impl Crowd {
     pub(crate) fn join(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(task);
     }
+
+    /// Lets go of those that have ended by themselves.
+    pub(crate) fn forget(&mut self) {
+        while self.0.try_join_next().is_some() {}
+    }
 }
 
 /// How long things took, ascending.

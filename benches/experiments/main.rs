@@ -23,6 +23,7 @@ mod occupancy;
 mod provisioning;
 mod report;
 mod requests;
+mod siege;
 mod streams;
 mod tenants;
 mod waves;
@@ -71,7 +72,7 @@ struct Options {
 
 /// An experiment's name in `ROWS=`, what it is about, and the seconds of each of its measurements; 0 of one
 /// that counts its operations.
-const EXPERIMENTS: [(&str, &str, u32); 15] = [
+const EXPERIMENTS: [(&str, &str, u32); 16] = [
     ("e1", "noisy neighbour: 200 greedy clients, one tenant of long transactions, 50 quiet tenants", 12),
     ("e1b", "long transactions everywhere: 20 tenants of them, 50 quiet tenants", 16),
     ("e2", "provision_user: calls that open 26 sessions, nested three deep", 6),
@@ -86,6 +87,7 @@ const EXPERIMENTS: [(&str, &str, u32); 15] = [
     ("e10", "isolation violations of every kind among honest operations", 0),
     ("fence", "what the tenant fence adds to a statement", 6),
     ("e19", "a row of 900 MB, a parameter of 500 MB, a query of 200 MB beside little questions", 20),
+    ("siege", "10,000 idle clients, 2,000 slow ones and 1,000 wrong passwords a second", 15),
     ("e15", "random messages against the model of the transaction that a client sees", 10),
 ];
 
@@ -201,6 +203,7 @@ async fn measure(name: &str, bench: &Bench, length: Duration, load: Load) -> Res
         "e10" => tenants::violations::experiment(bench, load),
         "fence" => tenants::cost::experiment(bench, length),
         "e19" => streams::experiment(bench, length).await,
+        "siege" => siege::experiment(bench, length).await,
         "e15" => messages::experiment(length),
         other => Err(format!("{other} is listed and not written").into()),
     }

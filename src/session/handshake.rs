@@ -183,6 +183,7 @@ pub async fn arrive<S: Socket + Upgrade>(
                     }
                 };
                 visitor.protection = stream.protection();
+                visitor.guest.go_on();
             }
             met => break met,
         }
@@ -327,6 +328,7 @@ async fn meet<S: Socket + Upgrade>(
     }
     let startup = loop {
         let first = intake.first(stream).await?;
+        visitor.guest.go_on();
         match first {
             // Each at most once. Whoever did not wait for the answer might have meant it to be
             // encrypted, or is somebody in between (CVE-2021-23214).
@@ -419,6 +421,7 @@ async fn authenticate<S: Socket>(
                 stream.flush().await?;
                 out.clear();
                 let body = intake.password(stream, exchange.limit()).await?;
+                visitor.guest.go_on();
                 step = exchange.step(&body, out).await;
             }
             Step::Failed(failure) => {
