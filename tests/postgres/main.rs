@@ -38,6 +38,7 @@ mod lazy_begin;
 mod leak_classes;
 mod leak_matrix;
 mod leaks;
+mod life;
 mod load;
 mod overload;
 mod overstay;
