@@ -26,9 +26,13 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+/// How long a login that has begun may take once the process has begun to close.
+const LAST_LOGIN: Duration = Duration::from_secs(5);
 
 /// Everything a running process shares.
 pub struct House {
@@ -111,7 +115,7 @@ pub async fn run(traced: Traced, reload: Reload) -> Result<Exit, StartError> {
     tokio::spawn(reloading::watch(house.clone()));
     for listener in listeners {
         tracing::info!(address = listener.address(), "listening");
-        tokio::spawn(accept(house.clone(), listener, source.clone()));
+        house.tasks.spawn(accept(house.clone(), listener, source.clone()));
     }
     Ok(leave::until_left(&house, signals).await)
 }
@@ -154,18 +158,33 @@ async fn accept(house: Arc<House>, listener: Listener, source: Arc<dyn Source>) 
     loop {
         let (stream, peer) = tokio::select! {
             biased;
-            // Once closing, a connection that was accepted would only be refused.
-            () = closing.cancelled() => return,
+            () = closing.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         let most = house.pools.config().listen.max_logins;
         let guest = tokio::select! {
             biased;
-            () = closing.cancelled() => return,
+            () = closing.cancelled() => house.lobby.admit(usize::MAX).await,
             guest = house.lobby.admit(most) => guest,
         };
-        tokio::spawn(connection(house.clone(), stream, peer, guest, source.clone()));
+        arrival(&house, stream, peer, guest, &source);
     }
+    // The kernel has taken these already, and would reset them.
+    for (stream, peer) in listener.close().await {
+        let guest = house.lobby.admit(usize::MAX).await;
+        arrival(&house, stream, peer, guest, &source);
+    }
+}
+
+fn arrival(
+    house: &Arc<House>,
+    stream: Stream,
+    peer: String,
+    guest: (Guest, SentAway),
+    source: &Arc<dyn Source>,
+) {
+    let token = house.tasks.token();
+    tokio::spawn(connection(house.clone(), stream, peer, guest, source.clone(), token));
 }
 
 /// One more session, while it is there.
@@ -197,12 +216,14 @@ impl Drop for Watched {
     }
 }
 
+/// `here` keeps the process from leaving before the login is over.
 async fn connection(
     house: Arc<House>,
     stream: Stream,
     peer: String,
     (guest, sent_away): (Guest, SentAway),
     source: Arc<dyn Source>,
+    here: TaskTrackerToken,
 ) {
     let _watched = Watched(house.clone());
     let limit = house.pools.config().listen.max_clients;
@@ -218,7 +239,10 @@ async fn connection(
         guest: &guest,
         sit: &|| Counted::new(&house, limit).is_some_and(|counted| seat.set(counted).is_ok()),
     };
-    let arrival = arrive(stream, visitor, sent_away).await;
+    let arrival = tokio::select! {
+        arrival = arrive(stream, visitor, sent_away) => arrival,
+        () = too_late(&house) => None,
+    };
     let Some(arrival) = arrival else { return };
     match arrival {
         // One more of those who have not logged in, until it is dealt with.
@@ -227,6 +251,8 @@ async fn connection(
             drop((from, guest));
         }
         Arrival::Console(stream, greeting) => {
+            // The console sees the process leave.
+            drop(here);
             serve_console(stream, greeting, source, house.drain.stopped()).await;
         }
         Arrival::Replication(mut passed) => {
@@ -241,6 +267,12 @@ async fn connection(
             house.tasks.spawn(serve(logged_in, seat.into_inner()));
         }
     }
+}
+
+/// Ready some time after the process has begun to close. Cancel safe.
+async fn too_late(house: &House) {
+    house.drain.closing().cancelled().await;
+    tokio::time::sleep(LAST_LOGIN).await;
 }
 
 async fn serve(mut logged_in: Box<LoggedIn<Stream>>, seat: Option<Counted>) {

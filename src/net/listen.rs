@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// Connections the kernel may hold for us; it is cut to `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
@@ -126,6 +126,39 @@ impl Listener {
         }
     }
 
+    /// Stops listening and returns the connections that the kernel had taken already, which it would
+    /// reset with the socket. Not cancel safe.
+    pub async fn close(self) -> Vec<(Stream, String)> {
+        let mut taken = Vec::new();
+        match self {
+            Listener::Tcp(tcp) => {
+                let Ok(tcp) = tcp.into_std() else { return taken };
+                while let Ok((stream, address)) = tcp.accept() {
+                    if let Ok(stream) =
+                        stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream))
+                    {
+                        taken.push((Stream::Tcp(stream), address.to_string()));
+                    }
+                }
+            }
+            Listener::Unix(unix, file) => {
+                // Nobody finds it from now on.
+                drop(file);
+                let Ok(unix) = unix.into_std() else { return taken };
+                while let Ok((stream, _)) = unix.accept() {
+                    if let Ok(stream) =
+                        stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream))
+                    {
+                        let stream = Stream::Unix(stream);
+                        let peer = stream.peer();
+                        taken.push((stream, peer));
+                    }
+                }
+            }
+        }
+        taken
+    }
+
     async fn accept_once(&self) -> io::Result<(Stream, String)> {
         match self {
             Listener::Tcp(tcp) => {
@@ -195,7 +228,6 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::{TcpStream, UnixStream};
 
     #[tokio::test]
     async fn accepted_tcp_streams_inherit_their_options() {

@@ -2,12 +2,17 @@
 
 use super::House;
 use crate::cli::Exit;
+use crate::clock;
 use crate::drain::{How, Signals};
 use crate::pool::cell::Order;
 use std::time::Duration;
 
 /// How often sessions are told to go.
 const AGAIN: Duration = Duration::from_millis(200);
+
+/// A client that has just come wants something: it would rather be served than sent away. As long as this it
+/// may take, or half the time there is.
+const UNUSED: Duration = Duration::from_secs(5);
 
 /// How long the last words to killed sessions may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -44,18 +49,24 @@ async fn leave(house: &House, how: How) {
             tokio::time::sleep(config.drain.notice).await;
             house.drain.closing().cancel();
             let left = config.drain.deadline.saturating_sub(config.drain.notice);
-            if tokio::time::timeout(left, drain(house)).await.is_err() {
+            let unused = UNUSED.min(left / 2);
+            if tokio::time::timeout(left, drain(house, unused)).await.is_err() {
                 tracing::warn!("drain.deadline has passed; what is left is cut");
             }
         }
     }
 }
 
-/// Tells sessions to go until none is left; again and again, since a login may just have ended.
-async fn drain(house: &House) {
+/// Tells sessions to go until none is left; again and again, since a login may just have ended. `unused` is how
+/// long after its login one may take to ask for something.
+async fn drain(house: &House, unused: Duration) {
     loop {
+        let now = clock::now();
         for cell in house.pools.cells() {
-            cell.order(Order::Drain);
+            let age = now.saturating_duration_since(cell.connected);
+            if cell.requested().is_some() || age >= unused {
+                cell.order(Order::Drain);
+            }
         }
         if tokio::time::timeout(AGAIN, house.empty()).await.is_ok() {
             return;

@@ -14,6 +14,7 @@ use super::serve::Slow;
 use super::up::{FLUSH, Stop};
 use super::{Session, Socket};
 use crate::clock;
+use crate::wire::backend::TxStatus;
 use crate::wire::error::Report;
 use std::future::Future;
 use std::pin::pin;
@@ -54,6 +55,8 @@ pub(super) enum Event {
     Fault(Box<Report>),
     /// The client broke the protocol in a way that PostgreSQL answers with silence.
     Silence,
+    /// The session is to go, and nothing that its client has sent is left to do.
+    Drained,
     /// The backend closed, or its socket broke.
     BackendGone,
     /// The backend's replies make no sense any more.
@@ -67,6 +70,13 @@ impl<S> Session<S> {
         self.linked.at_ready && self.up.lane.staged() == 0
     }
 
+    /// The client has no transaction, and has not begun to send one.
+    fn is_between_transactions(&self) -> bool {
+        let silent = self.up.rest == 0 && self.up.lane.unwalked().is_empty();
+        let idle = !self.tracker.is_busy() && self.tracker.status() == TxStatus::Idle;
+        silent && idle && !self.tracker.is_unsynced()
+    }
+
     /// The lease ends here.
     pub(super) fn releases(&self) -> bool {
         self.is_at_end() && self.tracker.may_release() && (self.draining || self.pin().is_empty())
@@ -76,6 +86,14 @@ impl<S> Session<S> {
 impl<S: Socket> Session<S> {
     /// Moves bytes until something has to be decided. Cancel safe: all state is in the session.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        match self.poll_turns(cx) {
+            // Only now: what had come when the session was told to go has been read, and is served.
+            Poll::Pending if self.draining && self.is_between_transactions() => Poll::Ready(Event::Drained),
+            event => event,
+        }
+    }
+
+    fn poll_turns(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         if self.cell.has_orders() {
             return Poll::Ready(Event::Ordered);
         }

@@ -98,6 +98,7 @@ impl<S: Socket> Session<S> {
             Event::ClientLeftHeld => Box::pin(self.outlast()).await,
             Event::ClientLost => Err(End::Lost),
             Event::Silence => Err(End::Silence),
+            Event::Drained => Err(End::fault(&Fault::Shutdown)),
             Event::Fault(report) => Err(End::Told(report)),
             Event::BackendGone => Err(self.backend_gone()),
             Event::Desync if self.linked.unfenced.is_some() => Err(self.unfenced()),
@@ -219,9 +220,9 @@ impl<S: Socket> Session<S> {
                                 self.reject(&reply::fault(&Fault::CancelledInQueue));
                                 return Ok(None);
                             }
-                            Order::Kill | Order::Drain => {
-                                return Err(End::fault(&Fault::Shutdown));
-                            }
+                            Order::Kill => return Err(End::fault(&Fault::Shutdown)),
+                            // What waits has begun, as far as its client knows.
+                            Order::Drain => self.draining = true,
                             Order::Expel => return Err(End::Told(Box::new(reply::isolation::expelled()))),
                             Order::End(..)
                             | Order::Cancel(..)
@@ -350,10 +351,7 @@ impl<S: Socket> Session<S> {
                     self.linked.dying = true;
                     return Err(End::Told(Box::new(reply::isolation::expelled())));
                 }
-                Order::Drain if !self.tracker.is_busy() && self.tracker.status() == TxStatus::Idle => {
-                    return Err(End::fault(&Fault::Shutdown));
-                }
-                // After the transaction, then.
+                // Once there is no transaction.
                 Order::Drain => self.draining = true,
                 // The wait was over before it was cancelled: what has waited runs, or will in a moment.
                 Order::CancelWait if self.lease.is_some() => {

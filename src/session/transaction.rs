@@ -16,7 +16,6 @@ use super::tracker::{Injected, OpKind};
 use super::up::Next;
 use super::virtual_tx::{Lead, Reply, Said, Why};
 use super::{Session, Socket, private};
-use crate::pool::cell::Order;
 use crate::pool::lease::Lease;
 use crate::tag::Tag;
 use crate::wire::backend::{TxStatus, bare, command_complete, message};
@@ -194,9 +193,6 @@ impl<S> Session<S> {
         self.watch_end();
         self.tags.end_statement(false);
         self.tags.used(self.now);
-        if self.draining {
-            self.cell.order(Order::Drain);
-        }
     }
 
     /// Something was refused without a lease: a transaction that no backend has fails by that.

@@ -39,6 +39,7 @@ mod leak_classes;
 mod leak_matrix;
 mod leaks;
 mod life;
+mod life_drain;
 mod load;
 mod overload;
 mod overstay;

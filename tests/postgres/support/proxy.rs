@@ -118,6 +118,28 @@ impl Proxy {
         proxy
     }
 
+    /// Another process with the same configuration, when the one before has ended.
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.child.is_none(), "one at a time");
+        self.spawn(Command::new(env!("CARGO_BIN_EXE_bursar")).arg("--config").arg(self.config_file()));
+    }
+
+    /// Starts the process and waits until it says that it listens.
+    fn spawn(&mut self, command: &mut Command) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file());
+        let log = log.expect("the proxy's log");
+        let before = self.log().len();
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log again")).stderr(log);
+        let mut child = command.spawn().expect("the proxy starts");
+        let listening = format!("listening address=\"{}\"", self.addr());
+        eventually("the proxy listens", PATIENCE, || {
+            let over = child.try_wait().expect("its state");
+            assert!(over.is_none(), "the proxy ended at once: {over:?}\n{}", self.log());
+            self.log()[before..].contains(&listening).then_some(())
+        });
+        self.child = Some(child);
+    }
+
     /// Where clients connect.
     pub(crate) fn addr(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
