@@ -5,7 +5,6 @@
 //! A second signal leaves at once. What is done at each step is `server`'s; here is how far it has come.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +23,7 @@ pub enum How {
 /// How far leaving has come; shared by everybody whom it concerns.
 #[derive(Debug)]
 pub struct Drain {
-    leaving: AtomicBool,
+    leaving: CancellationToken,
     closing: CancellationToken,
     stopped: CancellationToken,
     asked: watch::Sender<Option<How>>,
@@ -33,7 +32,7 @@ pub struct Drain {
 impl Default for Drain {
     fn default() -> Self {
         Drain {
-            leaving: AtomicBool::new(false),
+            leaving: CancellationToken::new(),
             closing: CancellationToken::new(),
             stopped: CancellationToken::new(),
             asked: watch::Sender::new(None),
@@ -45,7 +44,13 @@ impl Drain {
     /// Whether the process is leaving: `/readyz` says no.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed)
+        self.leaving.is_cancelled()
+    }
+
+    /// Cancelled when the process is leaving.
+    #[must_use]
+    pub fn leaving(&self) -> CancellationToken {
+        self.leaving.clone()
     }
 
     /// Cancelled when no new connections are wanted.
@@ -62,7 +67,7 @@ impl Drain {
 
     /// From now on the process is leaving.
     pub fn leave(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
+        self.leaving.cancel();
     }
 
     /// Waits until SHUTDOWN is asked for. Cancel safe.

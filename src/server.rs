@@ -102,11 +102,13 @@ pub async fn run(traced: Traced, reload: Reload) -> Result<Exit, StartError> {
     let listeners = listen(&config)?;
     let source: Arc<dyn Source> = Arc::new(levers::Levers::new(house.clone()));
     if let Some(address) = config.admin.address {
-        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = Listener::tcp(address, config.listen.reuse_port);
         let listener = listener.map_err(|error| StartError::Listen(address.to_string(), error))?;
         let (source, stopped) = (source.clone(), house.drain.stopped());
+        // Where another process may answer, it does.
+        let closing = if config.listen.reuse_port { house.drain.leaving() } else { stopped.clone() };
         tokio::spawn(async move {
-            if let Err(error) = crate::http::serve(listener, source, stopped).await {
+            if let Err(error) = crate::http::serve(listener, source, closing, stopped).await {
                 tracing::error!(%error, "metrics cannot be registered; HTTP is off");
             }
         });
@@ -123,13 +125,13 @@ pub async fn run(traced: Traced, reload: Reload) -> Result<Exit, StartError> {
 fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     for address in &config.listen.addresses {
-        let listener = Listener::tcp(*address);
+        let listener = Listener::tcp(*address, config.listen.reuse_port);
         listeners.push(listener.map_err(|error| StartError::Listen(address.to_string(), error))?);
     }
     if let Some(dir) = &config.listen.unix_dir {
         // The same port as on TCP, so that clients change nothing but the host.
         let port = config.listen.addresses.first().map_or(6432, std::net::SocketAddr::port);
-        let listener = Listener::unix(dir, port);
+        let listener = Listener::unix(dir, port, config.listen.reuse_port);
         let failed = |error| StartError::ListenUnix { path: socket_path(dir, port), error };
         listeners.push(listener.map_err(failed)?);
     }

@@ -15,6 +15,7 @@ impl Default for Config {
             listen: Listen {
                 addresses: vec![loopback(6432)],
                 unix_dir: None,
+                reuse_port: false,
                 workers: 1,
                 max_clients: 10_000,
                 max_logins: 2_000,

@@ -322,6 +322,7 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
         key!(Config, "mode.warned_since", OrOff(Day), warned_since),
         key!(Config, "listen.address", ListOf { each: Address, least: 1 }, listen.addresses).restart(),
         key!(Config, "listen.unix_dir", OrOff(SocketDir), listen.unix_dir).restart(),
+        key!(Config, "listen.reuse_port", Flag, listen.reuse_port).restart(),
         key!(Config, "listen.workers", Workers, listen.workers).restart(),
         key!(Config, "listen.max_clients", count(1, MAX_SESSIONS), listen.max_clients).restart(),
         key!(Config, "listen.max_logins", count(1, MAX_SESSIONS), listen.max_logins).restart(),

@@ -63,6 +63,8 @@ pub struct Listen {
     pub addresses: Vec<SocketAddr>,
     /// Directory for `.s.PGSQL.<port>`; `None` = no Unix socket.
     pub unix_dir: Option<PathBuf>,
+    /// A new process may listen beside this one, which then hands over.
+    pub reuse_port: bool,
     /// Threads that serve sessions, at least 1.
     pub workers: usize,
     /// B18: client sessions in all; always enforced.

@@ -11,6 +11,7 @@ mod openmetrics;
 mod tenants;
 
 use crate::console::{Source, views};
+use crate::net::listen::Listener;
 use families::Exported;
 use health::{Health, Status};
 use http_body_util::Full;
@@ -28,8 +29,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// Connections at once; the next one waits in the kernel's queue.
@@ -40,8 +40,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Headers of a request, in bytes.
 const HEADER_BYTES: usize = 16 * 1024;
-/// After accept has failed (out of file descriptors), until the next try.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The views under `/api/`. CONFIG and the rest are for administrators, who log in to the console.
 const API: [&str; 15] = [
@@ -67,44 +65,45 @@ const BOARD: &str = include_str!("board.html");
 const BOARD_POLICY: &str =
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'";
 
-/// Serves until `shutdown`, which comes after the drain: probes must be able to see it happen.
+/// Serves until `shutdown`, which comes after the drain: probes must be able to see it happen. Those that
+/// connect after `closing` are for another process.
 ///
 /// # Errors
 /// The registry refuses a family: never, by the test of the table of families.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     source: Arc<dyn Source>,
+    closing: CancellationToken,
     shutdown: CancellationToken,
 ) -> prometheus::Result<()> {
     let face = Arc::new(Face::new(source)?);
     let room = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let next = async {
-            let permit = Arc::clone(&room).acquire_owned().await;
-            (permit, listener.accept().await)
-        };
-        let (permit, accepted) = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return Ok(()),
-            next = next => next,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "HTTP accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
+    let serve = |stream, permit| {
         let (face, shutdown) = (Arc::clone(&face), shutdown.clone());
         tokio::spawn(async move {
-            let _permit = permit;
+            let _permit: Option<OwnedSemaphorePermit> = permit;
             tokio::select! {
                 () = connection(stream, face) => {}
                 () = shutdown.cancelled() => {}
             }
         });
+    };
+    loop {
+        let next = async {
+            let permit = Arc::clone(&room).acquire_owned().await;
+            (permit.ok(), listener.accept().await)
+        };
+        let (permit, (stream, _)) = tokio::select! {
+            biased;
+            () = closing.cancelled() => break,
+            next = next => next,
+        };
+        serve(stream, permit);
     }
+    for (stream, _) in listener.close().await {
+        serve(stream, None);
+    }
+    Ok(())
 }
 
 /// One connection: one request, one response.

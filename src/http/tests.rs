@@ -132,19 +132,19 @@ async fn rubbish_and_giant_headers_disturb_nobody() {
 
 #[tokio::test]
 async fn a_listener_serves_until_it_is_told_to_stop() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = Listener::tcp("127.0.0.1:0".parse().unwrap(), false).unwrap();
+    let address = listener.address();
     let shutdown = CancellationToken::new();
-    let served = tokio::spawn(serve(listener, Arc::new(Fake::planted()), shutdown.clone()));
+    let served = tokio::spawn(serve(listener, Arc::new(Fake::planted()), shutdown.clone(), shutdown.clone()));
     // More than there is room for at once, one after the other.
     for _ in 0..CONNECTIONS + 1 {
-        let mut stream = TcpStream::connect(address).await.unwrap();
+        let mut stream = TcpStream::connect(&address).await.unwrap();
         stream.write_all(b"GET /livez HTTP/1.0\r\n\r\n").await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         assert_eq!(body(&answer), "ok\n");
     }
-    let mut idle = TcpStream::connect(address).await.unwrap();
+    let mut idle = TcpStream::connect(&address).await.unwrap();
     shutdown.cancel();
     served.await.unwrap().unwrap();
     assert_eq!(idle.read(&mut [0]).await.unwrap_or(0), 0, "no connection outlives the listener");

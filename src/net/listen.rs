@@ -26,10 +26,15 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Unanswered probes after which the client is gone.
 const KEEPALIVE_RETRIES: u32 = 3;
+/// What a Unix socket is called before it takes another one's place; no longer than that one's name.
+const NEW: &str = ".bursar.new";
 /// How often to try for a directory's lock, which others hold for a moment at their own start.
 const LOCK_TRIES: u32 = 200;
 /// Between two tries.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long a handshake that has begun with a listener that others share may take to end.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// A socket that clients connect to.
 #[derive(Debug)]
@@ -54,11 +59,15 @@ impl Listener {
     /// Options are set here, on the listening socket, because accepted sockets inherit them: that saves
     /// system calls per connection.
     ///
+    /// With `shared`, other processes of the same user may listen there as well, if they say so too
+    /// (SO_REUSEPORT, socket(7)).
+    ///
     /// # Errors
     /// Those of socket, bind and listen, such as `AddrInUse`.
-    pub fn tcp(address: SocketAddr) -> io::Result<Listener> {
+    pub fn tcp(address: SocketAddr, shared: bool) -> io::Result<Listener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
+        socket.set_reuse_port(shared)?;
         socket.set_tcp_nodelay(true)?;
         keep_alive(&socket, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES)?;
         if address.ip().is_loopback() {
@@ -78,20 +87,32 @@ impl Listener {
     /// the look at an old file until the new one answers: of several processes that start in the
     /// same instant one listens, and nothing is left lying about.
     ///
+    /// With `shared`, one on which somebody listens is replaced too: by renaming, so that there is one
+    /// at every moment, and only once the new one answers. The old one keeps who has connected.
+    ///
     /// # Errors
     /// `AddrInUse` if somebody listens there or the file is not a socket, `WouldBlock` if others keep
     /// the directory locked for two seconds, and those of bind.
-    pub fn unix(dir: &Path, port: u16) -> io::Result<Listener> {
+    pub fn unix(dir: &Path, port: u16, shared: bool) -> io::Result<Listener> {
         let path = socket_path(dir, port);
         let _locked = lock(dir)?;
-        remove_stale(&path)?;
+        let bound = if shared { dir.join(NEW) } else { path.clone() };
+        if shared && is_socket(&path)? {
+            remove_stale(&bound)?;
+        } else {
+            remove_stale(&path)?;
+        }
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
-        socket.bind(&socket2::SockAddr::unix(&path)?)?;
-        let meta = std::fs::symlink_metadata(&path)?;
-        let file = SocketFile { identity: (meta.dev(), meta.ino()), path };
+        socket.bind(&socket2::SockAddr::unix(&bound)?)?;
+        let meta = std::fs::symlink_metadata(&bound)?;
+        let mut file = SocketFile { identity: (meta.dev(), meta.ino()), path: bound };
         std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o777))?;
         socket.listen(BACKLOG)?;
+        if shared {
+            std::fs::rename(&file.path, &path)?;
+            file.path = path;
+        }
         Ok(Listener::Unix(UnixListener::from_std(socket.into())?, file))
     }
 
@@ -128,11 +149,19 @@ impl Listener {
 
     /// Stops listening and returns the connections that the kernel had taken already, which it would
     /// reset with the socket. Not cancel safe.
+    ///
+    /// A connection belongs to one of the listeners that share an address from its first packet on, and
+    /// goes down with it even before it can be accepted (unless net.ipv4.tcp_migrate_req is set). So one
+    /// that is shared first ceases to hear of new ones, then waits for those that have begun.
     pub async fn close(self) -> Vec<(Stream, String)> {
         let mut taken = Vec::new();
         match self {
             Listener::Tcp(tcp) => {
                 let Ok(tcp) = tcp.into_std() else { return taken };
+                if SockRef::from(&tcp).reuse_port().unwrap_or(false) {
+                    turn_away(SockRef::from(&tcp));
+                    tokio::time::sleep(SETTLE).await;
+                }
                 while let Ok((stream, address)) = tcp.accept() {
                     if let Ok(stream) =
                         stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream))
@@ -191,6 +220,42 @@ pub fn socket_path(dir: &Path, port: u16) -> PathBuf {
     dir.join(format!(".s.PGSQL.{port}"))
 }
 
+/// From now on the listener drops the first packet of every new connection. The client sends it again after
+/// a second (RFC 6298, 2.1), and finds who listens then.
+fn turn_away(listener: SockRef<'_>) {
+    #[cfg(target_os = "linux")]
+    {
+        use socket2::SockFilter;
+        /// The byte of a TCP header that has its flags, and SYN (RFC 9293, 3.1).
+        const FLAGS: u32 = 13;
+        const SYN: u32 = 2;
+        /// Load a byte; go on where a bit is set; return.
+        const LD: u16 = 0x30;
+        const JSET: u16 = 0x45;
+        const RET: u16 = 0x06;
+        let program = [
+            SockFilter::new(LD, 0, 0, FLAGS),
+            SockFilter::new(JSET, 0, 1, SYN),
+            SockFilter::new(RET, 0, 0, 0),
+            SockFilter::new(RET, 0, 0, u32::MAX),
+        ];
+        if let Err(error) = listener.attach_filter(&program) {
+            tracing::warn!(%error, "a connection that begins in this moment may be reset");
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = listener;
+}
+
+/// Whether there is a socket.
+fn is_socket(path: &Path) -> io::Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) => Ok(meta.file_type().is_socket()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether an accept failed because of the client alone, so that the next may succeed at once.
 fn is_of_one_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
@@ -231,7 +296,7 @@ mod tests {
 
     #[tokio::test]
     async fn accepted_tcp_streams_inherit_their_options() {
-        let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = Listener::tcp("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let client = TcpStream::connect(listener.address()).await.unwrap();
         let (stream, peer) = listener.accept().await;
         assert_eq!(peer, client.local_addr().unwrap().to_string());
@@ -252,7 +317,7 @@ mod tests {
     async fn the_unix_socket_is_open_to_all_and_goes_away_with_the_listener() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(".s.PGSQL.6432");
-        let listener = Listener::unix(dir.path(), 6432).unwrap();
+        let listener = Listener::unix(dir.path(), 6432, false).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o777);
         let _client = UnixStream::connect(&path).await.unwrap();
         let (_stream, peer) = listener.accept().await;
@@ -267,9 +332,9 @@ mod tests {
         let path = dir.path().join(".s.PGSQL.6432");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "std leaves the file behind, as a killed process does");
-        let first = Listener::unix(dir.path(), 6432).unwrap();
+        let first = Listener::unix(dir.path(), 6432, false).unwrap();
 
-        let second = Listener::unix(dir.path(), 6432).unwrap_err();
+        let second = Listener::unix(dir.path(), 6432, false).unwrap_err();
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         assert!(path.exists());
 
@@ -281,8 +346,49 @@ mod tests {
 
         let plain = dir.path().join(".s.PGSQL.1");
         std::fs::write(&plain, "precious").unwrap();
-        assert_eq!(Listener::unix(dir.path(), 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(Listener::unix(dir.path(), 1, false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(std::fs::read(&plain).unwrap(), b"precious");
+    }
+
+    #[tokio::test]
+    async fn a_shared_unix_socket_is_replaced_while_somebody_listens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".s.PGSQL.6432");
+        let old = Listener::unix(dir.path(), 6432, true).unwrap();
+        let early = UnixStream::connect(&path).await.unwrap();
+        // As one that was killed before it had renamed it leaves it.
+        drop(std::os::unix::net::UnixListener::bind(dir.path().join(NEW)).unwrap());
+        let new = Listener::unix(dir.path(), 6432, true).unwrap();
+        assert!(!dir.path().join(NEW).exists());
+        let late = UnixStream::connect(&path).await.unwrap();
+        assert_eq!(old.close().await.len(), 1, "who connected before, and no other");
+        let (_stream, _) = new.accept().await;
+        drop((early, late, new));
+        assert!(!path.exists());
+
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(Listener::unix(dir.path(), 6432, true).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[tokio::test]
+    async fn a_shared_address_loses_nobody_when_one_of_its_listeners_closes() {
+        let old = Listener::tcp("127.0.0.1:0".parse().unwrap(), true).unwrap();
+        let address: SocketAddr = old.address().parse().unwrap();
+        let new = Listener::tcp(address, true).unwrap();
+        assert!(Listener::tcp(address, false).is_err(), "both must say so");
+        let clients: Vec<_> =
+            (0..40).map(|_| std::net::TcpStream::connect(address).expect("connected")).collect();
+        let mut taken = old.close().await;
+        assert!(!taken.is_empty(), "the kernel gives some to each");
+        while taken.len() < clients.len() {
+            taken.push(new.accept().await);
+        }
+        let mut served: Vec<_> = taken.into_iter().map(|(_, peer)| peer).collect();
+        let mut asked: Vec<_> = clients.iter().map(|c| c.local_addr().unwrap().to_string()).collect();
+        served.sort();
+        asked.sort();
+        assert_eq!(served, asked);
     }
 
     /// Without the lock the second takes the first one's socket for stale between its bind and its
@@ -300,7 +406,7 @@ mod tests {
                 let start = || {
                     let _entered = runtime.enter();
                     gate.wait();
-                    Listener::unix(dir.path(), 6432)
+                    Listener::unix(dir.path(), 6432, false)
                 };
                 let threads: Vec<_> = (0..STARTERS).map(|_| scope.spawn(start)).collect();
                 threads.into_iter().map(|thread| thread.join().unwrap()).collect()

@@ -40,6 +40,7 @@ mod leak_matrix;
 mod leaks;
 mod life;
 mod life_drain;
+mod life_hand_over;
 mod load;
 mod overload;
 mod overstay;

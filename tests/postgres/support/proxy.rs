@@ -124,6 +124,13 @@ impl Proxy {
         self.spawn(Command::new(env!("CARGO_BIN_EXE_bursar")).arg("--config").arg(self.config_file()));
     }
 
+    /// Another process with the same configuration beside this one, which is returned.
+    pub(crate) fn start_beside(&mut self) -> Child {
+        let old = self.child.take().expect("a running proxy");
+        self.start_again();
+        old
+    }
+
     /// Starts the process and waits until it says that it listens.
     fn spawn(&mut self, command: &mut Command) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file());
