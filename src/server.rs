@@ -233,7 +233,8 @@ async fn connection(
     let visitor = Visitor {
         pools: &house.pools,
         registry: &house.registry,
-        local: stream.is_local(),
+        origin: stream.origin(),
+        certified: None,
         peer: &peer,
         // PostgreSQL has none over Unix sockets.
         tls: house.pools.tls().load().clients.clone().filter(|_| matches!(stream, Stream::Tcp(_))),

@@ -229,8 +229,6 @@ cap = 3
 tls = \"require\"
 [tenant.acme]
 burst = 4
-[auth]
-method = \"cert\"
 ";
     assert_eq!(
         report(text, &[("BURSAR_LISTEN_TLS", "x"), ("BURSAR_TENANT_ACME_BURST", "2")]),
@@ -239,7 +237,6 @@ method = \"cert\"
             "c.toml:3:2: fleet: this key is not available in this version; remove it",
             "c.toml:6:1: pool.tls: this key is not available in this version; remove it",
             "c.toml:8:1: tenant.acme.burst: this key is not available in this version; remove it",
-            "c.toml:10:10: auth.method: \"cert\" is not available in this version; remove it",
             "environment variable BURSAR_LISTEN_TLS: this key is not available in this version; remove it",
             "environment variable BURSAR_TENANT_ACME_BURST: this key is not available in this version; \
              remove it",
@@ -521,10 +518,128 @@ fn a_reload_keeps_what_needs_a_restart_and_says_so() {
 }
 
 #[test]
+fn login_rules_are_read_in_order_and_shown_again() {
+    let text = "\
+[listen]
+unix_dir = \"/run\"
+[auth]
+method = \"hba\"
+peer_map = [\"www-data=app\", \"1000=batch\"]
+[[auth.rule]]
+connection = \"local\"
+method = \"peer\"
+[[auth.rule]]
+connection = \"host\"
+database = [\"app\", \"sameuser\"]
+user = \"app\"
+address = \"10.0.0.0/8\"
+method = \"scram-sha-256\"
+[[auth.rule]]
+address = \"all\"
+method = \"reject\"
+";
+    let config = read(text);
+    let rows = config.show();
+    let value = |key: &str| rows.iter().find(|row| row.key == key).map(|row| row.value.as_str());
+    assert_eq!(value("auth.peer_map"), Some("www-data=app,1000=batch"));
+    let shown = "[{ connection = \"local\", database = \"all\", user = \"all\", method = \"peer\" }, \
+        { connection = \"host\", database = [\"app\", \"sameuser\"], user = \"app\", \
+        address = \"10.0.0.0/8\", method = \"scram-sha-256\" }, \
+        { connection = \"any\", database = \"all\", user = \"all\", method = \"reject\" }]";
+    assert_eq!(value("auth.rule"), Some(shown));
+    // What is shown means the same in one line.
+    let again = format!("[listen]\nunix_dir = \"/run\"\n[auth]\nmethod = \"hba\"\nrule = {shown}");
+    assert_eq!(read(&again).auth.rules, config.auth.rules);
+}
+
+#[test]
+fn faults_of_login_rules_name_the_rule_and_its_key() {
+    let hba = "[auth]\nmethod = \"hba\"\n[[auth.rule]]\nmethod = \"trust\"\n[[auth.rule]]\n";
+    for (rule, said) in [
+        (
+            "method = \"gss\"",
+            "method = \"gss\" of rule 2 is not accepted; expected one of \"trust\", \"reject\", ",
+        ),
+        ("user = \"app\"", "no method of rule 2 is not accepted; expected one of \"trust\", "),
+        (
+            "type = \"host\"\nmethod = \"md5\"",
+            "the key type of rule 2 is not accepted; expected connection, ",
+        ),
+        (
+            "connection = \"tcp\"\nmethod = \"md5\"",
+            "connection = \"tcp\" of rule 2 is not accepted; expected one of \"any\", ",
+        ),
+        (
+            "address = \"10.0.0.0/33\"\nmethod = \"md5\"",
+            "address = \"10.0.0.0/33\" of rule 2 is not accepted; expected \"all\", an IP ",
+        ),
+        (
+            "user = \"+staff\"\nmethod = \"md5\"",
+            "user = \"+staff\" of rule 2 is not accepted; expected \"all\", or names ",
+        ),
+        (
+            "database = []\nmethod = \"md5\"",
+            "database = a list of rule 2 is not accepted; expected \"all\", \"sameuser\", ",
+        ),
+        (
+            "method = \"peer\"",
+            "the connection of rule 2 is not accepted; expected \"local\" with method \"peer\"",
+        ),
+        (
+            "connection = \"host\"\nmethod = \"cert\"",
+            "the connection of rule 2 is not accepted; expected \"hostssl\" ",
+        ),
+        (
+            "connection = \"local\"\naddress = \"::1\"\nmethod = \"md5\"",
+            "an address of rule 2 is not accepted; expected none, ",
+        ),
+    ] {
+        let found = report(&format!("{hba}{rule}\n"), &[]);
+        let expected = format!("c.toml:3:1: auth.rule: {said}");
+        assert!(found.len() == 1 && found[0].starts_with(&expected), "{rule}: {found:#?}\n{expected}");
+    }
+}
+
+#[test]
+fn a_method_needs_what_it_asks_for() {
+    let hba = "[auth]\nmethod = \"hba\"\n";
+    for (text, said) in [
+        (hba, "2:10: auth.method: \"hba\" without [[auth.rule]] lets nobody in; write a rule"),
+        (
+            "[[auth.rule]]\nmethod = \"trust\"",
+            "1:1: auth.rule: the rules are read with auth.method = \"hba\" only; set that, or remove them",
+        ),
+        (
+            "[auth]\nmethod = \"cert\"",
+            "2:10: auth.method: method \"cert\" needs a verified certificate of every client over TCP; set \
+             tls.client.mode = \"verify-ca\" with cert_file, key_file and ca_file",
+        ),
+        (
+            "[auth]\nmethod = \"peer\"",
+            "2:10: auth.method: method \"peer\" is for the Unix socket, and there is none; set \
+             listen.unix_dir, or choose another method",
+        ),
+        (
+            "[auth]\nmethod = \"hba\"\nrule = { method = \"trust\" }",
+            "3:8: auth.rule: a table is not accepted; expected at most 1000 tables [[auth.rule]]",
+        ),
+    ] {
+        let expected = format!("c.toml:{said}");
+        assert!(report(text, &[]).contains(&expected), "{:#?}\n{expected}", report(text, &[]));
+    }
+}
+
+#[test]
 fn cautions_do_not_refuse() {
     assert_eq!(read("").cautions(), [Caution::NobodyCanLogIn]);
     let open = read("[auth]\nmethod = \"trust\"\n[listen]\naddress = \"0.0.0.0:6432\"");
     assert_eq!(open.cautions(), [Caution::OpenToAll { address: "0.0.0.0:6432".parse().unwrap() }]);
+    let rules = "rule = [{ connection = \"local\", method = \"trust\" }, { address = \"127.0.0.1\", method = \"trust\" },";
+    let text = |last: &str| {
+        format!("[auth]\nmethod = \"hba\"\n{rules} {last}]\n[listen]\naddress = \"0.0.0.0:6432\"")
+    };
+    assert_eq!(read(&text("{ method = \"reject\" }")).cautions(), []);
+    assert_eq!(read(&text("{ method = \"trust\" }")).cautions(), [Caution::OpenRule { rule: 3 }]);
     let many = read("[auth]\nmethod = \"trust\"\n[pool]\nsize = 60\n[database.a]\n[database.b]");
     assert_eq!(many.cautions(), [Caution::PoolsOverServer { wanted: 120, max: 100 }]);
 }

@@ -89,6 +89,9 @@ pub enum Failure {
     /// A SCRAM message that is none.
     #[error(transparent)]
     Scram(#[from] ScramFault),
+    /// Not a method of messages: who uses it decides before there are any.
+    #[error("not proved by messages")]
+    Elsewhere,
     /// The process is shutting down.
     #[error("interrupted")]
     Interrupted,
@@ -133,6 +136,11 @@ impl Exchange {
             AuthMethod::Trust => {
                 self.state = State::Over;
                 return done(out);
+            }
+            // Nothing that messages could settle.
+            AuthMethod::Cert | AuthMethod::Peer | AuthMethod::Hba | AuthMethod::Reject => {
+                self.state = State::Over;
+                return Step::Failed(Failure::Elsewhere);
             }
             AuthMethod::Plain => {
                 self.state = State::Password;

@@ -5,6 +5,7 @@
 //! | [`verifier`] | one user's secret: clear, md5 hash, or SCRAM verifier |
 //! | [`users`] | every user of a configuration |
 //! | [`exchange`] | the server's side of a login, driven frame by frame |
+//! | [`hba`] | who is asked for what |
 //! | [`scram`] | the server's side of SCRAM-SHA-256 |
 //! | [`keys`] | hashes and key derivation, shared with the client's side in `backend` |
 //!
@@ -13,6 +14,7 @@
 //! not exist is led through the same messages, of the same sizes, as one who does.
 
 pub mod exchange;
+pub mod hba;
 pub mod keys;
 pub mod scram;
 pub mod users;

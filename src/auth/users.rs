@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, HashMap};
 /// The users that may log in, and how.
 #[derive(Debug)]
 pub struct Users {
-    method: AuthMethod,
     verifiers: HashMap<String, Verifier>,
     mock: MockKey,
 }
@@ -59,14 +58,15 @@ impl Users {
                 Some(same) => same.clone(),
                 None => Verifier::parse(secret).map_err(|reason| UserError { user: name.clone(), reason })?,
             };
-            if method == AuthMethod::ScramSha256 {
+            // By rules it may be any method.
+            if matches!(method, AuthMethod::ScramSha256 | AuthMethod::Hba) {
                 verifier = verifier.prepared(name, &mock);
             }
             verifiers.insert(name.clone(), verifier);
         }
-        mock.derive_always = method == AuthMethod::Plain
+        mock.derive_always = matches!(method, AuthMethod::Plain | AuthMethod::Hba)
             && verifiers.values().any(|verifier| verifier.kind() == SecretKind::Scram);
-        Ok(Users { method, verifiers, mock })
+        Ok(Users { verifiers, mock })
     }
 
     /// The secret of a user; `None` if there is no such user or he has no password.
@@ -75,10 +75,10 @@ impl Users {
         self.verifiers.get(name)
     }
 
-    /// Starts a login by the configured method.
+    /// Starts a login by this method.
     #[must_use]
-    pub fn begin(&self, user: &str) -> Exchange {
-        begin(self.method, user, self.get(user), &self.mock)
+    pub fn begin(&self, method: AuthMethod, user: &str) -> Exchange {
+        begin(method, user, self.get(user), &self.mock)
     }
 }
 

@@ -127,6 +127,7 @@ struct Checks<'a> {
 impl Checks<'_> {
     fn all(mut self, config: &Config) {
         self.listeners(config);
+        self.login(config);
         self.budgets(&config.budget);
         self.above(
             ("drain.notice", Some(config.drain.notice)),
@@ -284,6 +285,18 @@ impl Checks<'_> {
             let place = self.place(key).or_else(|| self.place("listen.address"));
             let place = place.unwrap_or_else(|| Place::Whole("built-in defaults".into()));
             self.fault(place, key, Wrong::AddressTaken { other: "listen.address" });
+        }
+    }
+
+    /// Every method must have what it asks for.
+    fn login(&mut self, config: &Config) {
+        if ["auth.method", "auth.rule"].iter().any(|key| self.faulty.contains(*key)) {
+            return;
+        }
+        for (key, wrong) in super::login::faults(config) {
+            if let Some(place) = self.place(key) {
+                self.fault(place, key, wrong);
+            }
         }
     }
 

@@ -22,7 +22,7 @@ impl Default for Config {
                 login_timeout: seconds(10),
             },
             admin: Admin { address: Some(loopback(9432)), users: Vec::new() },
-            auth: Auth { method: AuthMethod::ScramSha256 },
+            auth: Auth { method: AuthMethod::ScramSha256, peer_map: Vec::new(), rules: Vec::new() },
             users: BTreeMap::new(),
             databases: BTreeMap::new(),
             any_database: Some(Arc::new(Database::default())),

@@ -155,6 +155,14 @@ pub enum Wrong {
         /// What the method can use.
         remedy: &'static str,
     },
+    /// `[[auth.rule]]` without the method that reads them, or that method without one.
+    #[error("{what}; {remedy}")]
+    Login {
+        /// What cannot be.
+        what: String,
+        /// The way out.
+        remedy: &'static str,
+    },
     /// A certificate or key that cannot be used.
     #[error("{reason}")]
     Certificate {

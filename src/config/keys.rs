@@ -5,6 +5,7 @@
 //! `config.toml` against the code. A new key is one line.
 
 use super::class::{Expressly, Matching, Reserved};
+use super::login::{self, AliasRule, LoginRules};
 use super::rules::*;
 use super::scopes::TABLES;
 use super::*;
@@ -307,8 +308,11 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
             ("plain", AuthMethod::Plain),
             ("md5", AuthMethod::Md5),
             ("scram-sha-256", AuthMethod::ScramSha256),
+            ("cert", AuthMethod::Cert),
+            ("peer", AuthMethod::Peer),
+            ("hba", AuthMethod::Hba),
         ],
-        later: &["cert", "peer", "hba"],
+        later: &[],
     };
     const FORMATS: OneOf<LogFormat> =
         OneOf { words: &[("text", LogFormat::Text), ("json", LogFormat::Json)], later: &[] };
@@ -330,6 +334,14 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
         key!(Config, "admin.address", OrOff(Address), admin.address).restart(),
         key!(Config, "admin.users", ListOf { each: NAME, least: 0 }, admin.users),
         key!(Config, "auth.method", METHODS, auth.method),
+        key!(Config, "auth.peer_map", ListOf { each: AliasRule, least: 0 }, auth.peer_map),
+        Key {
+            write: Box::new(|config, raw| {
+                config.auth.rules = login::read_rules(raw)?;
+                Ok(())
+            }),
+            ..Key::new("auth.rule", LoginRules, |c: &Config| &c.auth.rules, |c, rules| c.auth.rules = rules)
+        },
         key!(Config, "server.max_backends", count(1, MAX_BACKENDS), server.max_backends),
         key!(Config, "server.connect_parallel", count(1, 1_000), server.connect_parallel),
         key!(Config, "tag.tenant", ListOf { each: Source("bursar.tenant"), least: 0 }, tag.tenant),

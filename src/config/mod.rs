@@ -15,6 +15,7 @@ mod defaults;
 mod environment;
 mod fault;
 mod keys;
+mod login;
 mod parking;
 mod pools;
 mod rules;
@@ -28,6 +29,7 @@ mod written;
 pub use budgets::{Budgets, Isolation, Leak, Mode, Requests, Share, TenantRule, Timed};
 pub use class::{ClassMatch, ClassRule, Express, MatchKey, NORMAL, Pattern, Reserve, STATEMENT_PREFIX};
 pub use fault::{Fault, Faults, Place, Wrong};
+pub use login::{Alias, Connection, LoginRule, Network};
 pub use parking::{ParkMode, Parking};
 pub use pools::{
     ContextPolicy, ContextSource, Policies, Policy, PoolMode, PoolRules, ReplicationRule, Reset, Reuse,

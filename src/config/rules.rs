@@ -20,6 +20,8 @@ pub(super) enum Raw {
     Flag(bool),
     /// A TOML array.
     List(Vec<Raw>),
+    /// A TOML table, by its keys.
+    Table(Vec<(String, Raw)>),
     /// Anything else of TOML: no key takes it.
     Other(&'static str),
     /// Text without TOML's types: from the environment, where lists are separated by commas.
@@ -53,6 +55,7 @@ impl Raw {
             Raw::Integer(_) => "a number",
             Raw::Flag(_) => "a boolean",
             Raw::List(_) => "a list",
+            Raw::Table(_) => "a table",
             Raw::Other(kind) => kind,
         }
     }
@@ -64,6 +67,7 @@ impl Raw {
             Raw::Integer(number) => number.to_string(),
             Raw::Flag(flag) => flag.to_string(),
             Raw::List(_) => "a list".to_owned(),
+            Raw::Table(_) => "a table".to_owned(),
             Raw::Other(kind) => (*kind).to_owned(),
             Raw::FromFile(_) => "the content of the file".to_owned(),
         }

@@ -77,6 +77,15 @@ pub enum Caution {
         /// An address that is not loopback.
         address: SocketAddr,
     },
+    /// As before, by a rule.
+    #[error(
+        "rule {rule} of [[auth.rule]] lets in everybody who can reach it from other machines, without a \
+         password; give it an address or a method that asks for one"
+    )]
+    OpenRule {
+        /// Its number, from 1.
+        rule: usize,
+    },
 }
 
 impl Config {
@@ -149,11 +158,14 @@ impl Config {
             }
         }
         let trust = self.auth.method == AuthMethod::Trust;
-        if !trust && self.users.values().all(|user| user.password.is_none()) {
+        if self.auth.asks_passwords() && self.users.values().all(|user| user.password.is_none()) {
             found.push(Caution::NobodyCanLogIn);
         }
         if let (true, Some(address)) = (trust, self.listen.addresses.iter().find(|a| !a.ip().is_loopback())) {
             found.push(Caution::OpenToAll { address: *address });
+        }
+        if !trust && let Some(rule) = super::login::open_rule(self) {
+            found.push(Caution::OpenRule { rule });
         }
         found
     }

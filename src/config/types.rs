@@ -96,13 +96,37 @@ pub enum AuthMethod {
     Md5,
     /// SCRAM-SHA-256 (RFC 5802, RFC 7677).
     ScramSha256,
+    /// The user is who the client's certificate says (PostgreSQL, "Certificate Authentication").
+    Cert,
+    /// The user is who the kernel says is at the other end of the Unix socket ("Peer Authentication").
+    Peer,
+    /// As `[[auth.rule]]` says; a rule itself never has it.
+    Hba,
+    /// Nobody is let in; only of a rule.
+    Reject,
 }
 
 /// `[auth]`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Auth {
     /// For every client.
     pub method: AuthMethod,
+    /// Which users of the system may be which users of the database, besides those of the same name.
+    pub peer_map: Vec<super::Alias>,
+    /// Who is asked for what, with method `hba`: the first that fits.
+    pub rules: Vec<super::LoginRule>,
+}
+
+impl Auth {
+    /// Whether some client is asked for its password.
+    #[must_use]
+    pub fn asks_passwords(&self) -> bool {
+        let asks = |method| matches!(method, AuthMethod::Plain | AuthMethod::Md5 | AuthMethod::ScramSha256);
+        match self.method {
+            AuthMethod::Hba => self.rules.iter().any(|rule| asks(rule.method)),
+            method => asks(method),
+        }
+    }
 }
 
 /// A secret that never shows in Debug, logs or views, and is wiped when dropped.

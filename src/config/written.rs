@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::sync::Arc;
-use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
 
 /// Longest file that a `_file` key may name: a system's list of authorities has 220 KB.
 const VALUE_FILE_MAX: u64 = 1024 * 1024;
@@ -300,6 +301,11 @@ fn raw(value: &DeValue<'_>) -> Raw {
         DeValue::Array(items) => Raw::List(items.iter().map(|item| raw(item.get_ref())).collect()),
         DeValue::Float(_) => Raw::Other("a fraction"),
         DeValue::Datetime(_) => Raw::Other("a date"),
-        DeValue::Table(_) => Raw::Other("a table"),
+        DeValue::Table(table) => {
+            let pair = |(key, value): (&Spanned<DeString<'_>>, &Spanned<DeValue<'_>>)| {
+                (key.get_ref().to_string(), raw(value.get_ref()))
+            };
+            Raw::Table(table.iter().map(pair).collect())
+        }
     }
 }

@@ -8,6 +8,7 @@ use super::tls::{Encrypted, Protection};
 use socket2::{SockRef, Socket, TcpKeepalive};
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -34,6 +35,29 @@ pub enum Stream {
     Unix(UnixStream),
     /// TLS over TCP.
     Tls(Box<Encrypted>),
+}
+
+/// From where somebody connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// An address.
+    Tcp(IpAddr),
+    /// The Unix socket, and the number of the user at its other end, as far as the kernel tells.
+    Unix(Option<u32>),
+}
+
+impl Origin {
+    /// Whether that is this machine.
+    #[must_use]
+    pub fn is_local(self) -> bool {
+        self.address().is_none_or(|address| address.is_loopback())
+    }
+
+    /// The address; `None` of the Unix socket.
+    #[must_use]
+    pub fn address(self) -> Option<IpAddr> {
+        if let Origin::Tcp(address) = self { Some(address) } else { None }
+    }
 }
 
 /// What one look at an idle connection shows.
@@ -65,6 +89,20 @@ impl Stream {
         }
     }
 
+    /// From where the other side connects.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        // One that has disconnected already is nobody's; it will not be let in either.
+        let from = |tcp: &TcpStream| {
+            Origin::Tcp(tcp.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip()))
+        };
+        match self {
+            Stream::Tcp(tcp) => from(tcp),
+            Stream::Tls(tls) => from(tls.tcp()),
+            Stream::Unix(unix) => Origin::Unix(unix.peer_cred().ok().map(|cred| cred.uid())),
+        }
+    }
+
     /// Whether the other side is on this machine.
     #[must_use]
     pub fn is_local(&self) -> bool {
@@ -86,6 +124,12 @@ impl Stream {
     #[must_use]
     pub fn end_point(&self) -> Option<Arc<[u8]>> {
         if let Stream::Tls(tls) = self { tls.end_point() } else { None }
+    }
+
+    /// The common name in a client's certificate, if it has shown one and that was verified.
+    #[must_use]
+    pub fn common_name(&self) -> Option<String> {
+        if let Stream::Tls(tls) = self { tls.common_name() } else { None }
     }
 
     /// Whether a client that has just connected begins with a TLS handshake instead of a packet of

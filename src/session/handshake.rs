@@ -7,6 +7,7 @@
 //! who has not proved who he is.
 
 mod greeting;
+mod identity;
 mod intake;
 pub mod lobby;
 mod replication;
@@ -24,6 +25,7 @@ use crate::clock;
 use crate::config::{AuthMethod, CONSOLE, PoolMode};
 use crate::metrics::Login;
 use crate::net::lane::Lane;
+use crate::net::stream::Origin;
 use crate::net::tls::{Acceptor, Protection, Upgrade};
 use crate::pool::cell::Cell;
 use crate::pool::{Greeting, Pool, Pools};
@@ -116,8 +118,10 @@ pub struct Visitor<'a> {
     pub registry: &'a Arc<Registry>,
     /// Address of the client, for views.
     pub peer: &'a str,
-    /// It connects from this machine.
-    pub local: bool,
+    /// From where it connects.
+    pub origin: Origin,
+    /// The name in the certificate that it has shown.
+    pub certified: Option<String>,
     /// The encryption that it may have.
     pub tls: Option<Acceptor>,
     /// The one that it has.
@@ -184,6 +188,7 @@ pub async fn arrive<S: Socket + Upgrade>(
                 };
                 visitor.protection = stream.protection();
                 visitor.guest.go_on();
+                visitor.certified = stream.common_name();
             }
             met => break met,
         }
@@ -354,7 +359,8 @@ async fn meet<S: Socket + Upgrade>(
         negotiate(&startup, &mut out);
     }
     let (user, suffix) = login_name(visitor, &startup.user);
-    authenticate(stream, intake, visitor, &user, &mut out).await?;
+    let method = identity::method(visitor, &startup, &user).await?;
+    authenticate(stream, intake, visitor, method, &user, &mut out).await?;
     visitor.guest.stay();
     // Who looks after a crowded house must come in.
     if startup.database == CONSOLE && startup.replication == Replication::No {
@@ -406,12 +412,13 @@ async fn authenticate<S: Socket>(
     stream: &mut S,
     intake: &mut Intake,
     visitor: &Visitor<'_>,
+    method: AuthMethod,
     user: &str,
     out: &mut BytesMut,
 ) -> Result<(), Refused> {
     let end_point = visitor.tls.as_ref().filter(|_| visitor.protection.is_some());
     let end_point = end_point.and_then(|acceptor| acceptor.end_point.clone());
-    let mut exchange = visitor.pools.users().begin(user).over(end_point);
+    let mut exchange = visitor.pools.users().begin(method, user).over(end_point);
     let mut step = exchange.first(out);
     loop {
         match step {
@@ -441,7 +448,7 @@ async fn authenticate<S: Socket>(
 fn may_administer(visitor: &Visitor<'_>, user: &str) -> bool {
     let config = visitor.pools.config();
     if config.admin.users.is_empty() {
-        visitor.local && config.auth.method == AuthMethod::Trust
+        visitor.origin.is_local() && config.auth.method == AuthMethod::Trust
     } else {
         config.admin.users.iter().any(|admin| admin == user)
     }

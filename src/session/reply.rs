@@ -14,7 +14,7 @@ pub mod request;
 
 pub use deadlock::own_lock;
 pub use fault::{Fault, fault};
-pub use login::{bad_setting, bad_tag, login_result, startup, unknown_tag};
+pub use login::{Denied, bad_setting, bad_tag, denied, login_result, startup, unknown_tag};
 
 use crate::book::{Holder, Overrun, Overstay, Refusal, Standing, Warning};
 use crate::tag::Key;

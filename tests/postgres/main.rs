@@ -8,6 +8,7 @@
 mod support;
 
 mod auth;
+mod auth_methods;
 mod backend_dies;
 mod budgets;
 mod cancel;

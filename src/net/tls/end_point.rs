@@ -1,13 +1,10 @@
 //! `tls-server-end-point` (RFC 5929 §4): the hash of a server's certificate, by the hash function of its own
 //! signature, or SHA-256 where that is MD5 or SHA-1.
 
+use super::der::{OID, SEQUENCE, element};
 use ring::digest::{Algorithm, SHA256, SHA384, SHA512, digest};
 use std::sync::Arc;
 use tokio_rustls::rustls::pki_types::CertificateDer;
-
-/// DER's tag of a SEQUENCE, and of an OBJECT IDENTIFIER (X.690).
-const SEQUENCE: u8 = 0x30;
-const OID: u8 = 0x06;
 
 /// Signature algorithms by the value of their identifiers in DER (RFC 8017 A.2, RFC 5758 3.2, RFC 3279 2.2).
 const SIGNED: [(&[u8], &Algorithm); 9] = [
@@ -36,23 +33,6 @@ fn signature_algorithm(der: &[u8]) -> Option<&[u8]> {
     let (_, rest) = element(certificate, SEQUENCE)?;
     let (algorithm, _) = element(rest, SEQUENCE)?;
     Some(element(algorithm, OID)?.0)
-}
-
-/// The contents of the element at the front, and what follows it.
-fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (&[found, short], rest) = der.split_first_chunk::<2>()?;
-    if found != tag {
-        return None;
-    }
-    let (len, rest) = match short {
-        0..=0x7f => (usize::from(short), rest),
-        0x81..=0x84 => {
-            let (long, rest) = rest.split_at_checked(usize::from(short & 0x7f))?;
-            (long.iter().fold(0, |len, byte| len << 8 | usize::from(*byte)), rest)
-        }
-        _ => return None,
-    };
-    rest.split_at_checked(len)
 }
 
 #[cfg(test)]

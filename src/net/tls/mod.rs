@@ -4,6 +4,8 @@
 //! encryption in which message is decided by who reads and writes messages; here a connected socket
 //! becomes an encrypted [`Stream`], or does not.
 
+mod common_name;
+mod der;
 mod end_point;
 mod stream;
 mod verify;
@@ -125,6 +127,9 @@ pub trait Upgrade: Sized {
     /// As [`Stream::protection`].
     fn protection(&self) -> Option<Protection>;
 
+    /// As [`Stream::common_name`].
+    fn common_name(&self) -> Option<String>;
+
     /// As [`Stream::begins_with_tls`].
     fn begins_with_tls(&self) -> impl Future<Output = io::Result<bool>> + Send;
 
@@ -135,6 +140,10 @@ pub trait Upgrade: Sized {
 impl Upgrade for Stream {
     fn protection(&self) -> Option<Protection> {
         Stream::protection(self)
+    }
+
+    fn common_name(&self) -> Option<String> {
+        Stream::common_name(self)
     }
 
     async fn begins_with_tls(&self) -> io::Result<bool> {

@@ -64,6 +64,11 @@ impl Encrypted {
         super::end_point::of(self.inner.get_ref().1.peer_certificates()?.first()?)
     }
 
+    /// The common name in the other side's certificate, if it has shown one, which was verified then.
+    pub(in crate::net) fn common_name(&self) -> Option<String> {
+        super::common_name::of(self.inner.get_ref().1.peer_certificates()?.first()?)
+    }
+
     /// Reads once. `Pending` registers the task for a wake-up.
     ///
     /// Where the other side closes without saying so in TLS, that is the end, as without TLS: messages say

@@ -1,6 +1,7 @@
 //! What is wrong with a start-up packet, a setting or a tag.
 
 use super::hinted;
+use crate::auth::hba::Attempt;
 use crate::metrics::Login;
 use crate::state::SettingsError;
 use crate::tag::{Key, TagError};
@@ -11,12 +12,69 @@ use crate::wire::startup::StartupError;
 #[must_use]
 pub fn login_result(told: &Report) -> Login {
     match told.code {
-        "28P01" | "42501" => Login::Auth,
+        "28P01" | "28000" | "42501" => Login::Auth,
         "53300" | "53400" => Login::Limit,
         "57014" => Login::Timeout,
         "57P03" | "08006" | "3D000" => Login::Upstream,
         "57P01" => Login::Draining,
         _ => Login::Protocol,
+    }
+}
+
+/// Why somebody is not let in whom nobody has asked for a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied<'a> {
+    /// No `[[auth.rule]]` is for this login.
+    NoRule(&'a Attempt<'a>),
+    /// A rule for it has the method `reject`.
+    Rejected(&'a Attempt<'a>),
+    /// The method is `cert`, and there is no certificate.
+    NoCertificate,
+    /// The certificate is somebody else's.
+    Certificate {
+        /// The name sent.
+        user: &'a str,
+    },
+    /// The method is `peer`, and the connection has no such thing.
+    NoPeer,
+    /// The kernel says that it is somebody else.
+    Peer {
+        /// The name sent.
+        user: &'a str,
+    },
+}
+
+/// What is said of it; in PostgreSQL's words where it has some that fit.
+#[must_use]
+pub fn denied(why: &Denied<'_>) -> Report {
+    let fatal = |message: &'static str| Report::new(Severity::Fatal, "28000", message);
+    let who = |attempt: &Attempt<'_>| {
+        let host = attempt.address.map_or_else(|| "[local]".to_owned(), |ip| ip.to_canonical().to_string());
+        let Attempt { user, database, .. } = attempt;
+        let tls = if attempt.tls { "TLS" } else { "no TLS" };
+        let replication = if attempt.replication { ", replication" } else { "" };
+        Some(format!("host \"{host}\", user \"{user}\", database \"{database}\", {tls}{replication}."))
+    };
+    match why {
+        Denied::NoRule(attempt) => {
+            let report = fatal("bursar: no rule lets this connection in");
+            hinted(Report { detail: who(attempt), ..report }, "Add an [[auth.rule]] for it.")
+        }
+        Denied::Rejected(attempt) => {
+            Report { detail: who(attempt), ..fatal("bursar: a rule rejects this connection") }
+        }
+        Denied::NoCertificate => fatal("connection requires a valid client certificate"),
+        Denied::Certificate { user } => {
+            let text = format!("certificate authentication failed for user \"{user}\"");
+            Report::new(Severity::Fatal, "28000", text)
+        }
+        Denied::NoPeer => hinted(
+            fatal("bursar: peer authentication is for the Unix socket"),
+            "Connect through the socket in listen.unix_dir.",
+        ),
+        Denied::Peer { user } => {
+            Report::new(Severity::Fatal, "28000", format!("Peer authentication failed for user \"{user}\""))
+        }
     }
 }
 

@@ -236,8 +236,25 @@ fn everything() -> Vec<Report> {
     let tags = [unknown_tag("x"), bad_tag(&TagError::Unprintable { key: Key::Tenant })];
     let tags = tags.into_iter().chain([request::over("x")]);
     let settings = [SettingsError::Name("x".into()), SettingsError::TooMany];
-    let all = all.chain(isolation());
+    let all = all.chain(isolation()).chain(kept_out());
     all.chain(startups.iter().map(startup)).chain(tags).chain(settings.iter().map(bad_setting)).collect()
+}
+
+/// Who is not let in without having been asked for a password.
+fn kept_out() -> Vec<Report> {
+    let attempt =
+        crate::auth::hba::Attempt { address: None, tls: false, database: "x", user: "x", replication: false };
+    [
+        Denied::NoRule(&attempt),
+        Denied::Rejected(&attempt),
+        Denied::NoCertificate,
+        Denied::Certificate { user: "x" },
+        Denied::NoPeer,
+        Denied::Peer { user: "x" },
+    ]
+    .iter()
+    .map(denied)
+    .collect()
 }
 
 /// What is said where work would mix. V4 is nobody's to be told.
@@ -282,7 +299,7 @@ fn the_table_for_readers_says_the_same() {
     let only_told: Vec<_> = told.difference(&done).collect();
     let only_done: Vec<_> = done.difference(&told).collect();
     assert!(only_told.is_empty() && only_done.is_empty(), "page: {only_told:?}, code: {only_done:?}");
-    assert_eq!(done.len(), 88, "every row is another one");
+    assert_eq!(done.len(), 94, "every row is another one");
 }
 
 #[test]
@@ -337,6 +354,7 @@ fn a_login_counts_as_what_ended_it() {
     for (told, result) in [
         (fault(&Fault::WrongPassword { user: user.clone() }), Login::Auth),
         (fault(&Fault::ConsoleDenied { user }), Login::Auth),
+        (denied(&Denied::NoCertificate), Login::Auth),
         (fault(&Fault::TooManyClients { limit: 1 }), Login::Limit),
         (fault(&Fault::LoginTimeout), Login::Timeout),
         (fault(&Fault::Crowded { limit: 1 }), Login::Limit),

@@ -1,18 +1,18 @@
-//! Certificates for the tests of TLS: two authorities, and what they have signed.
+//! Certificates for tests: two authorities that know nothing of each other, and what they have signed.
 
 use super::Config;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 /// Signs certificates.
-pub(crate) struct Authority {
+struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    pub(crate) fn new() -> Authority {
+    fn new() -> Authority {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         // Not the name that certificates have by default: issuer and subject would look like one.
@@ -23,9 +23,23 @@ impl Authority {
     }
 
     /// A certificate for this host, and its key.
-    pub(crate) fn issue(&self, host: &str) -> (String, KeyPair) {
+    fn issue(&self, host: &str) -> (String, KeyPair) {
+        self.sign(CertificateParams::new(vec![host.to_owned()]).expect("a host"))
+    }
+
+    /// A certificate with this common name, or with none, and its key.
+    fn issue_named(&self, name: Option<&str>) -> (String, KeyPair) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "clients");
+        if let Some(name) = name {
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
+        self.sign(params)
+    }
+
+    fn sign(&self, params: CertificateParams) -> (String, KeyPair) {
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec![host.to_owned()]).expect("a host");
         (params.signed_by(&key, &self.issuer).expect("signed").pem(), key)
     }
 }
@@ -37,8 +51,9 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// `ours.crt` and `others.crt` of two authorities; by the first `server.*` for 127.0.0.1 and `client.*`,
-    /// by the second `stranger.*`. Keys are in PEM, and as `*.pk8` in the DER that JDBC wants.
+    /// `ours.crt` and `others.crt` of two authorities; by the first `server.*` for 127.0.0.1, `client.*`,
+    /// and `app.*`, `plain_user.*` and `nameless.*`, which have those common names; by the second `stranger.*`,
+    /// which is called app as well. Keys are in PEM, and as `*.pk8` in the DER that JDBC wants.
     pub(crate) fn new() -> Files {
         let files = Files { dir: tempfile::tempdir().expect("a directory"), ours: Authority::new() };
         let others = Authority::new();
@@ -47,7 +62,10 @@ impl Files {
         for (name, (cert, key)) in [
             ("server", files.ours.issue("127.0.0.1")),
             ("client", files.ours.issue("app")),
-            ("stranger", others.issue("app")),
+            ("app", files.ours.issue_named(Some("app"))),
+            ("plain_user", files.ours.issue_named(Some("plain_user"))),
+            ("nameless", files.ours.issue_named(None)),
+            ("stranger", others.issue_named(Some("app"))),
         ] {
             files.write(&format!("{name}.crt"), &cert);
             files.write(&format!("{name}.key"), key.serialize_pem());
