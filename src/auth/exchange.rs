@@ -15,6 +15,7 @@
 //! method; the caller logs the [`Failure`] and tells the client nothing of it.
 
 use super::keys::{self, ITERATIONS, ScramKeys};
+use super::passport::Passport;
 use super::scram::{Binding, EndPoint, MECHANISM, MECHANISM_PLUS, ScramFault, ScramServer, ScramVerifier};
 use super::verifier::{MockKey, SecretKind, Verifier};
 use crate::config::AuthMethod;
@@ -38,6 +39,8 @@ pub struct Exchange {
     secret: Result<Verifier, Failure>,
     /// What the client may bind its proof to.
     end_point: Option<EndPoint>,
+    /// What the client has shown, by which a server lets in who shows it.
+    passport: Option<Passport>,
     state: State,
 }
 
@@ -118,7 +121,14 @@ pub fn begin(method: AuthMethod, user: &str, secret: Option<&Verifier>, mock: &M
             _ => Ok(verifier.clone()),
         },
     };
-    Exchange { user: user.into(), mock: mock.clone(), secret, end_point: None, state: State::Unasked(method) }
+    Exchange {
+        user: user.into(),
+        mock: mock.clone(),
+        secret,
+        end_point: None,
+        passport: None,
+        state: State::Unasked(method),
+    }
 }
 
 impl Exchange {
@@ -187,16 +197,26 @@ impl Exchange {
         answered.unwrap_or_else(Step::Failed)
     }
 
-    async fn password(&self, body: &[u8]) -> Result<(), Failure> {
+    /// What the client has shown, once the login is [`Step::Done`]: good for a server that has the same
+    /// verifier. `None` where nothing was asked, or where a clear password is configured anyway.
+    #[must_use]
+    pub fn passport(self) -> Option<Passport> {
+        self.passport
+    }
+
+    async fn password(&mut self, body: &[u8]) -> Result<(), Failure> {
         let given = password_of(body)?;
         let scram = self.secret.as_ref().ok().filter(|secret| secret.kind() == SecretKind::Scram);
+        let mut under = None;
         let derived = if scram.is_some() || self.mock.derive_always {
             let (salt, iterations) = match scram.and_then(|secret| secret.scram(&self.user, &self.mock)) {
                 Some(verifier) => (verifier.salt.clone(), verifier.iterations),
                 None => (self.mock.salt(&self.user).to_vec(), ITERATIONS),
             };
             let given = Zeroizing::new(given.to_vec());
-            let derive = move || ScramKeys::derive(&given, &salt, iterations);
+            let own = salt.clone();
+            let derive = move || ScramKeys::derive(&given, &own, iterations);
+            under = Some((salt, iterations));
             Some(tokio::task::spawn_blocking(derive).await.map_err(|_| Failure::Interrupted)?)
         } else {
             None
@@ -204,19 +224,36 @@ impl Exchange {
         let secret = self.secret.as_ref().map_err(|failure| *failure)?;
         let right = secret.check_clear(&self.user, given, &self.mock).unwrap_or_else(|| {
             let verifier = secret.scram(&self.user, &self.mock);
-            derived.zip(verifier).is_some_and(|(keys, verifier)| keys.server.ct_eq(&*verifier.server).into())
+            let same =
+                |(keys, verifier): (&ScramKeys, &ScramVerifier)| keys.server.ct_eq(&*verifier.server).into();
+            derived.as_ref().zip(verifier).is_some_and(same)
         });
-        if right { Ok(()) } else { Err(Failure::WrongPassword) }
+        if !right {
+            return Err(Failure::WrongPassword);
+        }
+        self.passport = match secret.kind() {
+            SecretKind::Scram => derived.zip(under).map(|(keys, (salt, iterations))| Passport::Scram {
+                salt,
+                iterations,
+                keys,
+            }),
+            _ => secret.passport(),
+        };
+        Ok(())
     }
 
-    fn md5(&self, body: &[u8], salt: [u8; 4]) -> Result<(), Failure> {
+    fn md5(&mut self, body: &[u8], salt: [u8; 4]) -> Result<(), Failure> {
         let given = password_of(body)?;
         let secret = self.secret.as_ref().map_err(|failure| *failure);
         let digits = secret.map(|secret| secret.md5(&self.user));
         let expected = keys::md5_answer(&digits.ok().flatten().unwrap_or([0; 32]), salt);
         let right: bool = given.strip_prefix(b"md5").unwrap_or_default().ct_eq(&expected).into();
-        secret?;
-        if right { Ok(()) } else { Err(Failure::WrongPassword) }
+        let secret = secret?;
+        if !right {
+            return Err(Failure::WrongPassword);
+        }
+        self.passport = secret.passport();
+        Ok(())
     }
 
     /// SASLInitialResponse: the mechanism's name, and a first message unless its length is -1.
@@ -251,10 +288,11 @@ impl Exchange {
         Ok(send(out, &Authentication::SASLContinue(reply.into())))
     }
 
-    fn proof(&self, server: ScramServer, message: &[u8], out: &mut BytesMut) -> Result<Step, Failure> {
+    fn proof(&mut self, server: ScramServer, message: &[u8], out: &mut BytesMut) -> Result<Step, Failure> {
         let last = server.finish(message)?;
         self.secret.as_ref().map_err(|failure| *failure)?;
-        let last = last.ok_or(Failure::WrongPassword)?;
+        let (last, passport) = last.ok_or(Failure::WrongPassword)?;
+        self.passport = Some(passport);
         send(out, &Authentication::SASLFinal(last.into()));
         Ok(done(out))
     }

@@ -7,6 +7,7 @@
 //! | [`exchange`] | the server's side of a login, driven frame by frame |
 //! | [`hba`] | who is asked for what |
 //! | [`scram`] | the server's side of SCRAM-SHA-256 |
+//! | [`passport`] | what a proof is good for towards a server |
 //! | [`keys`] | hashes and key derivation, shared with the client's side in `backend` |
 //!
 //! No socket is touched here, and no SQLSTATE is chosen: a login ends in a typed [`Failure`], and the
@@ -16,10 +17,12 @@
 pub mod exchange;
 pub mod hba;
 pub mod keys;
+pub mod passport;
 pub mod scram;
 pub mod users;
 pub mod verifier;
 
 pub use exchange::{Exchange, Failure, Step, begin};
+pub use passport::Passport;
 pub use users::{UserError, Users};
 pub use verifier::{MockKey, SecretKind, Verifier, VerifierError};

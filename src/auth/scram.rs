@@ -5,6 +5,7 @@
 //! fail convincingly. The tests let an independent client log in against it.
 
 use super::keys::{self, Key, ScramKeys};
+use super::passport::Passport;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::borrow::Cow;
@@ -164,12 +165,12 @@ impl ScramServer {
         Ok((ScramServer { verifier, binding, nonce, transcript }, reply))
     }
 
-    /// Takes the client's final message; returns the server's, or `None` for a wrong proof. The
-    /// same work is done either way.
+    /// Takes the client's final message; returns the server's and the keys that the client has shown to have,
+    /// or `None` for a wrong proof. The same work is done either way.
     ///
     /// # Errors
     /// [`ScramFault`] for a message that is not of this exchange.
-    pub fn finish(self, message: &[u8]) -> Result<Option<String>, ScramFault> {
+    pub fn finish(self, message: &[u8]) -> Result<Option<(String, Passport)>, ScramFault> {
         let text = std::str::from_utf8(message).map_err(|_| ScramFault::Syntax)?;
         let (without_proof, proof) = text.rsplit_once(",p=").ok_or(ScramFault::Syntax)?;
         let proof: Key =
@@ -192,7 +193,11 @@ impl ScramServer {
         let client = Zeroizing::new(xor(&proof, &mask));
         let right: bool = keys::sha256(&client[..]).ct_eq(&*self.verifier.stored).into();
         let signature = keys::hmac(&self.verifier.server[..], transcript.as_bytes());
-        Ok(right.then(|| format!("v={}", STANDARD.encode(signature))))
+        let ScramVerifier { salt, iterations, server, .. } = self.verifier;
+        let keys = ScramKeys { client, server };
+        Ok(right.then(|| {
+            (format!("v={}", STANDARD.encode(signature)), Passport::Scram { salt, iterations, keys })
+        }))
     }
 }
 
@@ -238,7 +243,7 @@ mod tests {
         let mut client = ScramSha256::new(password.as_bytes(), wants);
         let (server, reply) = ScramServer::first(client.message(), verifier("right"), binding)?;
         client.update(reply.as_bytes()).unwrap();
-        let last = server.finish(client.message())?;
+        let last = server.finish(client.message())?.map(|(last, _)| last);
         if let Some(last) = &last {
             client.finish(last.as_bytes()).expect("the client accepts the server's signature");
         }
@@ -271,6 +276,20 @@ mod tests {
     }
 
     #[test]
+    fn a_right_proof_bares_the_keys_of_the_password() {
+        let mut client = ScramSha256::new(b"right", ChannelBinding::unsupported());
+        let (server, reply) =
+            ScramServer::first(client.message(), verifier("right"), &Binding::Unavailable).unwrap();
+        client.update(reply.as_bytes()).unwrap();
+        let Some((_, Passport::Scram { salt, iterations, keys })) = server.finish(client.message()).unwrap()
+        else {
+            panic!("a right password")
+        };
+        let own = ScramKeys::derive(b"right", &salt, iterations);
+        assert_eq!((*keys.client, *keys.server), (*own.client, *own.server));
+    }
+
+    #[test]
     fn first_messages_that_rfc_5802_does_not_allow_are_refused() {
         let first = |message: &str| {
             ScramServer::first(message.as_bytes(), verifier("x"), &Binding::Unavailable).err()
@@ -294,7 +313,7 @@ mod tests {
                 ScramServer::first(client.message(), verifier("right"), &Binding::Unavailable).unwrap();
             client.update(reply.as_bytes()).unwrap();
             let text = std::str::from_utf8(client.message()).unwrap().to_owned();
-            server.finish(edit(&text).as_bytes())
+            server.finish(edit(&text).as_bytes()).map(|done| done.map(|(last, _)| last))
         };
         assert!(finish(str::to_owned).unwrap().is_some());
         assert_eq!(finish(|m| m.replace("c=biws", "c=eSws")), Err(ScramFault::ChannelBinding));

@@ -4,6 +4,7 @@
 //! that announces itself as a SCRAM verifier and is none is an error, not a strange clear password.
 
 use super::keys::{self, ITERATIONS, Key};
+use super::passport::Passport;
 use super::scram::{MECHANISM, ScramVerifier};
 use crate::config::Secret;
 use std::fmt;
@@ -135,6 +136,14 @@ impl Verifier {
             Form::Md5(digits) => Some(*digits),
             Form::Clear(_) => Some(keys::md5_secret(user.as_bytes(), self.0.text.expose().as_bytes())),
             Form::Scram(_) => None,
+        }
+    }
+
+    /// What the stored form itself is good for towards a server: an md5 hash is as good as its password.
+    pub(super) fn passport(&self) -> Option<Passport> {
+        match &self.0.form {
+            Form::Md5(digits) => Some(Passport::Md5(Zeroizing::new(*digits))),
+            Form::Clear(_) | Form::Scram(_) => None,
         }
     }
 

@@ -68,8 +68,13 @@ pub enum ProtocolFault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthFault {
     /// The server asks for a password and none is configured.
-    #[error("the server asks for a password and none is configured")]
+    #[error(
+        "the server asks for a password, none is configured, and no client has shown what would serve instead"
+    )]
     NoPassword,
+    /// What a client has proved to Bursar is of no use: the server's verifier has another salt.
+    #[error("the server has another verifier of this role than Bursar, and no password is configured")]
+    OtherVerifier,
     /// Kerberos, GSSAPI, SSPI or something newer.
     #[error("the server asks for authentication method {0}, which is not supported")]
     Unsupported(i32),

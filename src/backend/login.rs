@@ -119,13 +119,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
             }
             (5, Stage::Start) => {
                 let salt = rest.try_into().map_err(|_| ProtocolFault::Malformed(b'R'))?;
-                let password = self.password()?.expose().as_bytes();
-                let secret = keys::md5_secret(self.target.user.as_bytes(), password);
+                let secret = self.target.md5_digits().ok_or(AuthFault::NoPassword)?;
                 self.send_password(&[b"md5", &keys::md5_answer(&secret, salt)]).await?;
                 Stage::Answered
             }
             (10, Stage::Start) => {
-                self.password()?;
+                if !self.target.has_keys() {
+                    return Err(AuthFault::NoPassword.into());
+                }
                 let client = Client::new(self.end_point.take(), offers(rest, MECHANISM_PLUS));
                 if !offers(rest, client.mechanism()) {
                     return Err(AuthFault::Mechanism.into());
@@ -190,12 +191,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
         self.target.password.as_ref().ok_or(AuthFault::NoPassword)
     }
 
-    /// The SCRAM keys, from the target's memory or from a thread that may compute.
+    /// The SCRAM keys, from the target's memory or from a thread that may compute. What a client has shown
+    /// serves one verifier only.
     async fn keys(&self, salt: &[u8], iterations: std::num::NonZeroU32) -> Result<ScramKeys, DialError> {
-        if let Some(keys) = self.target.cached_keys(salt, iterations) {
+        if let Some(keys) = self.target.keys(salt, iterations) {
             return Ok(keys);
         }
-        let password = Zeroizing::new(self.password()?.expose().as_bytes().to_vec());
+        let password = self.password().map_err(|_| AuthFault::OtherVerifier)?;
+        let password = Zeroizing::new(password.expose().as_bytes().to_vec());
         let salt = salt.to_vec();
         let derive = move || (ScramKeys::derive(&password, &salt, iterations), salt);
         let (keys, salt) = tokio::task::spawn_blocking(derive).await.map_err(std::io::Error::other)?;

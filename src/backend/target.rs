@@ -1,10 +1,10 @@
 //! Where a pool's backends are, and as whom they log in.
 //!
-//! Immutable but for one remembered key derivation. A changed configuration makes a new target.
+//! Immutable but for one remembered key derivation, or what a client has shown in its place. A changed
+//! configuration makes a new target.
 
-use crate::auth::SecretKind;
-use crate::auth::Verifier;
-use crate::auth::keys::ScramKeys;
+use crate::auth::keys::{self, Key, ScramKeys};
+use crate::auth::{Passport, SecretKind, Verifier};
 use crate::config::{Database, Secret};
 use crate::net::listen::socket_path;
 use crate::net::tls::{Connector, Tls};
@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// One server, one database, one role.
 pub struct Target {
@@ -28,22 +29,15 @@ pub struct Target {
     pub user: String,
     /// What else to say at start-up: nothing for a pool's connections.
     pub parameters: Vec<(String, String)>,
-    /// Clear password; `None` = only servers that ask for none will do.
+    /// Clear password; `None` = only servers that ask for none will do, or for what a client has shown.
     pub password: Option<Secret>,
     /// `host:port` or the socket's path, for views and logs.
     pub address: Arc<str>,
     /// How to be encrypted; a reload may change it. `None`: not at all.
     tls: Option<Arc<ArcSwap<Tls>>>,
-    keys: Mutex<Option<CachedKeys>>,
-}
-
-/// The last SCRAM derivation. One is enough: the salt belongs to the role and changes only with
-/// its password.
-#[derive(Clone)]
-struct CachedKeys {
-    salt: Vec<u8>,
-    iterations: NonZeroU32,
-    keys: ScramKeys,
+    /// The last SCRAM derivation, or what a client has shown. One is enough: the salt belongs to the role and
+    /// changes only with its password.
+    passport: Mutex<Option<Passport>>,
 }
 
 /// One address of a server: what a cancel request must go to, however many the name has.
@@ -78,7 +72,7 @@ impl Target {
             password: database.password.clone().or_else(|| fallback.filter(is_clear).cloned()),
             address: address.into(),
             tls: None,
-            keys: Mutex::new(None),
+            passport: Mutex::new(None),
         }
     }
 
@@ -106,7 +100,7 @@ impl Target {
             password: self.password.clone(),
             address: self.address.clone(),
             tls: self.tls.clone(),
-            keys: Mutex::new(self.keys.lock().clone()),
+            passport: Mutex::new(self.passport.lock().clone()),
         }
     }
 
@@ -122,16 +116,51 @@ impl Target {
         Ok(found.map(Endpoint::Tcp).collect())
     }
 
-    /// The keys of this target's password under a salt, if they are the ones derived last.
-    pub(super) fn cached_keys(&self, salt: &[u8], iterations: NonZeroU32) -> Option<ScramKeys> {
-        let cached = self.keys.lock();
-        let hit = cached.as_ref().filter(|c| c.salt == salt && c.iterations == iterations);
-        hit.map(|cached| cached.keys.clone())
+    /// A client of this role has shown how to get in. Of no use where the configuration says as whom, or by
+    /// which password.
+    pub fn admit(&self, role: &str, passport: Passport) {
+        if self.password.is_none() && self.user == role {
+            *self.passport.lock() = Some(passport);
+        }
     }
 
-    /// Remembers a derivation.
+    /// What a client has shown is not true any more.
+    pub fn dismiss(&self) {
+        *self.passport.lock() = None;
+    }
+
+    /// Whether there is a password, or keys in its place, for a server that speaks SCRAM.
+    pub(super) fn has_keys(&self) -> bool {
+        self.password.is_some() || matches!(&*self.passport.lock(), Some(Passport::Scram { .. }))
+    }
+
+    /// The keys under a salt, if they are the ones remembered.
+    pub(super) fn keys(&self, salt: &[u8], iterations: NonZeroU32) -> Option<ScramKeys> {
+        match &*self.passport.lock() {
+            Some(Passport::Scram { salt: own, iterations: rounds, keys })
+                if own == salt && *rounds == iterations =>
+            {
+                Some(keys.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// Remembers a derivation from the password.
     pub(super) fn remember_keys(&self, salt: Vec<u8>, iterations: NonZeroU32, keys: ScramKeys) {
-        *self.keys.lock() = Some(CachedKeys { salt, iterations, keys });
+        *self.passport.lock() = Some(Passport::Scram { salt, iterations, keys });
+    }
+
+    /// The digits that answer a server that asks for md5.
+    pub(super) fn md5_digits(&self) -> Option<Zeroizing<Key>> {
+        if let Some(password) = &self.password {
+            let digits = keys::md5_secret(self.user.as_bytes(), password.expose().as_bytes());
+            return Some(Zeroizing::new(digits));
+        }
+        match &*self.passport.lock() {
+            Some(Passport::Md5(digits)) => Some(digits.clone()),
+            _ => None,
+        }
     }
 }
 
@@ -182,6 +211,30 @@ pub(super) mod tests {
         assert_eq!((&target.dbname[..], &target.user[..]), ("main", "pool"));
         assert_eq!(target.password.as_ref().unwrap().expose(), "own");
         assert!(!format!("{target:?}").contains("own"));
+    }
+
+    #[test]
+    fn what_a_client_has_shown_serves_its_own_role_where_no_password_is_configured() {
+        let passport = || Passport::Md5(Zeroizing::new([b'a'; 32]));
+        let mut table = database("db", 5432);
+        let target = Target::new(&table, "app", "alice", None);
+        target.admit("alice", passport());
+        assert_eq!(target.md5_digits().as_deref(), Some(&[b'a'; 32]));
+        assert_eq!(target.aside().md5_digits().as_deref(), Some(&[b'a'; 32]));
+        assert!(!target.has_keys(), "not for SCRAM");
+        assert!(!format!("{target:?}").contains("aaa"));
+        target.dismiss();
+        assert!(target.md5_digits().is_none());
+
+        table.user = Some("pool".into());
+        let other = Target::new(&table, "app", "alice", None);
+        other.admit("alice", passport());
+        assert!(other.md5_digits().is_none(), "alice is not pool");
+        table.user = None;
+        table.password = Some(Secret::new("pw".into()));
+        let own = Target::new(&table, "app", "alice", None);
+        own.admit("alice", passport());
+        assert_eq!(own.md5_digits().as_deref(), Some(&keys::md5_secret(b"alice", b"pw")));
     }
 
     #[tokio::test]

@@ -35,7 +35,7 @@ pub mod view;
 pub mod wait;
 mod xids;
 
-use crate::auth::Users;
+use crate::auth::{Passport, Users};
 use crate::backend::{Object, Store, Target};
 use crate::book::{
     Action, Book, Checkout, Claim, LeaseId, Objection, Outcome, PoolId, Refusal, SessionId, Usage, Warning,
@@ -187,12 +187,19 @@ impl Pools {
         self.settings.lock()
     }
 
-    /// The pool of a database and a role, made at the first call. `None` = no such database is
-    /// configured.
-    pub fn pool(self: &Arc<Self>, database: &str, user: &str) -> Option<Arc<Pool>> {
+    /// The pool of a database and a role, made at the first call, for a client that has shown this. `None` = no
+    /// such database is configured.
+    pub fn pool(
+        self: &Arc<Self>,
+        database: &str,
+        user: &str,
+        passport: Option<Passport>,
+    ) -> Option<Arc<Pool>> {
         let key = (Arc::from(database), Arc::from(user));
-        if let Some(pool) = self.names.read().get(&key) {
-            return Some(pool.clone());
+        let known = self.names.read().get(&key).cloned();
+        if let Some(pool) = known {
+            pool.admit(passport);
+            return Some(pool);
         }
         let config = self.config();
         let table = config.database(database)?;
@@ -200,6 +207,7 @@ impl Pools {
         let target = Arc::new(Target::new(&table, database, user, password).over(self.tls.clone()));
         let mut names = self.names.write();
         if let Some(pool) = names.get(&key) {
+            pool.admit(passport);
             return Some(pool.clone());
         }
         let mut actions = Vec::new();
@@ -220,6 +228,8 @@ impl Pools {
             refusal: watch::Sender::new(None),
             backends: Mutex::default(),
         });
+        // Before its first backends are opened.
+        pool.admit(passport);
         self.pools.write().push(pool.clone());
         names.insert(key, pool.clone());
         drop(names);

@@ -1,6 +1,7 @@
 //! One pool: the backends of one (database, user), as far as the book does not decide.
 
 use super::parking::Parking;
+use crate::auth::Passport;
 use crate::backend::{Backend, CancelHandle, Store, Target};
 use crate::book::PoolId;
 use crate::config::PoolRules;
@@ -80,6 +81,13 @@ fn nanos(rules: &PoolRules) -> u64 {
 }
 
 impl Pool {
+    /// Its client has shown this.
+    pub(super) fn admit(&self, passport: Option<Passport>) {
+        if let Some(passport) = passport {
+            self.store.target().admit(&self.user, passport);
+        }
+    }
+
     /// Puts new rules in force.
     pub(super) fn set_rules(&self, rules: PoolRules) {
         self.lifetime.0.store(nanos(&rules), Ordering::Relaxed);

@@ -59,7 +59,7 @@ impl Pools {
         let open = std::mem::take(&mut *self.unasked.lock());
         let mut servers: BTreeMap<Arc<str>, (Arc<super::Pool>, Vec<Open>)> = BTreeMap::new();
         for one in open.into_iter().filter(Open::stands) {
-            let Some(pool) = self.pool(&one.cell.database, &one.cell.user) else { continue };
+            let Some(pool) = self.pool(&one.cell.database, &one.cell.user, None) else { continue };
             let address = pool.target().address.clone();
             servers.entry(address).or_insert((pool, Vec::new())).1.push(one);
         }

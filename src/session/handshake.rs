@@ -19,6 +19,7 @@ use super::reply::{self, Fault};
 use super::tracker::Tracker;
 use super::virtual_tx::VirtualTx;
 use super::{Linked, Session, Socket, Stretch, locals};
+use crate::auth::Passport;
 use crate::auth::exchange::Step;
 use crate::book::{SessionId, Warning};
 use crate::clock;
@@ -360,7 +361,7 @@ async fn meet<S: Socket + Upgrade>(
     }
     let (user, suffix) = login_name(visitor, &startup.user);
     let method = identity::method(visitor, &startup, &user).await?;
-    authenticate(stream, intake, visitor, method, &user, &mut out).await?;
+    let passport = authenticate(stream, intake, visitor, method, &user, &mut out).await?;
     visitor.guest.stay();
     // Who looks after a crowded house must come in.
     if startup.database == CONSOLE && startup.replication == Replication::No {
@@ -376,11 +377,11 @@ async fn meet<S: Socket + Upgrade>(
     may_set(visitor, &startup)?;
     if startup.replication != Replication::No {
         let leftover = std::mem::take(intake).leftover();
-        let opened = replication::open(visitor, startup, user, suffix, leftover, out).await?;
+        let opened = replication::open(visitor, startup, (user, passport), suffix, leftover, out).await?;
         return Ok(Met::Replication(Box::new(opened)));
     }
     let leftover = std::mem::take(intake).leftover();
-    let prepared = prepare(visitor, startup, user, suffix, leftover, out).await?;
+    let prepared = prepare(visitor, startup, (user, passport), suffix, leftover, out).await?;
     Ok(Met::Session(Box::new(prepared)))
 }
 
@@ -415,14 +416,14 @@ async fn authenticate<S: Socket>(
     method: AuthMethod,
     user: &str,
     out: &mut BytesMut,
-) -> Result<(), Refused> {
+) -> Result<Option<Passport>, Refused> {
     let end_point = visitor.tls.as_ref().filter(|_| visitor.protection.is_some());
     let end_point = end_point.and_then(|acceptor| acceptor.end_point.clone());
     let mut exchange = visitor.pools.users().begin(method, user).over(end_point);
     let mut step = exchange.first(out);
     loop {
         match step {
-            Step::Done => return Ok(()),
+            Step::Done => return Ok(exchange.passport()),
             Step::More => {
                 stream.write_all(out).await?;
                 stream.flush().await?;
@@ -470,14 +471,14 @@ fn may_set(visitor: &Visitor<'_>, startup: &Startup) -> Result<(), Refused> {
 async fn prepare(
     visitor: &Visitor<'_>,
     startup: Startup,
-    user: String,
+    (user, passport): (String, Option<Passport>),
     suffix: Option<Arc<str>>,
     leftover: BytesMut,
     mut out: BytesMut,
 ) -> Result<Prepared, Refused> {
     let pools = visitor.pools;
     let no_database = || Fault::NoSuchDatabase { database: startup.database.as_str().into() };
-    let pool = pools.pool(&startup.database, &user).ok_or_else(no_database)?;
+    let pool = pools.pool(&startup.database, &user, passport).ok_or_else(no_database)?;
     let settings = settings(visitor, &startup)?;
     let cell = Arc::new(new_cell(visitor, &startup, pool.database.clone(), pool.user.clone()));
     let (tags, tag, warning, seat) = admit(visitor, &cell, Some(&pool), &startup, suffix.as_deref())?;

@@ -1,7 +1,7 @@
 //! Who may come in, by every method towards clients and towards the server; and that a wrong
 //! password and an unknown user look alike.
 
-use crate::support::{Config, Db, Login, Proxy, Refused, Reply, Wire};
+use crate::support::{Config, Db, Login, Proxy, Refused, Reply, Wire, until};
 
 const METHODS: [&str; 4] = ["trust", "plain", "md5", "scram-sha-256"];
 
@@ -129,4 +129,27 @@ fn no_secret_is_logged() {
     assert!(!log.is_empty(), "a trace log says something");
     assert!(!log.contains(mine), "the client's password is in the log");
     proxy.stop();
+}
+
+/// A server that asks everybody for SCRAM, or md5, and a Bursar that has verifiers and no password.
+#[test]
+fn who_has_proved_himself_is_let_in_to_the_server_without_a_password_in_the_configuration() {
+    let db = Db::new();
+    let secret = |role: &str| db.ask(&format!("select rolpassword from pg_authid where rolname = '{role}'"));
+    for (role, method) in
+        [("scram_user", "scram-sha-256"), ("scram_user", "plain"), ("md5_user", "md5"), ("md5_user", "plain")]
+    {
+        let config = Config::of_size(2).with("auth", &format!("method = \"{method}\""));
+        let config = config.with(&format!("user.{role}"), &format!("password = \"{}\"", secret(role)));
+        let proxy = Proxy::start(&db, config.with("pool", "min_idle = 2"));
+        let login = Login::new(role, db.name());
+        // A wrong password opens nothing.
+        assert_eq!(refused(&proxy, &login.clone().password("wrong")).code(), "28P01");
+        assert_eq!(db.pids(), Vec::<i32>::new());
+        let mut client = Wire::login(proxy.addr(), &login.password(role));
+        assert_eq!(client.query("select current_user").value(), role, "{method}");
+        until("as many as are to be idle", || db.pids().len() == 2);
+        drop(client);
+        proxy.stop();
+    }
 }

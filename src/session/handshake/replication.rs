@@ -6,6 +6,7 @@
 
 use super::greeting::statuses;
 use super::{Refused, Seat, Visitor, admit, new_cell, welcome};
+use crate::auth::Passport;
 use crate::backend::{Backend, DialError, Target, dial};
 use crate::book::LeaseId;
 use crate::clock;
@@ -34,7 +35,7 @@ pub(super) struct Opened {
 pub(super) async fn open(
     visitor: &Visitor<'_>,
     startup: Startup,
-    user: String,
+    (user, passport): (String, Option<Passport>),
     suffix: Option<Arc<str>>,
     leftover: BytesMut,
     mut out: BytesMut,
@@ -49,6 +50,9 @@ pub(super) async fn open(
     let mut target =
         Target::new(&table, &startup.database, &user, password).over(visitor.pools.tls().clone());
     target.parameters = parameters(&startup)?;
+    if let Some(passport) = passport {
+        target.admit(&user, passport);
+    }
 
     let mut cell = new_cell(visitor, &startup, startup.database.as_str().into(), user.as_str().into());
     cell.replication = startup.replication;
