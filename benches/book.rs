@@ -44,7 +44,7 @@ impl Rig {
         let now = Instant::now();
         let mut book = Book::new(&config(&rules, ledger));
         let mut actions = Vec::new();
-        let pool = book.pool("app", "web", &rules, now, &mut actions);
+        let pool = book.pool("app", "web", "db:5432", &rules, now, &mut actions);
         let mut backend = 0;
         while let Some(action) = actions.pop() {
             if let Action::Dial { pool, .. } = action {

@@ -50,6 +50,7 @@ pub mod tag;
 pub mod wire;
 
 pub mod book;
+pub mod breaker;
 pub mod state;
 pub mod statements;
 

@@ -221,8 +221,8 @@ fn secrets_are_never_echoed() {
 #[test]
 fn what_a_later_version_brings_is_refused_by_name() {
     let text = "\
-[breaker]
-after = 5
+[readiness]
+requires_backend = true
 [fleet]
 cap = 3
 [pool]
@@ -233,7 +233,7 @@ burst = 4
     assert_eq!(
         report(text, &[("BURSAR_LISTEN_TLS", "x"), ("BURSAR_TENANT_ACME_BURST", "2")]),
         [
-            "c.toml:1:2: breaker: this key is not available in this version; remove it",
+            "c.toml:1:2: readiness: this key is not available in this version; remove it",
             "c.toml:3:2: fleet: this key is not available in this version; remove it",
             "c.toml:6:1: pool.tls: this key is not available in this version; remove it",
             "c.toml:8:1: tenant.acme.burst: this key is not available in this version; remove it",

@@ -14,13 +14,14 @@ const FLOORS: [(u8, &[&str]); 7] = [
     (5, &["console", "http"]),
     (4, &["session"]),
     (3, &["net", "backend", "pool", "auth"]),
-    (2, &["book", "statements", "state"]),
+    (2, &["book", "breaker", "statements", "state"]),
     (1, &["wire"]),
     (0, &["tag", "config", "metrics", "clock", "log"]),
 ];
 
 /// Rooms and files that decide and do not act.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
+    "breaker",
     "session/tracker",
     "session/virtual_tx",
     "session/reply",

@@ -1,6 +1,7 @@
 //! Why a backend could not be had.
 
 use super::scram::ScramFault;
+use crate::breaker::Failure;
 use bytes::Bytes;
 use std::io;
 
@@ -34,6 +35,23 @@ pub enum DialError {
     /// The store holds as many backends as it may; the book's accounting is off.
     #[error("no room in the store")]
     NoRoom,
+}
+
+impl DialError {
+    /// What it says of the server, for its breaker.
+    #[must_use]
+    pub fn kind(&self) -> Failure {
+        match self {
+            DialError::Io(_) | DialError::Tls(_) | DialError::Timeout | DialError::Protocol(_) => {
+                Failure::Unreachable
+            }
+            // Shutting down, crashed, starting up: operator intervention (PostgreSQL, appendix A, class 57P).
+            DialError::Server { code: [b'5', b'7', b'P', ..], .. } => Failure::Starting,
+            // No connection left, or no memory for one more.
+            DialError::Server { code: [b'5', b'3', ..], .. } | DialError::NoRoom => Failure::Full,
+            DialError::Server { .. } | DialError::Auth(_) => Failure::Refused,
+        }
+    }
 }
 
 /// How a server broke the protocol before it was ready.

@@ -90,7 +90,7 @@ impl<B, W> Book<B, W> {
             self.look_again(now, actions);
             return Checkout::Idle(lease);
         }
-        let refusal = self.cannot_make_it(claim, who, now);
+        let refusal = self.unavailable(claim, who, now).or_else(|| self.cannot_make_it(claim, who, now));
         if let Some(refusal) = refusal.or_else(|| self.queue_full(claim, who, now, actions)) {
             return Checkout::Refused(refusal);
         }

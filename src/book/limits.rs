@@ -1,7 +1,8 @@
 //! The part of the configuration the book decides by, taken out once per reload.
 
 use crate::config::{
-    Budgets, Config, Leak, ParkMode, Places, Requests, Scope, Scopes, Share as Portion, TenantRule,
+    BreakerRules, Budgets, Config, Leak, ParkMode, Places, Requests, Scope, Scopes, Share as Portion,
+    TenantRule,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ pub(super) const STUCK: Duration = Duration::from_millis(50);
 pub(super) struct Limits {
     pub(super) max_backends: usize,
     pub(super) connect_parallel: usize,
+    pub(super) breaker: BreakerRules,
     pub(super) leak: Leak,
     pub(super) request: Requests,
     /// Some transactions are parked.
@@ -40,6 +42,7 @@ impl Limits {
         let mut limits = Limits {
             max_backends: config.server.max_backends,
             connect_parallel: config.server.connect_parallel.max(1),
+            breaker: config.breaker,
             leak: config.leak.clone(),
             request: config.request,
             parks: config.budget.parking.mode == ParkMode::Enforce || config.scopes.park(),

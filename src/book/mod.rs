@@ -73,6 +73,7 @@ pub use leaks::{CLOSED_KEPT, Evidence, LeakClass, LeakEvent, Outcome, Threshold}
 pub use report::view::{self, View};
 pub use report::{Violation, advice, saturation};
 pub use requests::{End, RequestOver};
+pub use slots::DialFailure;
 pub use types::*;
 pub use verdicts::*;
 
@@ -110,6 +111,7 @@ pub struct Book<B, W> {
     /// Pools where somebody is barred from a backend that is free.
     stalled: Vec<PoolId>,
     jitter: slots::Jitter,
+    upstreams: Vec<slots::Upstream>,
     paused_all: bool,
     paused: BTreeSet<Box<str>>,
 
@@ -176,6 +178,7 @@ impl<B, W> Book<B, W> {
             hungry: VecDeque::new(),
             stalled: Vec::new(),
             jitter: slots::Jitter::new(),
+            upstreams: Vec::new(),
             paused_all: false,
             paused: BTreeSet::new(),
             shares: roll::Roll::new(limits::REMEMBERED),
@@ -219,12 +222,13 @@ impl<B, W> Book<B, W> {
         book
     }
 
-    /// The pool of a (database, user), made if new; a new one dials its `min_idle` backends. Call it
-    /// for authenticated clients only: pools are never dropped.
+    /// The pool of a (database, user) at an upstream, made if new; a new one dials its `min_idle` backends.
+    /// Call it for authenticated clients only: pools are never dropped.
     pub fn pool(
         &mut self,
         database: &str,
         user: &str,
+        upstream: &str,
         rules: &PoolRules,
         now: Instant,
         actions: &mut Vec<Action<B, W>>,
@@ -234,7 +238,8 @@ impl<B, W> Book<B, W> {
         }
         let id = PoolId(self.pools.len() as u32);
         let (database, user): (Arc<str>, Arc<str>) = (database.into(), user.into());
-        let mut pool = pool::Pool::new(database.clone(), user.clone(), rules.clone(), now);
+        let upstream = self.upstream(upstream);
+        let mut pool = pool::Pool::new((database.clone(), user.clone()), upstream, rules.clone(), now);
         pool.paused = self.paused_all || self.paused.contains(&*database);
         self.pools.push(pool);
         self.set_pace();
@@ -250,6 +255,7 @@ impl<B, W> Book<B, W> {
     /// a smaller size goes at once, what is leased when it comes back.
     pub fn reconfigure(&mut self, config: &Config, now: Instant, actions: &mut Vec<Action<B, W>>) {
         self.limits = limits::Limits::of(config);
+        self.set_breaker_rules(config.breaker);
         self.classes.take_over(config);
         self.renumber();
         for at in 0..self.pools.len() {

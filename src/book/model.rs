@@ -104,7 +104,7 @@ impl World {
         let mut book = Book::new(&setup.config());
         let mut actions = Vec::new();
         let pools: Vec<PoolId> = (0..POOLS)
-            .map(|at| book.pool(&format!("db{at}"), "app", &setup.rules, now, &mut actions))
+            .map(|at| book.pool(&format!("db{at}"), "app", "db:5432", &setup.rules, now, &mut actions))
             .collect();
         let mut world = World {
             book,
@@ -158,6 +158,7 @@ impl World {
                 | Action::Violation(_)
                 | Action::Deadlock(_)
                 | Action::AskLocks(_)
+                | Action::Breaker(_)
                 | Action::RequestOver(_) => {}
             }
         }
@@ -507,7 +508,7 @@ impl World {
             self.live.insert(self.next_backend);
             Ok(self.next_backend)
         } else {
-            Err("refused".into())
+            Err(DialFailure { kind: crate::breaker::Failure::Unreachable, error: "refused".into() })
         };
         self.failing |= !ok;
         self.book.dialled(self.now, pool, result, actions);

@@ -61,8 +61,8 @@ impl Census {
 pub(super) struct Dials {
     /// Failures since the last success.
     pub(super) failures: u32,
-    /// No dial before this, while `failures` is not zero.
-    pub(super) not_before: Option<Instant>,
+    /// Whether the server lets this role into this database.
+    pub(super) door: crate::breaker::Door,
     /// The last failure since the last success.
     pub(super) error: Option<Arc<str>>,
 }
@@ -81,6 +81,8 @@ pub(super) struct Seen {
 pub(super) struct Pool {
     pub(super) database: Arc<str>,
     pub(super) user: Arc<str>,
+    /// Its server's number.
+    pub(super) upstream: usize,
     pub(super) rules: PoolRules,
     pub(super) paused: bool,
     pub(super) census: Census,
@@ -224,10 +226,16 @@ impl SoFar {
 }
 
 impl Pool {
-    pub(super) fn new(database: Arc<str>, user: Arc<str>, rules: PoolRules, now: Instant) -> Self {
+    pub(super) fn new(
+        (database, user): (Arc<str>, Arc<str>),
+        upstream: usize,
+        rules: PoolRules,
+        now: Instant,
+    ) -> Self {
         Pool {
             database,
             user,
+            upstream,
             rules,
             paused: false,
             census: Census::default(),

@@ -174,9 +174,22 @@ pub enum Action<B, W> {
     RequestOver(Box<super::RequestOver>),
     /// A deadlock to log, once.
     Deadlock(Box<super::Deadlock>),
+    /// A server's breaker has changed its state, to log.
+    Breaker(Box<BreakerTurn>),
     /// Ask the server whether these statements wait for locks of their own request; what it says
     /// goes to [`super::Book::locked`].
     AskLocks(Vec<super::Suspect>),
+}
+
+/// A change of a server's breaker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BreakerTurn {
+    /// The server.
+    pub upstream: Arc<str>,
+    /// From what to what, and why.
+    pub turn: crate::breaker::Turn,
+    /// The last failure since the last success.
+    pub error: Option<Arc<str>>,
 }
 
 /// What a lease was used for, told at checkin.

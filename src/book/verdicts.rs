@@ -159,6 +159,17 @@ pub enum Refusal {
         /// The numbers.
         standing: Box<Standing>,
     },
+    /// The server is down, or does not let this pool in, for longer than the client waits: 53300.
+    Unavailable {
+        /// When it is tried again.
+        opens: Duration,
+        /// Of this role and database alone.
+        own: bool,
+        /// The last dial error.
+        error: Option<Arc<str>>,
+        /// The numbers.
+        standing: Box<Standing>,
+    },
     /// B8: 53400.
     TenantQueueFull {
         /// The cap.
@@ -234,9 +245,10 @@ impl Refusal {
     #[must_use]
     pub fn sqlstate(&self) -> &'static str {
         match self {
-            Refusal::WaitedTooLong { .. } | Refusal::QueueFull { .. } | Refusal::TooManySessions { .. } => {
-                "53300"
-            }
+            Refusal::WaitedTooLong { .. }
+            | Refusal::QueueFull { .. }
+            | Refusal::Unavailable { .. }
+            | Refusal::TooManySessions { .. } => "53300",
             Refusal::TenantQueueFull { .. } => "53400",
             Refusal::TooManyLeases { .. } | Refusal::NestsTooDeep { .. } | Refusal::TooManyPins { .. } => {
                 "54000"

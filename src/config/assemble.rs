@@ -134,6 +134,11 @@ impl Checks<'_> {
             ("drain.deadline", Some(config.drain.deadline)),
             |d| show_duration(*d),
         );
+        self.above(
+            ("breaker.open", Some(config.breaker.open)),
+            ("breaker.open_max", Some(config.breaker.open_max)),
+            |d| show_duration(*d),
+        );
         self.pool("pool", &config.pool);
         for (name, database) in &config.databases {
             let place = self.written.named.get(&("database".to_owned(), name.clone()));

@@ -28,6 +28,7 @@ impl Default for Config {
             any_database: Some(Arc::new(Database::default())),
             pool: PoolRules::default(),
             server: Server { max_backends: 100, connect_parallel: 2 },
+            breaker: BreakerRules::default(),
             tag: TagRules::default(),
             budget: Budgets::default(),
             scopes: Scopes::default(),
@@ -41,6 +42,20 @@ impl Default for Config {
             drain: Drain { notice: Duration::ZERO, deadline: seconds(25) },
             tls: Tls::default(),
             log: Log { format: LogFormat::Text, level: "info".to_owned() },
+        }
+    }
+}
+
+impl Default for BreakerRules {
+    /// budgets.md §6.3.
+    fn default() -> Self {
+        BreakerRules {
+            failures: 5,
+            window: seconds(30),
+            open: seconds(1),
+            open_max: seconds(30),
+            starting: Duration::from_millis(500),
+            refused: seconds(30),
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct Config {
     pub pool: PoolRules,
     /// `[server]`
     pub server: Server,
+    /// `[breaker]`
+    pub breaker: BreakerRules,
     /// `[tag]`
     pub tag: TagRules,
     /// `[budget.*]`
@@ -213,6 +215,23 @@ pub struct Server {
     pub max_backends: usize,
     /// Dials in flight at once, per server.
     pub connect_parallel: usize,
+}
+
+/// `[breaker]`: when a server is not dialled for a while (budgets.md §6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BreakerRules {
+    /// Failed dials in a row that open it.
+    pub failures: u32,
+    /// Half of at least 20 dials within this open it too; for as long few dials go out at once after it.
+    pub window: Duration,
+    /// How long it is open at first, ±20 %; doubles.
+    pub open: Duration,
+    /// How long at most.
+    pub open_max: Duration,
+    /// How long it is open while PostgreSQL says that it is starting (57P03).
+    pub starting: Duration,
+    /// For how long a role and database that were refused twice are not tried again.
+    pub refused: Duration,
 }
 
 /// One place a tag may come from, in `[tag]`'s lists.

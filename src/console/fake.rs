@@ -3,7 +3,9 @@
 use super::source::{Command, Running, Source};
 use crate::backend::trail::fingerprint;
 use crate::book::advice::Advice;
-use crate::book::view::{CallSiteView, LeaseView, PoolView, RequestView, TenantView, TimesView, WaiterView};
+use crate::book::view::{
+    CallSiteView, LeaseView, PoolView, RequestView, TenantView, TimesView, UpstreamView, WaiterView,
+};
 use crate::book::{
     Activity, Deadlock, DeadlockKind, Doing, Evidence, LeakClass, LeakEvent, LeaseId, Outcome, PoolId,
     Resolution, SessionId, Threshold, Usage, View,
@@ -85,6 +87,13 @@ impl Fake {
             deadlock_totals: vec![("pool", "victim", 1), ("pool", "suspected", 1)],
             pins: vec![("listen", 1)],
             leases_peak: 3,
+            upstreams: vec![UpstreamView {
+                name: "db:5432".into(),
+                state: crate::breaker::State::Closed,
+                opens: None,
+                error: None,
+                turns: vec![("connect", 2), ("starting", 1), ("recovered", 3)],
+            }],
         };
         Fake { now, view, metrics, draining: false, cleaning: Vec::new(), commands: Mutex::default() }
     }

@@ -5,8 +5,9 @@
 //! series of their own. Names and help are in `metrics.rs`.
 
 use super::tenants::{Series, TopTenants};
-use crate::book::view::{PoolView, TimesView, View};
+use crate::book::view::{PoolView, TimesView, UpstreamView, View};
 use crate::book::{HOLD_BOUNDS, LeakClass, Outcome, PoolId, WAIT_BOUNDS};
+use crate::breaker::State;
 use crate::console::Source;
 use crate::metrics::{self, CONNECT_BOUNDS, FAMILIES, Family, Kind};
 use crate::pool::view::ParkingRow;
@@ -295,6 +296,9 @@ fn over_all(source: &dyn Source, view: &View) -> Vec<MetricFamily> {
     let leaks = leaks.map(|(class, action, outcome, count)| sample!(*class, *action, *outcome => *count));
     let deadlocks = view.deadlock_totals.iter();
     let deadlocks = deadlocks.map(|(kind, resolution, count)| sample!(*kind, *resolution => *count));
+    let turns = view.upstreams.iter().flat_map(|upstream| {
+        upstream.turns.iter().map(|(reason, count)| sample!(&*upstream.name, *reason => *count))
+    });
     vec![
         family(&metrics::ALL_LEASES_PEAK, [sample!(=> view.leases_peak)]),
         family(&metrics::UNKNOWN_CLASSES, [sample!(=> view.unknown_classes)]),
@@ -303,12 +307,23 @@ fn over_all(source: &dyn Source, view: &View) -> Vec<MetricFamily> {
         family(&metrics::LEAKS, leaks),
         family(&metrics::LEAKS_OPEN, open.into_iter().map(|(class, count)| sample!(class => count))),
         family(&metrics::DEADLOCKS, deadlocks),
+        family(&metrics::BREAKER, view.upstreams.iter().map(breaker)),
+        family(&metrics::BREAKER_TURNS, turns),
         family(&metrics::SATURATED, [sample!(=> source.saturated_total())]),
         family(&metrics::PINS, view.pins.iter().map(|(reason, count)| sample!(*reason => *count))),
         family(&metrics::REQUESTS_ENDED, view.request_ends.iter().map(|(by, count)| sample!(*by => *count))),
         family(&metrics::REQUESTS, [sample!(=> view.requests.len())]),
         family(&metrics::CLIENT_SESSIONS, sessions.into_iter().map(|(state, count)| sample!(state => count))),
     ]
+}
+
+fn breaker(upstream: &UpstreamView) -> Sample {
+    let state = match upstream.state {
+        State::Closed => 0,
+        State::HalfOpen => 1,
+        State::Open { .. } => 2,
+    };
+    sample!(&*upstream.name => state)
 }
 
 /// What the process counts itself.

@@ -1,7 +1,9 @@
 //! Health as probes ask for it: `/livez`, `/readyz`, and the database's in `/healthz/db` (budgets.md
 //! §6.4). Readiness does not ask for the database, or one blip of it would take every pod away.
 
+use crate::book::view::UpstreamView;
 use crate::book::{Outcome, View, WAIT_BOUNDS};
+use crate::breaker::State;
 use crate::console::Source;
 use serde::Serialize;
 use std::time::Duration;
@@ -24,7 +26,7 @@ pub(super) enum Status {
 #[derive(Debug, Serialize)]
 pub(super) struct Health {
     pub(super) status: Status,
-    /// `off` until there is a circuit breaker.
+    /// The worst of all servers: `closed`, `half-open` or `open`.
     breaker: &'static str,
     pool: Sums,
     waiting: usize,
@@ -60,6 +62,12 @@ impl Health {
             active += each.usage.active;
             oldest = oldest.max(each.oldest_wait);
         }
+        let state = |upstream: &UpstreamView| upstream.state;
+        let breaker = view.upstreams.iter().map(state).max_by_key(|state| match state {
+            State::Closed => 0,
+            State::HalfOpen => 1,
+            State::Open { .. } => 2,
+        });
         let status = match failing_dials {
             1.. if pool.in_use + pool.idle == 0 => Status::Down,
             1.. => Status::Degraded,
@@ -68,7 +76,7 @@ impl Health {
         };
         Health {
             status,
-            breaker: "off",
+            breaker: breaker.unwrap_or(State::Closed).name(),
             waiting: pool.waiting,
             pool,
             wait_p99_ms: p99(&view).map(|seconds| seconds * 1_000.0),
@@ -117,7 +125,11 @@ mod tests {
         (fake.view.pools[0].leased, fake.view.pools[0].idle) = (0, 0);
         assert_eq!(Health::of(&fake).status, Status::Down);
         fake.metrics.dialled(Connect::Ok, Duration::ZERO);
-        assert_eq!(Health::of(&fake).status, Status::Ok);
+        assert_eq!((Health::of(&fake).status, Health::of(&fake).breaker), (Status::Ok, "closed"));
+        let mut other = fake.view.upstreams[0].clone();
+        other.state = State::Open { until: fake.now };
+        fake.view.upstreams.insert(0, other);
+        assert_eq!(Health::of(&fake).breaker, "open", "the worst of two");
     }
 
     #[test]

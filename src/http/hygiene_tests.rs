@@ -147,6 +147,8 @@ fn promised_names_are_kept() {
         bursar_backend_resets_total counter kind\n\
         bursar_client_sessions gauge state\n\
         bursar_client_pool_saturated_total counter\n\
+        bursar_breaker_state gauge upstream\n\
+        bursar_breaker_transitions_total counter upstream reason\n\
         bursar_pins gauge reason";
     for line in promised.lines() {
         let mut words = line.split_ascii_whitespace();

@@ -42,7 +42,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const HEADER_BYTES: usize = 16 * 1024;
 
 /// The views under `/api/`. CONFIG and the rest are for administrators, who log in to the console.
-const API: [&str; 15] = [
+const API: [&str; 16] = [
     "pools",
     "clients",
     "servers",
@@ -58,6 +58,7 @@ const API: [&str; 15] = [
     "pins",
     "prepared",
     "stats",
+    "upstreams",
 ];
 
 const BOARD: &str = include_str!("board.html");

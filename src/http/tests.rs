@@ -39,7 +39,7 @@ async fn health_has_the_fields_of_the_interface() {
     let answer = get("/healthz/db").await;
     let health: serde_json::Value = serde_json::from_str(body(&answer)).unwrap();
     assert_eq!(health["status"], "degraded");
-    assert_eq!(health["breaker"], "off");
+    assert_eq!(health["breaker"], "closed");
     assert_eq!(health["pool"], serde_json::json!({"size": 6, "in_use": 2, "idle": 1, "waiting": 1}));
     assert_eq!(health["waiting"], 1);
     assert_eq!(health["leaks_open"], 1);

@@ -1,13 +1,13 @@
 //! Carrying out what the book decided, with the book unlocked.
 
-use super::Pools;
 use super::cell::Order;
 use super::events;
 use super::lease::Lease;
 use super::one::Opened;
 use super::wait::{Granted, Waiter};
+use super::{Pool, Pools};
 use crate::backend::{DialError, Object, Store};
-use crate::book::{Action, Checkout, Claim, LeaseId, PoolId, SessionId, Warning};
+use crate::book::{Action, Checkout, Claim, DialFailure, LeaseId, PoolId, SessionId, Warning};
 use crate::clock;
 use crate::metrics::Connect;
 use std::sync::Arc;
@@ -54,6 +54,7 @@ impl Pools {
             Action::RequestOver(over) => events::request_over(&over),
             Action::Deadlock(case) => events::deadlock(self, &case),
             Action::AskLocks(suspects) => self.ask_locks(suspects),
+            Action::Breaker(turn) => events::breaker(&turn),
         }
     }
 
@@ -134,13 +135,20 @@ impl Pools {
                     if let DialError::Server { body, .. } = &error {
                         pool.refusal.send_replace(Some(body.clone()));
                     }
-                    Err(Arc::from(error.to_string()))
+                    Err(DialFailure { kind: error.kind(), error: error.to_string().into() })
                 }
             };
             let mut actions = Vec::new();
             pools.book.lock().dialled(clock::now(), id, result, &mut actions);
             pools.carry_out(actions);
         });
+    }
+
+    /// The connection of a backend that a session had broke.
+    pub fn broke(self: &Arc<Self>, pool: &Pool) {
+        let mut actions = Vec::new();
+        self.book.lock().broke(clock::now(), pool.id, &mut actions);
+        self.carry_out(actions);
     }
 
     fn order(&self, session: SessionId, order: Order) {

@@ -4,7 +4,8 @@
 use super::Pools;
 use super::cell::Cell;
 use super::view::LeakDetail;
-use crate::book::{CLOSED_KEPT, Deadlock, End, LeakEvent, Outcome, RequestOver, Violation};
+use crate::book::{BreakerTurn, CLOSED_KEPT, Deadlock, End, LeakEvent, Outcome, RequestOver, Violation};
+use crate::breaker::State;
 use crate::clock;
 use crate::config::Mode;
 use crate::metrics::{Isolation, Label};
@@ -50,6 +51,18 @@ impl Details {
 
     pub(super) fn all(&self) -> HashMap<u64, LeakDetail> {
         self.cases.clone()
+    }
+}
+
+/// Logs that a server's breaker has changed its state.
+pub(super) fn breaker(turn: &BreakerTurn) {
+    let BreakerTurn { upstream, turn, error } = turn;
+    let (state, reason, error) = (turn.to.name(), turn.reason.name(), error.as_deref());
+    match turn.to {
+        State::Open { .. } => tracing::warn!(server = %upstream, state, reason, error, "breaker"),
+        State::HalfOpen | State::Closed => {
+            tracing::info!(server = %upstream, state, reason, error, "breaker")
+        }
     }
 }
 

@@ -212,7 +212,7 @@ impl Pools {
         }
         let mut actions = Vec::new();
         let rules = config.pool_rules(database, user)?;
-        let id = self.book.lock().pool(database, user, &rules, clock::now(), &mut actions);
+        let id = self.book.lock().pool(database, user, &target.address, &rules, clock::now(), &mut actions);
         let pool = Arc::new(Pool {
             id,
             database: key.0.clone(),

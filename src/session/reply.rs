@@ -25,6 +25,7 @@ use std::time::Duration;
 const TOO_MANY_SESSIONS: &str = "bursar: request opened too many sessions";
 const NESTS_TOO_DEEP: &str = "bursar: request nests more sessions than its budget";
 const POOL_DEADLOCK: &str = "bursar: connection pool deadlock";
+const UNAVAILABLE: &str = "bursar: the server cannot be reached";
 const RETRY: &str = "Retry the transaction. Avoid opening a session while another one is in a transaction.";
 const TOO_MANY_CLIENTS: &str = "bursar: too many sessions of this tenant";
 const TOO_MANY_PINS: &str = "bursar: too many sessions keep a backend beyond their transaction";
@@ -61,6 +62,22 @@ pub fn refusal(refusal: &Refusal) -> Report {
         Refusal::QueueFull { limit, standing } => {
             let detail = format!("{limit} clients wait for this pool (queue={limit}); {}", numbers(standing));
             error("bursar: too many clients wait for a backend", detail, retry(standing))
+        }
+        Refusal::Unavailable { opens, own, error: why, standing } => {
+            let mut detail = format!("tried again in {} ms; {}", opens.as_millis(), numbers(standing));
+            if let Some(why) = why {
+                let _ = write!(detail, " The last try: {why}");
+            }
+            let after = standing.retry.as_millis();
+            let hint = match own {
+                true => format!(
+                    "Retry after {after} ms. The server does not let this role into this database, or has no room for it."
+                ),
+                false => {
+                    format!("Retry after {after} ms. The server's circuit breaker is open (SHOW UPSTREAMS).")
+                }
+            };
+            error(UNAVAILABLE, detail, hint)
         }
         Refusal::TenantQueueFull { limit, standing } => {
             let detail = format!(
@@ -114,6 +131,7 @@ pub fn refusal_at_login(why: &Refusal) -> Report {
         Refusal::WaitedTooLong { dial_error: Some(error), .. } => {
             fault(&Fault::ServerUnreachable { error: error.clone() })
         }
+        Refusal::Unavailable { .. } => Report { severity: Severity::Fatal, code: "57P03", ..refusal(why) },
         _ => Report { severity: Severity::Fatal, ..refusal(why) },
     }
 }

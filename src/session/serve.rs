@@ -392,6 +392,7 @@ impl<S: Socket> Session<S> {
         let in_transaction = self.tracker.status() != TxStatus::Idle || self.tracker.is_busy();
         let torn = self.down.rest > 0 && self.down.keep;
         let dying = self.linked.dying;
+        self.pools.broke(&self.pool);
         self.abandon(false);
         if dying || torn {
             End::BackendGone

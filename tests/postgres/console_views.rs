@@ -52,7 +52,7 @@ fn psql_shows_every_view_of_the_page_with_its_columns() {
     let mut held = proxy.connect_for("acme", "x");
     held.batch("begin");
     let views = documented();
-    assert_eq!(views.len(), 26, "{views:?}");
+    assert_eq!(views.len(), 27, "{views:?}");
     for (name, columns, all) in views {
         let text = shown(&proxy, &format!("SHOW {name}"));
         let header = header(&text);

@@ -10,6 +10,7 @@ mod support;
 mod auth;
 mod auth_methods;
 mod backend_dies;
+mod breaker;
 mod budgets;
 mod cancel;
 mod cli;

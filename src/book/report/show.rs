@@ -35,6 +35,7 @@ impl<B, W> Book<B, W> {
             unknown_classes: self.classes.unknown,
             retry_storms: self.storms.total(),
             leases_peak: self.leases_peak,
+            upstreams: self.upstream_rows(now),
         }
     }
 

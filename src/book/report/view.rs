@@ -43,6 +43,23 @@ pub struct View {
     pub retry_storms: u64,
     /// Highest number of leases at once over all pools since start.
     pub leases_peak: u64,
+    /// One row a server.
+    pub upstreams: Vec<UpstreamView>,
+}
+
+/// One server, by its address as configured.
+#[derive(Debug, Clone)]
+pub struct UpstreamView {
+    /// The address.
+    pub name: Arc<str>,
+    /// Its breaker.
+    pub state: crate::breaker::State,
+    /// When it is dialled again, if that is not now.
+    pub opens: Option<Duration>,
+    /// The last failure since the last success.
+    pub error: Option<Arc<str>>,
+    /// Changes of the state: (reason, count).
+    pub turns: Vec<(&'static str, u64)>,
 }
 
 /// One pool.

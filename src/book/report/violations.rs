@@ -179,7 +179,7 @@ fn of_refusal(refusal: &Refusal) -> Option<Figures> {
         }
         Refusal::TooOld { age, limit } => (Dim::B10, millis(*age), millis(*limit)),
         // No budget, and an event of its own.
-        Refusal::Deadlock { .. } | Refusal::Closing => return None,
+        Refusal::Unavailable { .. } | Refusal::Deadlock { .. } | Refusal::Closing => return None,
     })
 }
 

@@ -3,7 +3,7 @@
 //! Three bounds hold at every moment, backends on their way out included: a pool's size (and its
 //! overflow, while clients wait), `server.max_backends` over all pools, and `server.connect_parallel`
 //! dials in flight. A pool that wants a backend and may not have one *yet* is hungry and is looked
-//! at again when a dial ends, a backend goes, or a backoff is over.
+//! at again when a dial ends, a backend goes, or its server may be dialled again (`upstreams`).
 //!
 //! Where `max_backends` binds, a waiter's pool is given the room of an idle backend of the pool that
 //! has not been used for longest; and a pool that has waiters and no backend at all is given the
@@ -11,49 +11,40 @@
 
 mod burst;
 mod retries;
+mod upstreams;
 
 pub(super) use burst::Burst;
 pub(super) use retries::Retries;
+pub use upstreams::DialFailure;
+pub(super) use upstreams::Upstream;
 
 use crate::book::limits::later;
 use crate::book::pool::Place;
 use crate::book::report::{Dim, Told};
 use crate::book::{Action, Book, PoolId};
-use std::sync::Arc;
+use crate::breaker::Room;
 use std::time::{Duration, Instant};
 
-/// First pause after a failed dial; doubles up to [`BACKOFF_MOST`], plus up to a quarter of jitter.
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_MOST: Duration = Duration::from_secs(5);
 /// A dial due within this is decided now, the rest of its pause left to the dialler: no tick
 /// comes sooner.
 const SOON: Duration = crate::book::tick::TICK_LEAST;
 
 impl<B, W> Book<B, W> {
-    /// A dial has ended. A failure starts a backoff and fails no waiter: each waits until its own
-    /// deadline.
+    /// A dial has ended. A failure may keep others from going out, and fails no waiter: each waits until
+    /// its own deadline.
     pub fn dialled(
         &mut self,
         now: Instant,
         pool: PoolId,
-        result: Result<B, Arc<str>>,
+        result: Result<B, DialFailure>,
         actions: &mut Vec<Action<B, W>>,
     ) {
         self.shift(pool, Some(Place::Dialling), None, now);
-        let dials = &mut self.pools[pool.0 as usize].dials;
-        match result {
-            Ok(backend) => {
-                *dials = crate::book::pool::Dials::default();
-                if let Some(backend) = self.arrive(pool, backend, now, actions) {
-                    actions.push(Action::Store { pool, backend });
-                }
-            }
-            Err(error) => {
-                dials.failures = dials.failures.saturating_add(1);
-                dials.error = Some(error);
-                let pause = BACKOFF_FIRST.saturating_mul(1 << (dials.failures - 1).min(10)).min(BACKOFF_MOST);
-                dials.not_before = Some(later(now, pause + self.jitter.part_of(pause / 4)));
-            }
+        self.end_dial(pool, result.as_ref().err(), now, actions);
+        if let Ok(backend) = result
+            && let Some(backend) = self.arrive(pool, backend, now, actions)
+        {
+            actions.push(Action::Store { pool, backend });
         }
         self.serve(pool, now, actions);
         self.feed(now, actions);
@@ -197,7 +188,7 @@ impl<B, W> Book<B, W> {
             other != id
                 && pool.wants_room()
                 && (has_nothing || !busy || !pool.first.is_empty())
-                && pool.dials.not_before.is_none_or(|at| at <= now)
+                && self.room(other, now) == Room::Now
                 && self.has_takers(other)
         })
     }
@@ -293,16 +284,20 @@ impl<B, W> Book<B, W> {
         if self.closing || !(for_waiters || pool.wants_for_itself()) {
             return false;
         }
-        // After a failure, one dial at a time finds out whether the server is back.
-        let pause = pool.dials.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
-        if pool.dials.failures > 0 && (pool.census.at(Place::Dialling) > 0 || pause > SOON) {
-            if pause > Duration::ZERO {
-                self.wake(later(now, pause));
+        let pause = match self.room(id, now) {
+            Room::Now => Duration::ZERO,
+            Room::At(at) if at.saturating_duration_since(now) <= SOON => at.saturating_duration_since(now),
+            Room::At(at) => {
+                self.wake(at);
+                self.starve(id);
+                return false;
             }
-            self.starve(id);
-            return false;
-        }
-        let again = pool.dials.failures > 0;
+            Room::Later => {
+                self.starve(id);
+                return false;
+            }
+        };
+        let again = self.tries_again(id);
         if again && !self.may_retry(now) {
             self.starve(id);
             return false;
@@ -327,6 +322,7 @@ impl<B, W> Book<B, W> {
             self.count_retry(now);
         }
         self.shift(id, None, Some(Place::Dialling), now);
+        self.begin_dial(id, actions);
         actions.push(Action::Dial { pool: id, after: pause });
         true
     }
@@ -392,11 +388,12 @@ impl Jitter {
         Jitter(0)
     }
 
-    fn part_of(&mut self, most: Duration) -> Duration {
+    /// From 0 to 1.
+    fn fraction(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        most.mul_f64(((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64)
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 }

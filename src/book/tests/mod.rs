@@ -15,6 +15,7 @@ mod requests;
 mod simulate;
 mod statements;
 mod trees;
+mod upstreams;
 
 use super::*;
 use crate::config::*;
@@ -132,7 +133,7 @@ impl Desk {
         let now = Instant::now();
         let mut book = Book::new(&setup.config());
         let mut actions = Vec::new();
-        let pool = book.pool("app", "web", &setup.rules, now, &mut actions);
+        let pool = book.pool("app", "web", "db:5432", &setup.rules, now, &mut actions);
         assert!(actions.is_empty());
         let mut desk = Desk { book, setup, now, pool, actions, warnings: Vec::new(), sessions: 0 };
         let first: Vec<WaiterId> = (0..size).map(|at| desk.queued(&format!("warm{at}"))).collect();
@@ -154,7 +155,10 @@ impl Desk {
     /// What is to be done; what is only to be logged is left out.
     fn take(&mut self) -> Vec<Action<u32, WaiterId>> {
         let actions = std::mem::take(&mut self.actions);
-        actions.into_iter().filter(|action| !matches!(action, Action::Violation(_))).collect()
+        actions
+            .into_iter()
+            .filter(|action| !matches!(action, Action::Violation(_) | Action::Breaker(_)))
+            .collect()
     }
 
     fn claim(&mut self, tag: Tag) -> Claim {
@@ -218,7 +222,8 @@ impl Desk {
     }
 
     fn dialled(&mut self, pool: PoolId, result: Result<u32, &str>) {
-        let result = result.map_err(Arc::from);
+        let kind = crate::breaker::Failure::Unreachable;
+        let result = result.map_err(|error| DialFailure { kind, error: error.into() });
         self.book.dialled(self.now, pool, result, &mut self.actions);
     }
 

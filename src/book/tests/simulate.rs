@@ -78,7 +78,7 @@ impl<E> World<E> {
         let now = Instant::now();
         let mut book = Book::new(&setup.config());
         let mut actions = Vec::new();
-        let pool = book.pool("app", "web", &setup.rules, now, &mut actions);
+        let pool = book.pool("app", "web", "db:5432", &setup.rules, now, &mut actions);
         let mut world = World {
             book,
             pool,

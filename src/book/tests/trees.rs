@@ -155,8 +155,9 @@ impl Town {
         let now = Instant::now();
         let mut book = Book::new(&setup.config());
         let mut actions = Vec::new();
-        let pools: Vec<PoolId> =
-            (0..2).map(|at| book.pool(&format!("db{at}"), "app", &setup.rules, now, &mut actions)).collect();
+        let pools: Vec<PoolId> = (0..2)
+            .map(|at| book.pool(&format!("db{at}"), "app", "db:5432", &setup.rules, now, &mut actions))
+            .collect();
         assert!(actions.is_empty());
         let call = |(at, (starts, tree)): (usize, &(u64, Tree))| Call {
             tree: tree.clone(),
@@ -257,7 +258,7 @@ impl Town {
                 }
                 Action::Warn { .. } | Action::Park { .. } | Action::Leak(_) => {}
                 Action::Violation(_) | Action::RequestOver(_) => {}
-                Action::Deadlock(_) | Action::AskLocks(_) => {}
+                Action::Deadlock(_) | Action::AskLocks(_) | Action::Breaker(_) => {}
                 Action::Close { .. } | Action::Cancel { .. } => panic!("nothing is closed or cancelled"),
             }
         }

@@ -77,6 +77,15 @@ impl<W> Waiter<W> {
 }
 
 impl<B, W> Book<B, W> {
+    /// How long somebody waits (B9).
+    pub(in crate::book) fn patience(&self, claim: &Claim, who: Who) -> Duration {
+        let of_class = self.classes.get(who.class).rule.max_wait;
+        let own = of_class.or(self.limits.budgets(who.budgets).max_wait);
+        let most = own.unwrap_or(self.pools[claim.pool.0 as usize].rules.max_wait);
+        let asked = claim.tag.deadline_ms.map_or(Duration::MAX, |ms| Duration::from_millis(ms.into()));
+        most.min(asked)
+    }
+
     /// Queues a claim; B1 decides in which line.
     pub(in crate::book) fn enqueue(
         &mut self,
@@ -97,13 +106,8 @@ impl<B, W> Book<B, W> {
             Entry::Front(_) => self.ends.0 -= 1,
         }
 
-        let pool = &mut self.pools[claim.pool.0 as usize];
-        pool.waiting += 1;
-        let of_class = self.classes.get(who.class).rule.max_wait;
-        let own = of_class.or(self.limits.budgets(who.budgets).max_wait);
-        let most = own.unwrap_or(pool.rules.max_wait);
-        let asked = claim.tag.deadline_ms.map_or(Duration::MAX, |ms| Duration::from_millis(ms.into()));
-        let deadline = later(since, most.min(asked));
+        self.pools[claim.pool.0 as usize].waiting += 1;
+        let deadline = later(since, self.patience(claim, who));
         let waits = |id| self.waiters.contains_key(&id);
         self.deadlines.add(Reverse(deadline), id, self.waiters.len(), waits);
         self.wake(deadline);

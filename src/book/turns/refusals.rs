@@ -110,10 +110,11 @@ impl<B, W> Book<B, W> {
     /// Counts a wait in vain; with the reason, if the pool was without a backend all the while.
     fn timed_out(&mut self, id: WaiterId) -> Option<Option<std::sync::Arc<str>>> {
         let waiter = self.waiters.get(&id)?;
-        let pool = &mut self.pools[waiter.claim.pool.0 as usize];
+        let (id, since) = (waiter.claim.pool, waiter.since);
+        let pool = &mut self.pools[id.0 as usize];
         pool.sofar.timeouts += 1;
-        let never = pool.empty_since.is_some_and(|since| since <= waiter.since);
-        Some(pool.dials.error.clone().filter(|_| never))
+        let never = pool.empty_since.is_some_and(|empty| empty <= since);
+        Some(self.dial_error(id).filter(|_| never))
     }
 
     pub(in crate::book) fn refuse(
@@ -200,6 +201,7 @@ impl<B, W> Book<B, W> {
             Some(Bar::Reserve) => "reserve",
             Some(Bar::Express) => "express",
             Some(Bar::Unsafe) => "unsafe",
+            None if self.is_shut_out(id) => "breaker",
             None => "pool_full",
         }
     }

@@ -12,6 +12,7 @@ mod prepared;
 mod requests;
 mod sockets;
 mod stats;
+mod upstreams;
 
 pub(super) use requests::{FUNCTION_COLUMNS, request_row};
 
@@ -68,6 +69,7 @@ pub static VIEWS: &[&View] = &[
     &budgets::BUDGETS,
     &bursar::PINS,
     &prepared::PREPARED,
+    &upstreams::UPSTREAMS,
     &HELP,
 ];
 

@@ -5,7 +5,7 @@
 //! remembered in the pool, and later logins need no backend.
 
 use super::Refused;
-use crate::book::Claim;
+use crate::book::{Claim, Refusal};
 use crate::metrics::Isolation;
 use crate::pool::cell::Cell;
 use crate::pool::lease::Lease;
@@ -76,6 +76,11 @@ async fn checkout(pools: &Arc<Pools>, pool: &Arc<Pool>, claim: &Claim) -> Result
     let mut refusals = pool.refusals();
     let waiting = match pools.checkout(pool, claim, crate::clock::now(), &mut false) {
         Start::Ready(lease, _) => return Ok(lease),
+        // In the server's own words, where it has some for this role and database.
+        Start::Refused(Refusal::Unavailable { own: true, .. }) if refusals.borrow().is_some() => {
+            let body = refusals.borrow().clone();
+            return Err(body.map_or(Refused::Silent, Refused::Server));
+        }
         Start::Refused(refusal) => return Err(Refused::Told(reply::refusal_at_login(&refusal))),
         Start::Mixed => {
             let (kind, tag) = (Isolation::V3, &claim.tag);

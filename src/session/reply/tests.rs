@@ -139,6 +139,25 @@ fn a_login_that_cannot_go_on_closes() {
     assert_eq!((report.severity, report.code), (Severity::Fatal, "53300"));
 }
 
+fn unavailable() -> Refusal {
+    let opens = Duration::from_millis(3_600);
+    let error = Some("connection refused".into());
+    Refusal::Unavailable { opens, own: false, error, standing: standing() }
+}
+
+#[test]
+fn an_open_breaker_is_told_word_for_word_and_closes_logins_only() {
+    let report = refusal(&unavailable());
+    assert_eq!((report.severity, report.code), (Severity::Error, "53300"));
+    let (message, detail, hint) = texts(&report);
+    assert_eq!(message, "bursar: the server cannot be reached");
+    assert!(detail.starts_with("tried again in 3600 ms; request 5f0c"), "{detail}");
+    assert!(detail.ends_with(" The last try: connection refused"), "{detail}");
+    assert!(hint.ends_with(" ms. The server's circuit breaker is open (SHOW UPSTREAMS)."), "{hint}");
+    let report = refusal_at_login(&unavailable());
+    assert_eq!((report.severity, report.code), (Severity::Fatal, "57P03"));
+}
+
 /// One of everything, with the placeholders `docs/errors.md` uses.
 fn everything() -> Vec<Report> {
     let time = Duration::from_secs(1);
@@ -146,6 +165,7 @@ fn everything() -> Vec<Report> {
     let refusals = [
         Refusal::WaitedTooLong { waited: time, dial_error: None, standing: standing() },
         Refusal::QueueFull { limit: 1, standing: standing() },
+        unavailable(),
         Refusal::TenantQueueFull { limit: 1, standing: standing() },
         Refusal::TooManyLeases { ordinal: 2, limit: 1, own: false, standing: standing() },
         Refusal::DbTimeUsedUp { used: time, limit: time, standing: standing() },
@@ -299,7 +319,7 @@ fn the_table_for_readers_says_the_same() {
     let only_told: Vec<_> = told.difference(&done).collect();
     let only_done: Vec<_> = done.difference(&told).collect();
     assert!(only_told.is_empty() && only_done.is_empty(), "page: {only_told:?}, code: {only_done:?}");
-    assert_eq!(done.len(), 94, "every row is another one");
+    assert_eq!(done.len(), 95, "every row is another one");
 }
 
 #[test]
@@ -334,6 +354,7 @@ fn no_pool_throws_a_live_connection_away() {
         ("0A000", "bursar: transaction blocks are not allowed in statement mode"),
         ("0A000", "cached plan must not change result type"),
         ("53300", "bursar: no backend became available in time"),
+        ("53300", "bursar: the server cannot be reached"),
         ("53300", "bursar: too many clients wait for a backend"),
         ("53400", "bursar: too many clients of this tenant wait for a backend"),
         ("53400", "bursar: too many different prepared statements"),

@@ -5,6 +5,7 @@ pub(crate) mod certificates;
 pub(crate) mod cluster;
 pub(crate) mod dice;
 pub(crate) mod distance;
+pub(crate) mod gate;
 pub(crate) mod identity;
 pub(crate) mod impostor;
 pub(crate) mod msg;
@@ -17,6 +18,7 @@ pub(crate) mod wire;
 
 pub(crate) use certificates::Files;
 pub(crate) use cluster::{Cluster, Db, Stop};
+pub(crate) use gate::Gate;
 pub(crate) use proxy::{Config, Proxy};
 pub(crate) use wire::{Login, Msg, Refused, Reply, Wire, trace};
 

@@ -2,7 +2,7 @@
 //! that is checked.
 
 use super::distance::Distance;
-use super::{Db, Login, PATIENCE, Wire, eventually, ports, signal, standin};
+use super::{Db, Gate, Login, PATIENCE, Wire, eventually, ports, signal, standin};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpStream};
@@ -83,15 +83,22 @@ impl Proxy {
         Proxy::start_behind(Some(Distance::to(db.cluster().addr(), delay)), db, config)
     }
 
+    /// As [`Proxy::start`], with a gate between it and its server.
+    pub(crate) fn start_at(gate: &Gate, db: &Db<'_>, config: Config) -> Proxy {
+        let config = config.with("database.\"*\"", &format!("port = {}", gate.port()));
+        Proxy::start_behind(None, db, config)
+    }
+
     fn start_behind(far: Option<Distance>, db: &Db<'_>, config: Config) -> Proxy {
         let (port, admin_port) = (ports::free(), ports::free());
         let dir = db.cluster().subdir(&format!("proxy-{port}"));
         let server = far.as_ref().map_or(db.cluster().addr().port(), Distance::port);
+        let port_of_server = config.get("database.\"*\"", "port").map_or(server.to_string(), str::to_owned);
         let config = config
             .with("listen", &format!("address = \"127.0.0.1:{port}\""))
             .with("admin", &format!("address = \"127.0.0.1:{admin_port}\""))
             .with("database.\"*\"", "host = \"127.0.0.1\"")
-            .with("database.\"*\"", &format!("port = {server}"));
+            .with("database.\"*\"", &format!("port = {port_of_server}"));
         let database = db.name().to_owned();
         let mut proxy = Proxy { child: None, port, admin_port, dir, config, database, _far: far };
         proxy.write_config();

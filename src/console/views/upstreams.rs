@@ -1,0 +1,42 @@
+//! SHOW UPSTREAMS: each server, and whether it is dialled (budgets.md §6.3).
+
+use super::{View, row};
+use crate::book::view::UpstreamView;
+use crate::console::source::Source;
+use crate::console::table::{Row, Value, int, text};
+
+pub(super) static UPSTREAMS: View = View {
+    name: "upstreams",
+    what: "one row a server: its circuit breaker, when it is dialled again, and why it was not",
+    columns: &[text("upstream"), text("breaker"), int("opens_ms"), int("opened"), text("error")],
+    rows: upstreams,
+};
+
+fn upstreams(source: &dyn Source) -> Vec<Row> {
+    let row = |upstream: &UpstreamView| {
+        let opened = upstream.turns.iter().filter(|(reason, _)| ["connect", "starting"].contains(reason));
+        row![
+            &upstream.name,
+            upstream.state.name(),
+            upstream.opens.map(Value::millis),
+            opened.map(|(_, count)| count).sum::<u64>(),
+            upstream.error.as_ref(),
+        ]
+    };
+    source.view().upstreams.iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::fake::Fake;
+
+    #[test]
+    fn a_row_says_how_often_it_was_opened() {
+        let fake = Fake::planted();
+        let table = UPSTREAMS.table(&fake);
+        let name: std::sync::Arc<str> = "db:5432".into();
+        let expected = row![&name, "closed", Value::Null, 3_u64, Value::Null];
+        assert_eq!(table.rows, [expected]);
+    }
+}
