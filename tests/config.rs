@@ -630,6 +630,42 @@ fn a_method_needs_what_it_asks_for() {
 }
 
 #[test]
+fn a_command_for_the_password_stands_in_its_place() {
+    let text = "\
+[database.\"*\"]
+password_command = [\"/opt/token\", \"--secret=hunter2\"]
+[database.a]
+[database.b]
+password = \"own\"
+[database.c]
+password_command = \"/opt/other\"
+password_command_ttl = \"0s\"
+";
+    let config = read(text);
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let rows = config.show();
+    let value = |key: &str| rows.iter().find(|row| row.key == key).map(|row| row.value.as_str());
+    assert_eq!(value("database.a.password_command"), Some("/opt/token …"));
+    // The nearer one is meant.
+    assert_eq!(
+        (value("database.b.password"), value("database.b.password_command")),
+        (Some("(set)"), Some(""))
+    );
+    assert_eq!(value("database.c.password_command"), Some("/opt/other"));
+    assert_eq!(
+        report(
+            "[database.a]\npassword = \"x\"\npassword_command = [\"y\"]\n[database.b]\npassword_command = []",
+            &[]
+        ),
+        [
+            "c.toml:3:20: database.a.password_command: sets the same thing as database.a.password; keep one of them",
+            "c.toml:5:20: database.b.password_command: the value is not accepted; expected a list of a program and \
+             its arguments, such as [\"/opt/token\", \"--db\"]; there is no shell",
+        ]
+    );
+}
+
+#[test]
 fn cautions_do_not_refuse() {
     assert_eq!(read("").cautions(), [Caution::NobodyCanLogIn]);
     let open = read("[auth]\nmethod = \"trust\"\n[listen]\naddress = \"0.0.0.0:6432\"");

@@ -60,13 +60,19 @@ pub struct Backend {
     lifetime_permille: u32,
 }
 
-/// Opens a backend within `within`, of which each address of the server gets an equal part of what
-/// is left. Not cancel safe: dropped, the attempt is given up.
+/// Opens a backend within `within` of having its password, of which each address of the server gets an equal
+/// part of what is left. Not cancel safe: dropped, the attempt is given up.
 ///
 /// # Errors
 /// [`DialError`] other than `NoRoom`; the last one if several addresses failed.
 pub async fn dial(target: &Target, within: Duration) -> Result<Backend, DialError> {
-    timeout(within, dial_any(target, within)).await.unwrap_or(Err(DialError::Timeout))
+    let asked = target.asked().await?;
+    let to = asked.as_ref().unwrap_or(target);
+    let dialled = timeout(within, dial_any(to, within)).await.unwrap_or(Err(DialError::Timeout));
+    if let Err(DialError::Server { code: [b'2', b'8', ..], .. }) = dialled {
+        target.disbelieve().await;
+    }
+    dialled
 }
 
 async fn dial_any(target: &Target, within: Duration) -> Result<Backend, DialError> {

@@ -32,6 +32,9 @@ pub enum DialError {
     /// The server wants, or does, what we do not accept as authentication.
     #[error("authentication: {0}")]
     Auth(#[from] AuthFault),
+    /// There is no password, because the program that prints it did not.
+    #[error("the password command {0}")]
+    Command(#[from] super::command::CommandFault),
     /// The store holds as many backends as it may; the book's accounting is off.
     #[error("no room in the store")]
     NoRoom,
@@ -49,7 +52,8 @@ impl DialError {
             DialError::Server { code: [b'5', b'7', b'P', ..], .. } => Failure::Starting,
             // No connection left, or no memory for one more.
             DialError::Server { code: [b'5', b'3', ..], .. } | DialError::NoRoom => Failure::Full,
-            DialError::Server { .. } | DialError::Auth(_) => Failure::Refused,
+            // Without its password a role is as good as refused: no other role is the worse for it.
+            DialError::Server { .. } | DialError::Auth(_) | DialError::Command(_) => Failure::Refused,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Immutable but for one remembered key derivation, or what a client has shown in its place. A changed
 //! configuration makes a new target.
 
+use super::command::{CommandFault, Source};
 use crate::auth::keys::{self, Key, ScramKeys};
 use crate::auth::{Passport, SecretKind, Verifier};
 use crate::config::{Database, Secret};
@@ -35,6 +36,8 @@ pub struct Target {
     pub address: Arc<str>,
     /// How to be encrypted; a reload may change it. `None`: not at all.
     tls: Option<Arc<ArcSwap<Tls>>>,
+    /// What prints the password, where it is not known.
+    command: Option<Arc<Source>>,
     /// The last SCRAM derivation, or what a client has shown. One is enough: the salt belongs to the role and
     /// changes only with its password.
     passport: Mutex<Option<Passport>>,
@@ -69,9 +72,13 @@ impl Target {
             dbname: database.dbname.clone().unwrap_or_else(|| dbname.to_owned()),
             user: database.user.clone().unwrap_or_else(|| user.to_owned()),
             parameters: Vec::new(),
-            password: database.password.clone().or_else(|| fallback.filter(is_clear).cloned()),
+            password: match &database.password_command {
+                Some(_) => None,
+                None => database.password.clone().or_else(|| fallback.filter(is_clear).cloned()),
+            },
             address: address.into(),
             tls: None,
+            command: Source::of(database).map(Arc::new),
             passport: Mutex::new(None),
         }
     }
@@ -100,7 +107,25 @@ impl Target {
             password: self.password.clone(),
             address: self.address.clone(),
             tls: self.tls.clone(),
+            command: self.command.clone(),
             passport: Mutex::new(self.passport.lock().clone()),
+        }
+    }
+
+    /// The same with the password that its command prints; `None` where there is no command.
+    ///
+    /// # Errors
+    /// [`CommandFault`]
+    pub(super) async fn asked(&self) -> Result<Option<Target>, CommandFault> {
+        let Some(command) = &self.command else { return Ok(None) };
+        let password = Some(command.password(self).await?);
+        Ok(Some(Target { password, parameters: self.parameters.clone(), ..self.aside() }))
+    }
+
+    /// The server has refused the password.
+    pub(super) async fn disbelieve(&self) {
+        if let Some(command) = &self.command {
+            command.forget().await;
         }
     }
 

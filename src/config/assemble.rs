@@ -151,6 +151,7 @@ impl Checks<'_> {
         if let Some(any) = &config.any_database {
             self.pool("database.\"*\"", &any.pool);
         }
+        self.passwords_of_servers();
         self.promises(config);
         self.contexts(config);
         for (name, user) in &config.users {
@@ -187,6 +188,17 @@ impl Checks<'_> {
     fn pool(&mut self, table: &str, pool: &PoolRules) {
         let (min_idle, size) = (format!("{table}.min_idle"), format!("{table}.size"));
         self.above((&min_idle, Some(pool.min_idle)), (&size, Some(pool.size)), usize::to_string);
+    }
+
+    /// A table has its password or a command for it.
+    fn passwords_of_servers(&mut self) {
+        for name in names(self.written, "database") {
+            let key = |key: &str| format!("{}.{key}", table("database", name));
+            let (own, command) = (key("password"), key("password_command"));
+            if let (Some(_), Some(place)) = (self.place(&own), self.place(&command)) {
+                self.fault(place, &command, Wrong::Twice { other: own });
+            }
+        }
     }
 
     /// One setting cannot hold both the tenant and the request.

@@ -97,6 +97,9 @@ impl Default for Database {
             dbname: None,
             user: None,
             password: None,
+            password_command: None,
+            password_command_ttl: seconds(60),
+            password_command_timeout: seconds(10),
             pool: PoolRules::default(),
         }
     }

@@ -260,7 +260,23 @@ pub(super) fn database_keys() -> Vec<Key<Database>> {
         key!(Database, "port", count(1, u16::MAX), port),
         key!(Database, "dbname", Given(NAME), dbname),
         key!(Database, "user", Given(NAME), user),
-        key!(Database, "password", Given(Password), password).secret(),
+        // The later of the two is meant: a table's own over one that it inherits.
+        Key::new(
+            "password",
+            Given(Password),
+            |d: &Database| &d.password,
+            |d, password| (d.password, d.password_command) = (password, None),
+        )
+        .secret(),
+        Key::new(
+            "password_command",
+            Given(Argv),
+            |d: &Database| &d.password_command,
+            |d, command| (d.password, d.password_command) = (None, command),
+        )
+        .secret(),
+        key!(Database, "password_command_ttl", span(0, 1), password_command_ttl),
+        key!(Database, "password_command_timeout", span(TICK, 1), password_command_timeout),
     ];
     keys.extend(pool_keys().into_iter().map(|key| key.within("", |d: &Database| &d.pool, |d| &mut d.pool)));
     keys.extend(context_keys().map(|key| key.within("", |d: &Database| &d.pool, |d| &mut d.pool)));

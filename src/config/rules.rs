@@ -3,7 +3,7 @@
 //! A rule knows nothing of keys or tables; `keys.rs` says which key follows which rule.
 
 use super::units::{read_day, read_duration, read_percent, show_day, show_duration};
-use super::{Secret, Share, TagSource};
+use super::{PasswordCommand, Secret, Share, TagSource};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -328,6 +328,33 @@ impl Rule for Password {
     }
     fn expected(&self) -> String {
         "a text that is not empty and has no NUL".to_owned()
+    }
+}
+
+/// A program and its arguments, which are shown only as being there.
+pub(super) struct Argv;
+
+impl Rule for Argv {
+    type Value = PasswordCommand;
+    fn read(&self, raw: &Raw) -> Option<PasswordCommand> {
+        let words = match raw {
+            Raw::List(items) => items.iter().map(Raw::text).collect::<Option<Vec<_>>>()?,
+            one => vec![one.text()?],
+        };
+        let (program, arguments) = words.split_first()?;
+        let fits = !program.trim().is_empty() && words.iter().all(|word| !word.contains('\0'));
+        fits.then(|| PasswordCommand {
+            program: (*program).to_owned(),
+            arguments: arguments.iter().map(|word| Secret::new((*word).to_owned())).collect(),
+        })
+    }
+    fn show(&self, value: &PasswordCommand) -> String {
+        let more = if value.arguments.is_empty() { "" } else { " …" };
+        format!("{}{more}", value.program)
+    }
+    fn expected(&self) -> String {
+        "a list of a program and its arguments, such as [\"/opt/token\", \"--db\"]; there is no shell"
+            .to_owned()
     }
 }
 

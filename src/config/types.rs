@@ -204,8 +204,23 @@ pub struct Database {
     pub user: Option<String>,
     /// Password towards the server; `None` = the `[user.*]` password, if it is a clear one.
     pub password: Option<Secret>,
+    /// What prints the password instead.
+    pub password_command: Option<PasswordCommand>,
+    /// For how long what it has printed is good.
+    pub password_command_ttl: Duration,
+    /// How long it may run.
+    pub password_command_timeout: Duration,
     /// Pool keys, `[pool]` overlaid by this table.
     pub pool: PoolRules,
+}
+
+/// `password_command`: a program that prints a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PasswordCommand {
+    /// Name or path of the program.
+    pub program: String,
+    /// Its arguments, which may be secrets themselves.
+    pub arguments: Vec<Secret>,
 }
 
 /// `[server]`: the PostgreSQL server as a whole.

@@ -162,7 +162,9 @@ fn failed(error: &DialError) -> Connect {
     match error {
         DialError::Io(_) => Connect::Unreachable,
         DialError::Timeout => Connect::Timeout,
-        DialError::Server { .. } | DialError::Auth(_) | DialError::Tls(_) => Connect::Refused,
+        DialError::Server { .. } | DialError::Auth(_) | DialError::Tls(_) | DialError::Command(_) => {
+            Connect::Refused
+        }
         DialError::Protocol(_) | DialError::NoRoom => Connect::Protocol,
     }
 }

@@ -55,6 +55,7 @@ mod reload;
 mod replication;
 mod requests;
 mod scopes;
+mod server_passwords;
 mod settings;
 mod soft_abort;
 mod startup;
