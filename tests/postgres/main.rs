@@ -35,6 +35,7 @@ mod fence_random;
 mod fence_roles;
 mod groups;
 mod hostile;
+mod hostile_logins;
 mod http;
 mod lazy_begin;
 mod leak_classes;
