@@ -155,7 +155,7 @@ pub enum Wrong {
         /// What the method can use.
         remedy: &'static str,
     },
-    /// `[[auth.rule]]` without the method that reads them, or that method without one.
+    /// A login method without what it needs, or rules that nothing reads.
     #[error("{what}; {remedy}")]
     Login {
         /// What cannot be.

@@ -1,4 +1,4 @@
-//! What is wrong with a start-up packet, a setting or a tag.
+//! What is wrong with a start-up packet, a setting or a tag, and who is not let in unasked.
 
 use super::hinted;
 use crate::auth::hba::Attempt;
