@@ -66,5 +66,6 @@ pub mod http;
 
 pub mod cli;
 pub mod drain;
+pub mod notify;
 pub mod reload;
 pub mod server;

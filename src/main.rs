@@ -40,6 +40,7 @@ fn main() -> ExitCode {
 
 fn serve(cli: &Cli) -> ExitCode {
     let env = environment();
+    let reload = Reload::new(config_file(cli, &env), env.clone());
     let traced = match config::load_traced(cli.config.as_deref(), &env) {
         Ok(traced) => traced,
         Err(faults) => return say(&faults, Exit::BadConfig),
@@ -51,7 +52,6 @@ fn serve(cli: &Cli) -> ExitCode {
         tracing::warn!("{caution}");
     }
     let workers = traced.config.listen.workers;
-    let reload = Reload { path: config_file(cli, &env), env };
     on_runtime(workers, async move {
         match server::run(traced, reload).await {
             Ok(exit) => exit.into(),

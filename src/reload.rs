@@ -4,9 +4,10 @@
 //! faults are logged. Sessions keep their snapshot until their next transaction.
 
 use crate::auth::{UserError, Users};
-use crate::config::{self, Config, Faults, NeedsRestart};
+use crate::config::{self, Changes, Config, Faults};
 use crate::net::tls::{Tls, TlsError};
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -17,6 +18,16 @@ pub struct Reload {
     pub path: Option<PathBuf>,
     /// The environment at start.
     pub env: BTreeMap<String, String>,
+    /// The file as it was before it was first read.
+    pub(crate) first: Option<Version>,
+}
+
+/// One state of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    file: (u64, u64),
+    size: u64,
+    modified: SystemTime,
 }
 
 /// Why a reload changed nothing.
@@ -45,11 +56,19 @@ pub struct Reloaded {
     pub users: Users,
     /// Its certificates and keys.
     pub tls: Tls,
-    /// Keys that keep their running value.
-    pub needs_restart: Vec<NeedsRestart>,
+    /// What is different.
+    pub changes: Changes,
 }
 
 impl Reload {
+    /// To be made before the file is read for the first time, or a change right behind that is missed.
+    #[must_use]
+    pub fn new(path: Option<PathBuf>, env: BTreeMap<String, String>) -> Reload {
+        let mut reload = Reload { path, env, first: None };
+        reload.first = reload.version();
+        reload
+    }
+
     /// Reads the configuration again. Reads files and derives keys: not for a thread that serves
     /// sessions.
     ///
@@ -57,19 +76,21 @@ impl Reload {
     /// [`ReloadError`]
     pub fn read(&self, running: &Config, users: &Users) -> Result<Reloaded, ReloadError> {
         let new = config::load(self.path.as_deref(), &self.env).map_err(ReloadError::Faults)?;
-        let needs_restart = config::reload_faults(running, &new);
+        let changes = Changes::between(running, &new);
         let config = new.keeping(running);
         let users = users.renew(&config)?;
         let tls = Tls::new(&config.tls)?;
-        Ok(Reloaded { config, users, tls, needs_restart })
+        Ok(Reloaded { config, users, tls, changes })
     }
 
-    /// When the file was last changed; `None` without a file.
+    /// What tells this file from another in its place, or from itself before it was changed; `None` without
+    /// a file. Links are followed: Kubernetes swaps one.
     ///
     /// Looked up on the spot, microseconds every few seconds: a second thread would make every system
     /// call of the first one dearer (the kernel counts references to a shared file table).
     #[must_use]
-    pub fn modified(&self) -> Option<SystemTime> {
-        std::fs::metadata(self.path.as_ref()?).ok()?.modified().ok()
+    pub fn version(&self) -> Option<Version> {
+        let meta = std::fs::metadata(self.path.as_ref()?).ok()?;
+        Some(Version { file: (meta.dev(), meta.ino()), size: meta.len(), modified: meta.modified().ok()? })
     }
 }

@@ -14,6 +14,7 @@ use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::net::listen::{Listener, socket_path};
 use crate::net::stream::Stream;
+use crate::notify::Notify;
 use crate::pool::{Pools, janitor};
 use crate::reload::Reload;
 use crate::session::cancel;
@@ -46,6 +47,8 @@ pub struct House {
     pub reload: Reload,
     /// When it started.
     pub started: Instant,
+    /// Who started it, if that wants to know.
+    notify: Notify,
     /// Session tasks.
     tasks: TaskTracker,
     /// Sessions, replication connections among them.
@@ -88,12 +91,14 @@ pub async fn run(traced: Traced, reload: Reload) -> Result<Exit, StartError> {
     let metrics = Arc::new(Metrics::default());
     let users = Users::new(&config)?;
     let tls = crate::net::tls::Tls::new(&config.tls)?;
+    let notify = Notify::new(&reload.env);
     let house = Arc::new(House {
         pools: Pools::new(config.clone(), users, tls, metrics),
         registry: Arc::default(),
         drain: Drain::default(),
         reload,
         started: crate::clock::now(),
+        notify,
         tasks: TaskTracker::new(),
         clients: AtomicUsize::new(0),
         lobby: Arc::default(),
@@ -119,6 +124,9 @@ pub async fn run(traced: Traced, reload: Reload) -> Result<Exit, StartError> {
         tracing::info!(address = listener.address(), "listening");
         house.tasks.spawn(accept(house.clone(), listener, source.clone()));
     }
+    house.notify.ready();
+    let alive = house.clone();
+    tokio::spawn(async move { alive.notify.live().await });
     Ok(leave::until_left(&house, signals).await)
 }
 

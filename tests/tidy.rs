@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// A file may name rooms of its own floor and below.
 const FLOORS: [(u8, &[&str]); 7] = [
-    (6, &["main", "lib", "server", "drain", "reload", "cli"]),
+    (6, &["main", "lib", "server", "drain", "reload", "notify", "cli"]),
     (5, &["console", "http"]),
     (4, &["session"]),
     (3, &["net", "backend", "pool", "auth"]),

@@ -21,7 +21,7 @@ impl Default for Config {
                 max_logins: 2_000,
                 login_timeout: seconds(10),
             },
-            admin: Admin { address: Some(loopback(9432)), users: Vec::new() },
+            admin: Admin { address: Some(loopback(9432)), watch: true, users: Vec::new() },
             auth: Auth { method: AuthMethod::ScramSha256, peer_map: Vec::new(), rules: Vec::new() },
             users: BTreeMap::new(),
             databases: BTreeMap::new(),

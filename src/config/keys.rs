@@ -10,6 +10,9 @@ use super::rules::*;
 use super::scopes::TABLES;
 use super::*;
 
+/// Reads a field that is not shown.
+type Hidden<T> = Box<dyn Fn(&T) -> Option<Secret>>;
+
 type Write<T> = Box<dyn Fn(&mut T, &Raw) -> Result<(), Wrong>>;
 
 /// One key that fills a field of `T`.
@@ -24,12 +27,13 @@ pub(super) struct Key<T> {
     pub(super) base: bool,
     write: Write<T>,
     show: Box<dyn Fn(&T) -> String>,
+    hidden: Hidden<T>,
 }
 
 impl<T: 'static> Key<T> {
     fn new<R: Rule>(name: &str, rule: R, get: fn(&T) -> &R::Value, set: fn(&mut T, R::Value)) -> Self {
         let rule = std::rc::Rc::new(rule);
-        let shown = std::rc::Rc::clone(&rule);
+        let (shown, hidden) = (std::rc::Rc::clone(&rule), std::rc::Rc::clone(&rule));
         Key {
             name: name.to_owned(),
             restart: false,
@@ -40,6 +44,7 @@ impl<T: 'static> Key<T> {
                 Ok(())
             }),
             show: Box::new(move |target| shown.show(get(target))),
+            hidden: Box::new(move |target| hidden.hidden(get(target))),
         }
     }
 
@@ -55,6 +60,7 @@ impl<T: 'static> Key<T> {
                 Ok(())
             }),
             show: Box::new(|_| String::new()),
+            hidden: Box::new(|_| None),
         }
     }
 
@@ -68,7 +74,7 @@ impl<T: 'static> Key<T> {
 
     /// The same key of a part of `U`, below `table` (or beside `U`'s own keys if that is empty).
     fn within<U: 'static>(self, table: &str, get: fn(&U) -> &T, get_mut: fn(&mut U) -> &mut T) -> Key<U> {
-        let Key { name, restart, secret, base, write, show } = self;
+        let Key { name, restart, secret, base, write, show, hidden } = self;
         Key {
             name: if table.is_empty() { name } else { format!("{table}.{name}") },
             restart,
@@ -76,6 +82,7 @@ impl<T: 'static> Key<T> {
             base,
             write: Box::new(move |target, raw| write(get_mut(target), raw)),
             show: Box::new(move |target| show(get(target))),
+            hidden: Box::new(move |target| hidden(get(target))),
         }
     }
 
@@ -90,6 +97,11 @@ impl<T: 'static> Key<T> {
             }
             wrong => wrong,
         })
+    }
+
+    /// The field itself, where it is not shown.
+    pub(super) fn hidden(&self, target: &T) -> Option<Secret> {
+        (self.hidden)(target)
     }
 
     /// The field as it could be written; empty if not set.
@@ -344,10 +356,11 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
         key!(Config, "listen.unix_dir", OrOff(SocketDir), listen.unix_dir).restart(),
         key!(Config, "listen.reuse_port", Flag, listen.reuse_port).restart(),
         key!(Config, "listen.workers", Workers, listen.workers).restart(),
-        key!(Config, "listen.max_clients", count(1, MAX_SESSIONS), listen.max_clients).restart(),
-        key!(Config, "listen.max_logins", count(1, MAX_SESSIONS), listen.max_logins).restart(),
-        key!(Config, "listen.login_timeout", span(TICK, 1), listen.login_timeout).restart(),
+        key!(Config, "listen.max_clients", count(1, MAX_SESSIONS), listen.max_clients),
+        key!(Config, "listen.max_logins", count(1, MAX_SESSIONS), listen.max_logins),
+        key!(Config, "listen.login_timeout", span(TICK, 1), listen.login_timeout),
         key!(Config, "admin.address", OrOff(Address), admin.address).restart(),
+        key!(Config, "admin.watch", Flag, admin.watch),
         key!(Config, "admin.users", ListOf { each: NAME, least: 0 }, admin.users),
         key!(Config, "auth.method", METHODS, auth.method),
         key!(Config, "auth.peer_map", ListOf { each: AliasRule, least: 0 }, auth.peer_map),

@@ -10,6 +10,7 @@
 
 mod assemble;
 mod budgets;
+mod changes;
 mod class;
 mod defaults;
 mod environment;
@@ -27,6 +28,7 @@ mod units;
 mod written;
 
 pub use budgets::{Budgets, Isolation, Leak, Mode, Requests, Share, TenantRule, Timed};
+pub use changes::{Change, Changes};
 pub use class::{ClassMatch, ClassRule, Express, MatchKey, NORMAL, Pattern, Reserve, STATEMENT_PREFIX};
 pub use fault::{Fault, Faults, Place, Wrong};
 pub use login::{Alias, Connection, LoginRule, Network};

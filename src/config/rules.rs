@@ -82,6 +82,10 @@ pub(super) trait Rule: 'static {
     fn read(&self, raw: &Raw) -> Option<Self::Value>;
     /// As it could be written; empty if not set.
     fn show(&self, value: &Self::Value) -> String;
+    /// The value itself, where it is not shown.
+    fn hidden(&self, _value: &Self::Value) -> Option<Secret> {
+        None
+    }
     /// Kind and limits, for the sentence "expected …".
     fn expected(&self) -> String;
     /// Values that a later version will know.
@@ -191,6 +195,9 @@ impl<R: Rule> Rule for OrOff<R> {
     fn show(&self, value: &Option<R::Value>) -> String {
         value.as_ref().map_or_else(|| "off".to_owned(), |value| self.0.show(value))
     }
+    fn hidden(&self, value: &Option<R::Value>) -> Option<Secret> {
+        value.as_ref().and_then(|value| self.0.hidden(value))
+    }
     fn expected(&self) -> String {
         format!("{}, or \"off\"", self.0.expected())
     }
@@ -206,6 +213,9 @@ impl<R: Rule> Rule for Given<R> {
     }
     fn show(&self, value: &Option<R::Value>) -> String {
         value.as_ref().map(|value| self.0.show(value)).unwrap_or_default()
+    }
+    fn hidden(&self, value: &Option<R::Value>) -> Option<Secret> {
+        value.as_ref().and_then(|value| self.0.hidden(value))
     }
     fn expected(&self) -> String {
         self.0.expected()
@@ -308,6 +318,9 @@ impl Rule for Pem {
     fn show(&self, _value: &Secret) -> String {
         "(set)".to_owned()
     }
+    fn hidden(&self, value: &Secret) -> Option<Secret> {
+        Some(value.clone())
+    }
     fn expected(&self) -> String {
         "a text in PEM (\"-----BEGIN …\"), mostly from the file that the key with _file behind its name names"
             .to_owned()
@@ -325,6 +338,9 @@ impl Rule for Password {
     }
     fn show(&self, _value: &Secret) -> String {
         "(set)".to_owned()
+    }
+    fn hidden(&self, value: &Secret) -> Option<Secret> {
+        Some(value.clone())
     }
     fn expected(&self) -> String {
         "a text that is not empty and has no NUL".to_owned()

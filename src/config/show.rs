@@ -20,6 +20,8 @@ pub struct Setting {
     pub default: String,
     /// Whether a reload can change it.
     pub changeable: bool,
+    /// The value itself, where it is not shown.
+    pub(super) hidden: Option<Secret>,
 }
 
 /// A key whose new value waits for the next start.
@@ -116,12 +118,14 @@ impl Config {
                     value: key.show(&budgets),
                     default,
                     changeable: true,
+                    hidden: None,
                 });
             }
         }
         for (route, mode) in self.scopes.modes() {
             let (value, default) = (MODES.show(&mode), String::new());
-            rows.push(Setting { key: dotted(&["mode", "routes", route]), value, default, changeable: true });
+            let key = dotted(&["mode", "routes", route]);
+            rows.push(Setting { key, value, default, changeable: true, hidden: None });
         }
         let keys = tenant_keys();
         rows.extend(rows_of("tenant", "*", &keys, &self.tenant_default, &TenantRule::default()));
@@ -173,7 +177,8 @@ impl Config {
     /// This configuration with the values of `running` where a reload cannot change them.
     #[must_use]
     pub fn keeping(mut self, running: &Config) -> Config {
-        self.listen = running.listen.clone();
+        let Listen { max_clients, login_timeout, .. } = self.listen;
+        self.listen = Listen { max_clients, login_timeout, ..running.listen.clone() };
         self.admin.address = running.admin.address;
         self.log = running.log.clone();
         self
@@ -203,6 +208,7 @@ fn rows<T: 'static>(prefix: &str, keys: &[Key<T>], now: &T, default: &T) -> Vec<
             value: key.show(now),
             default: key.show(default),
             changeable: !key.restart,
+            hidden: key.hidden(now),
         })
         .collect()
 }

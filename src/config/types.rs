@@ -82,6 +82,8 @@ pub struct Listen {
 pub struct Admin {
     /// HTTP address; `None` = no HTTP.
     pub address: Option<SocketAddr>,
+    /// Reload when the configuration file changes.
+    pub watch: bool,
     /// Users that may open the console database `bursar`. Empty = any user with method trust on
     /// loopback only, otherwise nobody.
     pub users: Vec<String>,

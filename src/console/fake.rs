@@ -410,12 +410,12 @@ impl Source for Fake {
         Box::pin(async move {
             self.commands.lock().push(command.clone());
             match command {
-                Command::Pause(Some(_)) => Ok("PAUSE".to_owned()),
+                Command::Pause(Some(_)) => Ok("PAUSE".into()),
                 Command::WaitClose(_) => std::future::pending().await,
                 Command::KillClient(_) => {
                     Err(Report::new(Severity::Error, "22023", "no such client session"))
                 }
-                _ => Ok("DONE".to_owned()),
+                _ => Ok("DONE".into()),
             }
         })
     }

@@ -19,7 +19,7 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 
-pub use source::{Command, Running, ShutdownMode, Source};
+pub use source::{Command, Done, Running, ShutdownMode, Source};
 pub use table::{Column, Row, Table, Type, Value};
 
 use crate::wire::error::{Report, Severity};

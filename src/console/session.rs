@@ -14,7 +14,7 @@
 use super::extended::Extended;
 use super::fault::Fault;
 use super::plan::{Formats, Plan, Query, data_row, describe};
-use super::source::{Command, Source};
+use super::source::{Command, Done, Source};
 use super::sql::{Statement, parse};
 use crate::wire::backend::{TxStatus, bare, command_complete, ready_for_query};
 use crate::wire::error::{Report, Severity};
@@ -186,11 +186,14 @@ impl Session {
     pub(super) fn done(
         &mut self,
         source: &dyn Source,
-        result: Result<String, Report>,
+        result: Result<Done, Report>,
         out: &mut BytesMut,
     ) -> Step {
         match result {
-            Ok(tag) => command_complete(out, &tag),
+            Ok(done) => {
+                done.notices.iter().for_each(|notice| notice.encode(out));
+                command_complete(out, &done.tag);
+            }
             Err(report) => {
                 self.told(&report, out);
                 if report.severity == Severity::Fatal {
@@ -280,7 +283,7 @@ mod tests {
                 let mut step = session.frame(&fake, kind, &body, &mut out);
                 while matches!(step, Step::Run(_) | Step::More) {
                     step = match step {
-                        Step::Run(_) => session.done(&fake, Ok("DONE".to_owned()), &mut out),
+                        Step::Run(_) => session.done(&fake, Ok("DONE".into()), &mut out),
                         _ => session.resume(&fake, &mut out),
                     };
                 }

@@ -15,8 +15,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A command that runs: CommandComplete's tag, or what to tell the administrator.
-pub type Running<'a> = Pin<Box<dyn Future<Output = Result<String, Report>> + Send + 'a>>;
+/// A command that runs: what it came to, or what to tell the administrator.
+pub type Running<'a> = Pin<Box<dyn Future<Output = Result<Done, Report>> + Send + 'a>>;
+
+/// What a command came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Done {
+    /// CommandComplete's tag.
+    pub tag: String,
+    /// Told before it.
+    pub notices: Vec<Report>,
+}
+
+impl<S: Into<String>> From<S> for Done {
+    fn from(tag: S) -> Done {
+        Done { tag: tag.into(), notices: Vec::new() }
+    }
+}
 
 /// The state of this process at one moment, and the levers of the console.
 ///

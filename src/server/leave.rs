@@ -24,6 +24,7 @@ pub(super) async fn until_left(house: &House, mut signals: Signals) -> Exit {
         how = house.drain.asked() => how,
     };
     house.drain.leave();
+    house.notify.stopping();
     tracing::info!(?how, "leaving");
     tokio::select! {
         biased;

@@ -6,7 +6,7 @@ use crate::book::view::{CallSiteView, RequestView};
 use crate::book::{PoolId, View};
 use crate::clock;
 use crate::config::Config;
-use crate::console::{Command, Running, ShutdownMode, Source};
+use crate::console::{Command, Done, Running, ShutdownMode, Source};
 use crate::metrics::Metrics;
 use crate::pool::cell::{Cell, Order};
 use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, ParkingRow, PreparedRow};
@@ -36,7 +36,7 @@ impl Levers {
         chosen.map(|cell| cell.order(order.clone())).count()
     }
 
-    async fn run(&self, command: Command) -> Result<String, Report> {
+    async fn run(&self, command: Command) -> Result<Done, Report> {
         let pools = &self.house.pools;
         match command {
             Command::Pause(database) => {
@@ -51,7 +51,7 @@ impl Levers {
                 Ok("RESUME".into())
             }
             Command::Reload => match self.house.reload().await {
-                Ok(()) => Ok("RELOAD".into()),
+                Ok(changes) => Ok(Done { tag: "RELOAD".into(), notices: reply::reloaded(&changes) }),
                 Err(error) => Err(reply::fault(&Fault::ConsoleFailed { reason: error.to_string().into() })),
             },
             Command::Kill(database) => {
@@ -82,10 +82,10 @@ impl Levers {
         }
     }
 
-    fn kill(&self, which: impl Fn(&Cell) -> bool, tag: &'static str) -> Result<String, Report> {
+    fn kill(&self, which: impl Fn(&Cell) -> bool, tag: &'static str) -> Result<Done, Report> {
         match self.order(&Order::Kill, which) {
             0 => Err(reply::fault(&Fault::ConsoleFailed { reason: "no such session".into() })),
-            count => Ok(format!("{tag} {count}")),
+            count => Ok(format!("{tag} {count}").into()),
         }
     }
 }

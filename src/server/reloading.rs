@@ -2,6 +2,7 @@
 
 use super::House;
 use crate::clock;
+use crate::config::Changes;
 use crate::metrics;
 use crate::reload::ReloadError;
 use std::sync::Arc;
@@ -16,46 +17,59 @@ impl House {
     ///
     /// # Errors
     /// [`ReloadError`]; everything is as it was then.
-    pub async fn reload(&self) -> Result<(), ReloadError> {
+    pub async fn reload(&self) -> Result<Changes, ReloadError> {
+        // Who stops is not ready again.
+        let told = (!self.drain.is_leaving()).then_some(&self.notify);
+        told.inspect(|notify| notify.reloading());
         let result = self.try_reload().await;
+        told.inspect(|notify| notify.ready());
         let outcome = if result.is_ok() { metrics::Reload::Ok } else { metrics::Reload::Refused };
         self.pools.metrics.reloads.inc(outcome);
         match &result {
-            Ok(()) => tracing::info!("configuration reloaded"),
+            Ok(changes) => tell(changes),
             Err(error) => tracing::error!(%error, "configuration not reloaded"),
         }
         result
     }
 
-    async fn try_reload(&self) -> Result<(), ReloadError> {
+    async fn try_reload(&self) -> Result<Changes, ReloadError> {
         let (reload, running, users) = (self.reload.clone(), self.pools.config(), self.pools.users());
         let read = tokio::task::spawn_blocking(move || reload.read(&running, &users));
         let new = read.await.map_err(|_| ReloadError::Interrupted)??;
-        for key in new.needs_restart {
-            tracing::warn!(key = %key.key, stays = %key.stays, wanted = %key.wanted, "changes with a restart only");
-        }
         self.pools.reconfigure(Arc::new(new.config), new.users, new.tls);
-        Ok(())
+        Ok(new.changes)
     }
+}
+
+fn tell(changes: &Changes) {
+    for change in &changes.made {
+        tracing::info!(%change, "configuration changed");
+    }
+    for key in &changes.needs_restart {
+        tracing::warn!(key = %key.key, stays = %key.stays, wanted = %key.wanted, "changes with a restart only");
+    }
+    let (changed, waiting) = (changes.made.len(), changes.needs_restart.len());
+    tracing::info!(changed, waiting, "configuration reloaded");
 }
 
 /// Reloads on SIGHUP and when the file changes. Runs for ever.
 pub(super) async fn watch(house: Arc<House>) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
-    let mut seen = house.reload.modified();
+    let mut seen = house.reload.first;
     let alarm = clock::Alarm::new();
     loop {
         tokio::select! {
             _ = hangup.recv() => {}
             () = alarm.after(LOOK) => {
-                let now = house.reload.modified();
-                if now == seen || now.is_none() {
+                let now = house.reload.version();
+                if now == seen || now.is_none() || !house.pools.config().admin.watch {
                     continue;
                 }
             }
         }
+        // Before it is read, so that what is written meanwhile is read next time.
+        seen = house.reload.version();
         // Logged and counted; a bad file changes nothing.
         let _ = house.reload().await;
-        seen = house.reload.modified();
     }
 }

@@ -10,11 +10,13 @@ mod fault;
 pub mod isolation;
 mod login;
 mod pinned;
+mod reload;
 pub mod request;
 
 pub use deadlock::own_lock;
 pub use fault::{Fault, fault};
 pub use login::{Denied, bad_setting, bad_tag, denied, login_result, startup, unknown_tag};
+pub use reload::reloaded;
 
 use crate::book::{Holder, Overrun, Overstay, Refusal, Standing, Warning};
 use crate::tag::Key;

@@ -17,6 +17,8 @@ pub enum Severity {
     Fatal,
     /// A NoticeResponse; nothing changes.
     Warning,
+    /// Likewise, and nothing to worry about.
+    Notice,
 }
 
 impl Severity {
@@ -25,6 +27,7 @@ impl Severity {
             Severity::Error => "ERROR",
             Severity::Fatal => "FATAL",
             Severity::Warning => "WARNING",
+            Severity::Notice => "NOTICE",
         }
     }
 }
@@ -74,7 +77,7 @@ impl Report {
         info.routine = self.routine.map(str::to_owned);
         let at = out.len();
         let encoded = match self.severity {
-            Severity::Warning => NoticeResponse::from(info).encode(out),
+            Severity::Warning | Severity::Notice => NoticeResponse::from(info).encode(out),
             Severity::Error | Severity::Fatal => ErrorResponse::from(info).encode(out),
         };
         // pgwire leaves the type byte behind when a message is too large to encode.

@@ -44,6 +44,7 @@ mod leaks;
 mod life;
 mod life_drain;
 mod life_hand_over;
+mod life_notify;
 mod load;
 mod overload;
 mod overstay;

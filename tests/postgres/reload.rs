@@ -78,3 +78,62 @@ fn a_bad_file_changes_nothing_and_says_why() {
     client.bye();
     proxy.stop();
 }
+
+/// What changed is told by the console and the log, secrets only as that they did; and what waits.
+#[test]
+fn a_reload_says_what_it_changed() {
+    let db = Db::new();
+    let config = Config::one_backend().with("user.app", "password = \"first secret\"");
+    let mut proxy = Proxy::start(&db, config.with("listen", "max_clients = 50"));
+    let mut console = proxy.console();
+    assert_eq!(console.query("reload").trace(), "C(RELOAD) Z(I)", "nothing has changed");
+
+    proxy.change("pool", "size = 7");
+    proxy.change("user.app", "password = \"second secret\"");
+    proxy.change("user.more", "mode = \"session\"");
+    proxy.change("listen", "max_clients = 60");
+    proxy.change("listen", "workers = 2");
+    let reply = console.query("reload");
+    let expected = [&["N(00000)"; 5][..], &["N(01000)", "C(RELOAD)", "Z(I)"]].concat().join(" ");
+    assert_eq!(reply.trace(), expected, "{reply:?}");
+    let told: Vec<_> = reply.notices().iter().map(|notice| notice.field(b'D').unwrap_or_default()).collect();
+    let changes = [
+        "database.\"*\".size: \"1\" → \"7\"",
+        "listen.max_clients: \"50\" → \"60\"",
+        "pool.size: \"1\" → \"7\"",
+        "user.app.password: changed",
+        "user.more.mode: \"\" → \"session\"",
+        "listen.workers: stays \"1\" until the next start; the new value \"2\" needs a restart",
+    ];
+    assert_eq!(told, changes);
+    let log = proxy.log();
+    assert!(changes[..5].iter().all(|change| log.contains(change)), "{log}");
+    assert!(log.contains("changed=5 waiting=1"), "{log}");
+    assert!(!log.contains("secret"), "{log}");
+    let rows = console.query("select value from bursar.config where key = 'listen.max_clients'").value();
+    assert_eq!(rows, "60");
+    assert_eq!(console.query("reload").trace(), "N(01000) C(RELOAD) Z(I)", "what waits is said again");
+    console.bye();
+    proxy.stop();
+}
+
+/// As Kubernetes changes a ConfigMap: a link to another directory, by renaming.
+#[test]
+fn a_file_that_changes_is_read_again_by_itself() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let (file, dir) = (proxy.config_file(), tempfile::tempdir().expect("a directory"));
+    let swap = |name: &str, line: &str| {
+        let text = std::fs::read_to_string(&file).expect("the file").replace("size = 1\n", line);
+        std::fs::write(dir.path().join(name), text).expect("another file");
+        let link = file.with_file_name("..data");
+        std::os::unix::fs::symlink(dir.path().join(name), &link).expect("a link");
+        std::fs::rename(&link, &file).expect("swapped");
+    };
+    let size = |proxy: &Proxy| {
+        proxy.console().query("select value from bursar.config where key = 'pool.size'").value()
+    };
+    swap("one", "size = 2\n");
+    until("it is reloaded", || size(&proxy) == "2");
+    proxy.stop();
+}

@@ -127,8 +127,14 @@ impl Proxy {
 
     /// Another process with the same configuration, when the one before has ended.
     pub(crate) fn start_again(&mut self) {
+        self.start_again_with(&[]);
+    }
+
+    /// The same with these environment variables.
+    pub(crate) fn start_again_with(&mut self, env: &[(&str, &str)]) {
         assert!(self.child.is_none(), "one at a time");
-        self.spawn(Command::new(env!("CARGO_BIN_EXE_bursar")).arg("--config").arg(self.config_file()));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bursar"));
+        self.spawn(command.envs(env.iter().copied()).arg("--config").arg(self.config_file()));
     }
 
     /// Another process with the same configuration beside this one, which is returned.
