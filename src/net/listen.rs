@@ -97,11 +97,10 @@ impl Listener {
         let path = socket_path(dir, port);
         let _locked = lock(dir)?;
         let bound = if shared { dir.join(NEW) } else { path.clone() };
-        if shared && is_socket(&path)? {
-            remove_stale(&bound)?;
-        } else {
+        if !(shared && is_socket(&path)?) {
             remove_stale(&path)?;
         }
+        remove_stale(&bound)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.bind(&socket2::SockAddr::unix(&bound)?)?;
@@ -354,9 +353,11 @@ mod tests {
     async fn a_shared_unix_socket_is_replaced_while_somebody_listens() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(".s.PGSQL.6432");
-        let old = Listener::unix(dir.path(), 6432, true).unwrap();
-        let early = UnixStream::connect(&path).await.unwrap();
         // As one that was killed before it had renamed it leaves it.
+        drop(std::os::unix::net::UnixListener::bind(dir.path().join(NEW)).unwrap());
+        let old = Listener::unix(dir.path(), 6432, true).unwrap();
+        assert!(path.exists());
+        let early = UnixStream::connect(&path).await.unwrap();
         drop(std::os::unix::net::UnixListener::bind(dir.path().join(NEW)).unwrap());
         let new = Listener::unix(dir.path(), 6432, true).unwrap();
         assert!(!dir.path().join(NEW).exists());

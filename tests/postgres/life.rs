@@ -56,7 +56,7 @@ fn under_load(
             churn(proxy, turns);
             turns += 1;
         }
-        assert!(turns >= 5, "{more:?}: only {turns} turns beside the load");
+        assert!(turns >= 3, "{more:?}: only {turns} turns beside the load");
         bench.join().expect("pgbench")
     });
     let report = printed(&output);
@@ -126,8 +126,9 @@ fn certificates_in_a_loop_fail_nothing() {
         .with("tls.client", &file("key", "key"));
     let mut proxy = Proxy::start(&db, config);
     // The console itself must come in encrypted here, so a signal.
-    for more in [&["sslmode=require", "-C"][..], &["sslmode=require", "-M", "prepared"]] {
-        under_load(&db, &mut proxy, more, 40, |proxy, _| {
+    for (more, each) in [(&["sslmode=require", "-C"][..], 40), (&["sslmode=require", "-M", "prepared"], 400)]
+    {
+        under_load(&db, &mut proxy, more, each, |proxy, _| {
             issue();
             let before = reloads(proxy);
             signal(proxy.pid(), "HUP");
