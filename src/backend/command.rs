@@ -118,7 +118,8 @@ fn start(command: &PasswordCommand, target: &Target) -> Result<Child, CommandFau
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"BURSAR_")) {
         child.env_remove(name);
     }
-    child.env("PGHOST", &target.host).env("PGPORT", target.port.to_string());
+    let (hosts, ports) = target.for_libpq();
+    child.env("PGHOST", hosts).env("PGPORT", ports);
     child.env("PGUSER", &target.user).env("PGDATABASE", &target.dbname);
     child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     child.spawn().map_err(|error| CommandFault::Start(error.kind()))

@@ -1,12 +1,15 @@
 //! One server connection, and how to get it: resolve, connect, log in, under one deadline.
 
+use super::ask::{AskError, ask};
 use super::cancel::CancelHandle;
-use super::error::DialError;
+use super::error::{DialError, ProtocolFault};
 use super::login::login;
 use super::secure::{Secured, Way, is_of_the_way, ways};
-use super::target::{Endpoint, Target};
+use super::target::{Endpoint, Server, Target};
 use super::trail::Trail;
+use crate::breaker::Failure;
 use crate::clock;
+use crate::config::SessionAttrs;
 use crate::net::stream::{Quiet, Stream};
 use crate::state::{Set, fence};
 use crate::statements::Held;
@@ -23,6 +26,10 @@ const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 
 /// Pause before another attempt at a Unix socket whose queue of connections is full.
 const CROWDED: Duration = Duration::from_millis(20);
+
+/// What servers before PostgreSQL 14 do not tell at login.
+const ROLE: &str =
+    "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
 
 /// Parameters one backend may report; PostgreSQL 18 reports 15.
 const MAX_PARAMETERS: usize = 128;
@@ -60,11 +67,14 @@ pub struct Backend {
     lifetime_permille: u32,
 }
 
-/// Opens a backend within `within` of having its password, of which each address of the server gets an equal
-/// part of what is left. Not cancel safe: dropped, the attempt is given up.
+/// Opens a backend within `within` of having its password, of which each server gets an equal part of what is
+/// left, and of that each of its addresses. Not cancel safe: dropped, the attempt is given up.
+///
+/// As libpq does it: a server that cannot be reached, starts, or is not what is wanted is passed over; one
+/// that refuses the role or database has the last word.
 ///
 /// # Errors
-/// [`DialError`] other than `NoRoom`; the last one if several addresses failed.
+/// [`DialError`] other than `NoRoom`; of a server with several addresses the last one.
 pub async fn dial(target: &Target, within: Duration) -> Result<Backend, DialError> {
     let asked = target.asked().await?;
     let to = asked.as_ref().unwrap_or(target);
@@ -77,14 +87,89 @@ pub async fn dial(target: &Target, within: Duration) -> Result<Backend, DialErro
 
 async fn dial_any(target: &Target, within: Duration) -> Result<Backend, DialError> {
     let deadline = clock::now() + within;
-    let endpoints = target.endpoints().await?;
+    let passes: &[SessionAttrs] = match target.attrs {
+        SessionAttrs::PreferStandby => &[SessionAttrs::Standby, SessionAttrs::Any],
+        _ => std::slice::from_ref(&target.attrs),
+    };
+    let servers = target.in_order();
+    let mut failed = Vec::new();
+    let mut tries = servers.len() * passes.len();
+    for wanted in passes {
+        failed.clear();
+        for (at, server) in &servers {
+            let left = deadline.saturating_duration_since(clock::now());
+            let share = left / u32::try_from(tries).unwrap_or(u32::MAX).max(1);
+            tries -= 1;
+            let tried = timeout(share, dial_one(target, server, *wanted, share)).await;
+            match tried.unwrap_or(Err(DialError::Timeout)) {
+                Ok(backend) => {
+                    target.served_by(*at);
+                    return Ok(backend);
+                }
+                Err(error) if matches!(error.kind(), Failure::Unreachable | Failure::Starting) => {
+                    failed.push((server.address.clone(), error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Err(DialError::of_several(failed))
+}
+
+/// A backend of this server, if it is what is wanted.
+async fn dial_one(
+    target: &Target,
+    server: &Server,
+    wanted: SessionAttrs,
+    within: Duration,
+) -> Result<Backend, DialError> {
+    let mut backend = connect(target, server, within).await?;
+    if suits(&mut backend, wanted).await? {
+        return Ok(backend);
+    }
+    backend.close();
+    Err(DialError::Unsuitable { wanted: wanted.name() })
+}
+
+/// Whether a server is what is wanted: as it has told at login (PostgreSQL 14 and newer), or as it says when asked.
+async fn suits(backend: &mut Backend, wanted: SessionAttrs) -> Result<bool, DialError> {
+    if wanted == SessionAttrs::Any {
+        return Ok(true);
+    }
+    let told = |name: &[u8]| {
+        let found = backend.parameters.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value == "on")
+    };
+    let (standby, read_only) = match (told(b"in_hot_standby"), told(b"default_transaction_read_only")) {
+        (Some(standby), Some(read_only)) => (standby, standby || read_only),
+        _ => {
+            let rows = ask(backend, ROLE).await.map_err(|error| match error {
+                AskError::Io(error) => DialError::Io(error),
+                AskError::Refused | AskError::Senseless => ProtocolFault::Unexpected(b'E').into(),
+            })?;
+            let value = |at: usize| rows.first().and_then(|row| row.get(at)).and_then(Option::as_ref);
+            (value(0).is_some_and(|value| value == "t"), value(1).is_some_and(|value| value == "on"))
+        }
+    };
+    Ok(match wanted {
+        SessionAttrs::Any => true,
+        SessionAttrs::ReadWrite => !read_only,
+        SessionAttrs::ReadOnly => read_only,
+        SessionAttrs::Primary => !standby,
+        SessionAttrs::Standby | SessionAttrs::PreferStandby => standby,
+    })
+}
+
+async fn connect(target: &Target, server: &Server, within: Duration) -> Result<Backend, DialError> {
+    let deadline = clock::now() + within;
+    let endpoints = server.endpoints().await?;
     let mut failed = DialError::Io(io::ErrorKind::AddrNotAvailable.into());
     for (index, endpoint) in endpoints.iter().enumerate() {
         let parts = u32::try_from(endpoints.len() - index).unwrap_or(u32::MAX);
         let share = deadline.saturating_duration_since(clock::now()) / parts;
         match timeout(share, endpoint.connect()).await {
             // An address that answers is the server: what it says is final.
-            Ok(Ok(stream)) => return ready(target, stream, endpoint.clone()).await,
+            Ok(Ok(stream)) => return ready(target, server, stream, endpoint.clone()).await,
             Ok(Err(error)) => failed = error.into(),
             Err(_) => failed = DialError::Timeout,
         }
@@ -93,11 +178,16 @@ async fn dial_any(target: &Target, within: Duration) -> Result<Backend, DialErro
 }
 
 /// Logs in by the first way that the server lets Bursar in. The others each begin with a connection of their own.
-async fn ready(target: &Target, stream: Stream, endpoint: Endpoint) -> Result<Backend, DialError> {
+async fn ready(
+    target: &Target,
+    server: &Server,
+    stream: Stream,
+    endpoint: Endpoint,
+) -> Result<Backend, DialError> {
     let connector = target.connector();
     // PostgreSQL has no TLS over Unix sockets.
     let ways = if matches!(stream, Stream::Unix(_)) { &[Way::Plain] } else { ways(connector.mode) };
-    let secured = Secured::new(connector, &target.host);
+    let secured = Secured::new(connector, &server.host);
     let mut stream = Some(stream);
     let mut failed = DialError::Tls(io::ErrorKind::Unsupported.into());
     for way in ways {
@@ -105,9 +195,9 @@ async fn ready(target: &Target, stream: Stream, endpoint: Endpoint) -> Result<Ba
             Some(stream) => stream,
             None => endpoint.connect().await?,
         };
-        match enter(target, socket, &endpoint, &secured, *way).await {
+        match enter(target, server, socket, &endpoint, &secured, *way).await {
             Err(error) if is_of_the_way(&error) => {
-                tracing::debug!(server = %target.address, ?way, %error, "not let in this way");
+                tracing::debug!(server = %server.address, ?way, %error, "not let in this way");
                 failed = error;
             }
             done => return done,
@@ -118,6 +208,7 @@ async fn ready(target: &Target, stream: Stream, endpoint: Endpoint) -> Result<Ba
 
 async fn enter(
     target: &Target,
+    server: &Server,
     stream: Stream,
     endpoint: &Endpoint,
     secured: &Secured,
@@ -134,7 +225,7 @@ async fn enter(
         pid: login.pid,
         parameters: login.parameters,
         connected: now,
-        address: target.address.clone(),
+        address: server.address.clone(),
         generation: 0,
         returned_at: now,
         cancel: Arc::new(CancelHandle {

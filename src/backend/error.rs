@@ -4,6 +4,7 @@ use super::scram::ScramFault;
 use crate::breaker::Failure;
 use bytes::Bytes;
 use std::io;
+use std::sync::Arc;
 
 /// Why a dial failed.
 #[derive(Debug, thiserror::Error)]
@@ -35,19 +36,47 @@ pub enum DialError {
     /// There is no password, because the program that prints it did not.
     #[error("the password command {0}")]
     Command(#[from] super::command::CommandFault),
+    /// A server that is not what `target_session_attrs` wants.
+    #[error("not {wanted}, which target_session_attrs wants")]
+    Unsuitable {
+        /// The value of that key.
+        wanted: &'static str,
+    },
+    /// None of several servers would do, each for its reason.
+    #[error("{}", .0.iter().map(|(server, error)| format!("{server}: {error}")).collect::<Vec<_>>().join("; "))]
+    Several(Vec<(Arc<str>, DialError)>),
     /// The store holds as many backends as it may; the book's accounting is off.
     #[error("no room in the store")]
     NoRoom,
 }
 
 impl DialError {
+    /// Of the servers that were tried, each by its address.
+    pub(super) fn of_several(mut failed: Vec<(Arc<str>, DialError)>) -> DialError {
+        match failed.pop() {
+            Some((_, only)) if failed.is_empty() => only,
+            Some(last) => {
+                failed.push(last);
+                DialError::Several(failed)
+            }
+            None => DialError::Io(io::ErrorKind::AddrNotAvailable.into()),
+        }
+    }
+
     /// What it says of the server, for its breaker.
     #[must_use]
     pub fn kind(&self) -> Failure {
         match self {
-            DialError::Io(_) | DialError::Tls(_) | DialError::Timeout | DialError::Protocol(_) => {
-                Failure::Unreachable
-            }
+            DialError::Io(_)
+            | DialError::Tls(_)
+            | DialError::Timeout
+            | DialError::Protocol(_)
+            | DialError::Unsuitable { .. } => Failure::Unreachable,
+            // Worth asking again as soon as one of them is.
+            DialError::Several(all) => match all.iter().any(|(_, error)| error.kind() == Failure::Starting) {
+                true => Failure::Starting,
+                false => Failure::Unreachable,
+            },
             // Shutting down, crashed, starting up: operator intervention (PostgreSQL, appendix A, class 57P).
             DialError::Server { code: [b'5', b'7', b'P', ..], .. } => Failure::Starting,
             // No connection left, or no memory for one more.

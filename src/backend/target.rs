@@ -6,7 +6,7 @@
 use super::command::{CommandFault, Source};
 use crate::auth::keys::{self, Key, ScramKeys};
 use crate::auth::{Passport, SecretKind, Verifier};
-use crate::config::{Database, Secret};
+use crate::config::{Database, Secret, SessionAttrs};
 use crate::net::listen::socket_path;
 use crate::net::tls::{Connector, Tls};
 use arc_swap::ArcSwap;
@@ -16,14 +16,17 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use zeroize::Zeroizing;
 
-/// One server, one database, one role.
+/// One database and role, on one server or on whichever of several is fit.
 pub struct Target {
-    /// Host name, address, or directory of a Unix socket (starts with `/`).
-    pub host: String,
-    /// Port.
-    pub port: u16,
+    /// The servers it may be on, in the order configured: at least one.
+    servers: Vec<Server>,
+    /// The one that served last, which is tried first.
+    last: Arc<AtomicUsize>,
+    /// Which of them is fit.
+    pub attrs: SessionAttrs,
     /// Database on the server.
     pub dbname: String,
     /// Role on the server.
@@ -32,7 +35,7 @@ pub struct Target {
     pub parameters: Vec<(String, String)>,
     /// Clear password; `None` = only servers that ask for none will do, or for what a client has shown.
     pub password: Option<Secret>,
-    /// `host:port` or the socket's path, for views and logs.
+    /// `host:port` or the socket's path, for views and logs; several with commas between them.
     pub address: Arc<str>,
     /// How to be encrypted; a reload may change it. `None`: not at all.
     tls: Option<Arc<ArcSwap<Tls>>>,
@@ -41,6 +44,17 @@ pub struct Target {
     /// The last SCRAM derivation, or what a client has shown. One is enough: the salt belongs to the role and
     /// changes only with its password.
     passport: Mutex<Option<Passport>>,
+}
+
+/// One server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Host name, address, or directory of a Unix socket (starts with `/`).
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// `host:port` or the socket's path.
+    pub address: Arc<str>,
 }
 
 /// One address of a server: what a cancel request must go to, however many the name has.
@@ -60,15 +74,13 @@ impl Target {
         let is_clear = |secret: &&Secret| {
             Verifier::parse(secret).is_ok_and(|verifier| verifier.kind() == SecretKind::Clear)
         };
-        let host = database.host.clone();
-        let address = match unix_path(&host, database.port) {
-            Some(path) => path.display().to_string(),
-            None if host.contains(':') => format!("[{host}]:{}", database.port),
-            None => format!("{host}:{}", database.port),
-        };
+        let servers: Vec<Server> =
+            database.servers().into_iter().map(|(host, port)| Server::new(host, port)).collect();
+        let address = servers.iter().map(|server| &*server.address).collect::<Vec<_>>().join(",");
         Target {
-            host,
-            port: database.port,
+            servers,
+            last: Arc::default(),
+            attrs: database.target_session_attrs,
             dbname: database.dbname.clone().unwrap_or_else(|| dbname.to_owned()),
             user: database.user.clone().unwrap_or_else(|| user.to_owned()),
             parameters: Vec::new(),
@@ -99,8 +111,9 @@ impl Target {
     #[must_use]
     pub fn aside(&self) -> Target {
         Target {
-            host: self.host.clone(),
-            port: self.port,
+            servers: self.servers.clone(),
+            last: self.last.clone(),
+            attrs: self.attrs,
             dbname: self.dbname.clone(),
             user: self.user.clone(),
             parameters: vec![("application_name".to_owned(), "bursar".to_owned())],
@@ -129,16 +142,23 @@ impl Target {
         }
     }
 
-    /// Every address of the server, in the order to try them.
-    ///
-    /// # Errors
-    /// Those of name resolution.
-    pub(super) async fn endpoints(&self) -> std::io::Result<Vec<Endpoint>> {
-        if let Some(path) = unix_path(&self.host, self.port) {
-            return Ok(vec![Endpoint::Unix(path)]);
-        }
-        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
-        Ok(found.map(Endpoint::Tcp).collect())
+    /// Its servers with their numbers, in the order to try them: the one that served last, then as configured.
+    pub(super) fn in_order(&self) -> Vec<(usize, &Server)> {
+        let mut servers: Vec<_> = self.servers.iter().enumerate().collect();
+        let last = self.last.load(Ordering::Relaxed);
+        servers.sort_by_key(|(at, _)| *at != last);
+        servers
+    }
+
+    /// Its servers as libpq wants them in `PGHOST` and `PGPORT`.
+    pub(super) fn for_libpq(&self) -> (String, String) {
+        let all = |one: fn(&Server) -> String| self.servers.iter().map(one).collect::<Vec<_>>().join(",");
+        (all(|server| server.host.clone()), all(|server| server.port.to_string()))
+    }
+
+    /// This one has served.
+    pub(super) fn served_by(&self, at: usize) {
+        self.last.store(at, Ordering::Relaxed);
     }
 
     /// A client of this role has shown how to get in. Of no use where the configuration says as whom, or by
@@ -186,6 +206,29 @@ impl Target {
             Some(Passport::Md5(digits)) => Some(digits.clone()),
             _ => None,
         }
+    }
+}
+
+impl Server {
+    fn new(host: String, port: u16) -> Server {
+        let address = match unix_path(&host, port) {
+            Some(path) => path.display().to_string(),
+            None if host.contains(':') => format!("[{host}]:{port}"),
+            None => format!("{host}:{port}"),
+        };
+        Server { host, port, address: address.into() }
+    }
+
+    /// Its addresses, in the order to try them. A name is asked for each time.
+    ///
+    /// # Errors
+    /// Those of name resolution.
+    pub(super) async fn endpoints(&self) -> std::io::Result<Vec<Endpoint>> {
+        if let Some(path) = unix_path(&self.host, self.port) {
+            return Ok(vec![Endpoint::Unix(path)]);
+        }
+        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
+        Ok(found.map(Endpoint::Tcp).collect())
     }
 }
 
@@ -266,9 +309,21 @@ pub(super) mod tests {
     async fn addresses_are_printable_and_resolved() {
         let unix = Target::new(&database("/run/pg", 5433), "a", "b", None);
         assert_eq!(&*unix.address, "/run/pg/.s.PGSQL.5433");
-        assert_eq!(unix.endpoints().await.unwrap(), [Endpoint::Unix("/run/pg/.s.PGSQL.5433".into())]);
+        let endpoints = async |target: &Target| target.servers[0].endpoints().await.unwrap();
+        assert_eq!(endpoints(&unix).await, [Endpoint::Unix("/run/pg/.s.PGSQL.5433".into())]);
         let v6 = Target::new(&database("::1", 5433), "a", "b", None);
         assert_eq!(&*v6.address, "[::1]:5433");
-        assert_eq!(v6.endpoints().await.unwrap(), [Endpoint::Tcp("[::1]:5433".parse().unwrap())]);
+        assert_eq!(endpoints(&v6).await, [Endpoint::Tcp("[::1]:5433".parse().unwrap())]);
+    }
+
+    #[test]
+    fn several_servers_have_their_own_ports_and_the_last_to_serve_is_first() {
+        let target = Target::new(&database("a,b:1,[::1]:2,::2,/run/pg", 5432), "a", "b", None);
+        assert_eq!(&*target.address, "a:5432,b:1,[::1]:2,[::2]:5432,/run/pg/.s.PGSQL.5432");
+        let order = |target: &Target| target.in_order().iter().map(|(at, _)| *at).collect::<Vec<_>>();
+        assert_eq!(order(&target), [0, 1, 2, 3, 4]);
+        target.served_by(2);
+        assert_eq!(order(&target), [2, 0, 1, 3, 4]);
+        assert_eq!(order(&target.aside()), [2, 0, 1, 3, 4]);
     }
 }

@@ -82,11 +82,15 @@ fn surroundings(traced: &Traced) -> Result<(), Faults> {
     Faults::none_in(faults)
 }
 
-/// What is wrong with a database's server, if anything.
+/// What is wrong with a database's servers, if anything: of several, the first.
 fn probe(database: &Database) -> Option<Wrong> {
     let timeout = database.pool.connect_timeout;
-    let (address, answer) = if database.host.starts_with('/') {
-        let path = format!("{}/.s.PGSQL.{}", database.host, database.port);
+    database.servers().iter().find_map(|(host, port)| probe_one(host, *port, timeout))
+}
+
+fn probe_one(host: &str, port: u16, timeout: Duration) -> Option<Wrong> {
+    let (address, answer) = if host.starts_with('/') {
+        let path = format!("{host}/.s.PGSQL.{port}");
         let answer = UnixStream::connect(&path).and_then(|stream| {
             stream.set_read_timeout(Some(timeout))?;
             stream.set_write_timeout(Some(timeout))?;
@@ -94,8 +98,7 @@ fn probe(database: &Database) -> Option<Wrong> {
         });
         (path, answer)
     } else {
-        let host = database.host.trim_matches(['[', ']']);
-        (format!("{}:{}", database.host, database.port), ask_tcp(host, database.port, timeout))
+        (format!("{host}:{port}"), ask_tcp(host, port, timeout))
     };
     match answer {
         // `E` is a server too busy or too old to say more.

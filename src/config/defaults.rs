@@ -94,6 +94,7 @@ impl Default for Database {
         Database {
             host: "127.0.0.1".to_owned(),
             port: 5432,
+            target_session_attrs: SessionAttrs::Any,
             dbname: None,
             user: None,
             password: None,

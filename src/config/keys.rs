@@ -5,6 +5,7 @@
 //! `config.toml` against the code. A new key is one line.
 
 use super::class::{Expressly, Matching, Reserved};
+use super::hosts::Hosts;
 use super::login::{self, AliasRule, LoginRules};
 use super::rules::*;
 use super::scopes::TABLES;
@@ -267,9 +268,11 @@ fn context_keys() -> impl Iterator<Item = Key<PoolRules>> {
 
 /// Keys of `[database.NAME]`.
 pub(super) fn database_keys() -> Vec<Key<Database>> {
+    const ATTRS: OneOf<SessionAttrs> = OneOf { words: &SessionAttrs::NAMES, later: &[] };
     let mut keys = vec![
-        key!(Database, "host", HOST, host),
+        key!(Database, "host", Hosts(HOST), host),
         key!(Database, "port", count(1, u16::MAX), port),
+        key!(Database, "target_session_attrs", ATTRS, target_session_attrs),
         key!(Database, "dbname", Given(NAME), dbname),
         key!(Database, "user", Given(NAME), user),
         // The later of the two is meant: a table's own over one that it inherits.

@@ -15,6 +15,7 @@ mod class;
 mod defaults;
 mod environment;
 mod fault;
+mod hosts;
 mod keys;
 mod login;
 mod parking;
@@ -35,7 +36,7 @@ pub use login::{Alias, Connection, LoginRule, Network};
 pub use parking::{ParkMode, Parking};
 pub use pools::{
     ContextPolicy, ContextSource, Policies, Policy, PoolMode, PoolRules, ReplicationRule, Reset, Reuse,
-    TenantContext,
+    SessionAttrs, TenantContext,
 };
 pub use scopes::{Places, Scope, Scopes};
 pub use show::{Caution, NeedsRestart, Setting, reload_faults};

@@ -121,6 +121,42 @@ pub enum ReplicationRule {
     Pass,
 }
 
+/// Which of several servers is fit, in libpq's words (`target_session_attrs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SessionAttrs {
+    /// Whichever.
+    #[default]
+    Any,
+    /// One that takes writes by default.
+    ReadWrite,
+    /// One that does not.
+    ReadOnly,
+    /// One that is no standby.
+    Primary,
+    /// A standby.
+    Standby,
+    /// A standby, or whichever if there is none.
+    PreferStandby,
+}
+
+impl SessionAttrs {
+    /// Every value by its name.
+    pub const NAMES: [(&str, SessionAttrs); 6] = [
+        ("any", SessionAttrs::Any),
+        ("read-write", SessionAttrs::ReadWrite),
+        ("read-only", SessionAttrs::ReadOnly),
+        ("primary", SessionAttrs::Primary),
+        ("standby", SessionAttrs::Standby),
+        ("prefer-standby", SessionAttrs::PreferStandby),
+    ];
+
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        SessionAttrs::NAMES.iter().find(|(_, attrs)| *attrs == self).map_or("", |(name, _)| name)
+    }
+}
+
 /// The pool of one (database, user).
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoolRules {

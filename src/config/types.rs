@@ -196,10 +196,13 @@ pub struct User {
 /// `[database.NAME]`: where a database lives and how its pools behave.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Database {
-    /// Host name, address, or directory of a Unix socket (starts with `/`).
+    /// Host name, address, or directory of a Unix socket (starts with `/`); several with commas between
+    /// them, see [`Database::servers`].
     pub host: String,
-    /// Port.
+    /// Port, where a host has none of its own.
     pub port: u16,
+    /// Which of several servers is fit.
+    pub target_session_attrs: super::SessionAttrs,
     /// Name on the server; `None` = the name the client asked for.
     pub dbname: Option<String>,
     /// Role on the server; `None` = the client's own.

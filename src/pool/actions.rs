@@ -160,7 +160,7 @@ impl Pools {
 
 fn failed(error: &DialError) -> Connect {
     match error {
-        DialError::Io(_) => Connect::Unreachable,
+        DialError::Io(_) | DialError::Unsuitable { .. } | DialError::Several(_) => Connect::Unreachable,
         DialError::Timeout => Connect::Timeout,
         DialError::Server { .. } | DialError::Auth(_) | DialError::Tls(_) | DialError::Command(_) => {
             Connect::Refused

@@ -72,3 +72,4 @@ mod tls;
 mod tls_drivers;
 mod traces;
 mod unix_sockets;
+mod upstreams;

@@ -106,6 +106,30 @@ impl Cluster {
         cluster
     }
 
+    /// A streaming standby of another one, which can be read from.
+    pub(crate) fn standby_of(primary: &Cluster) -> Cluster {
+        let port = ports::free();
+        let dir = std::env::temp_dir().join(format!("bursar-test-{}-{port}", std::process::id()));
+        let (bin, account) = (primary.bin.clone(), primary.account);
+        let cluster = Cluster { port, dir, bin, account, guardian: Mutex::new(None) };
+        cluster.make_dir(&cluster.dir);
+        let copied = cluster
+            .command(&cluster.program("pg_basebackup"))
+            .args(["--host=127.0.0.1", "--username=repl", "--write-recovery-conf", "--checkpoint=fast"])
+            .args(["--no-sync", &format!("--port={}", primary.port), "--pgdata"])
+            .arg(cluster.dir.join("data"))
+            .output()
+            .expect("pg_basebackup runs");
+        assert!(copied.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&copied.stderr));
+        cluster.start();
+        cluster
+    }
+
+    /// Makes a primary of a standby.
+    pub(crate) fn promote(&self) {
+        assert_eq!(self.admin().query("select pg_promote()").value(), "t");
+    }
+
     fn initialise(&self) {
         let data = self.dir.join("data");
         let made = self

@@ -96,9 +96,10 @@ impl Proxy {
         let port_of_server = config.get("database.\"*\"", "port").map_or(server.to_string(), str::to_owned);
         let config = config
             .with("listen", &format!("address = \"127.0.0.1:{port}\""))
-            .with("admin", &format!("address = \"127.0.0.1:{admin_port}\""))
-            .with("database.\"*\"", "host = \"127.0.0.1\"")
-            .with("database.\"*\"", &format!("port = {port_of_server}"));
+            .with("admin", &format!("address = \"127.0.0.1:{admin_port}\""));
+        let elsewhere = config.get("database.\"*\"", "host").is_some();
+        let config = if elsewhere { config } else { config.with("database.\"*\"", "host = \"127.0.0.1\"") };
+        let config = config.with("database.\"*\"", &format!("port = {port_of_server}"));
         let database = db.name().to_owned();
         let mut proxy = Proxy { child: None, port, admin_port, dir, config, database, _far: far };
         proxy.write_config();

@@ -1,0 +1,104 @@
+//! Several servers for one database: which of them will do, and who takes over. A real primary and a real
+//! streaming standby.
+
+use crate::support::{Cluster, Config, Db, Login, Proxy, Stop, Wire, ports, until};
+
+/// Longer than a promotion takes on a busy machine.
+const LONG: &str = "max_wait = \"30s\"";
+
+fn hosts(servers: &[&Cluster]) -> String {
+    let list: Vec<String> = servers.iter().map(|server| format!("\"{}\"", server.addr())).collect();
+    format!("host = [{}]", list.join(", "))
+}
+
+fn config(servers: &[&Cluster], attrs: &str) -> Config {
+    Config::of_size(3)
+        .with("pool", LONG)
+        .with("database.\"*\"", &hosts(servers))
+        .with("database.\"*\"", &format!("target_session_attrs = \"{attrs}\""))
+}
+
+#[test]
+fn a_pool_is_where_its_session_attributes_are() {
+    let primary = Cluster::new();
+    let db = Db::within(&primary);
+    let standby = Cluster::standby_of(&primary);
+    let port = |cluster: &Cluster| cluster.addr().port().to_string();
+    for (attrs, servers, expected) in [
+        ("any", [&standby, &primary], &standby),
+        ("read-write", [&standby, &primary], &primary),
+        ("primary", [&standby, &primary], &primary),
+        ("standby", [&primary, &standby], &standby),
+        ("read-only", [&primary, &standby], &standby),
+        ("prefer-standby", [&primary, &standby], &standby),
+    ] {
+        let proxy = Proxy::start(&db, config(&servers, attrs));
+        let mut client = proxy.connect();
+        assert_eq!(client.query("show port").value(), port(expected), "{attrs}");
+        client.bye();
+        proxy.stop();
+    }
+    // A standby that is preferred, and not there.
+    standby.stop(Stop::Fast);
+    let proxy = Proxy::start(&db, config(&[&standby, &primary], "prefer-standby"));
+    assert_eq!(proxy.connect().query("show port").value(), port(&primary));
+    proxy.stop();
+}
+
+#[test]
+fn after_a_failover_writes_go_to_the_new_primary_and_nothing_acknowledged_is_lost() {
+    let primary = Cluster::new();
+    let db = Db::within(&primary);
+    db.run(&["create table kept (id int)"]);
+    let standby = Cluster::standby_of(&primary);
+    let proxy = Proxy::start(&db, config(&[&primary, &standby], "read-write"));
+    let mut clients: Vec<Wire> = (0..6).map(|_| proxy.connect()).collect();
+    let mut written = 0;
+    for client in &mut clients {
+        assert_eq!(client.query("insert into kept values (1)").trace(), "C(INSERT 0 1) Z(I)");
+        written += 1;
+    }
+    let seen =
+        || Wire::login(standby.addr(), &Login::new("app", db.name())).query("select count(*) from kept");
+    until("the standby has it all", || seen().value() == written.to_string());
+    primary.stop(Stop::Immediate);
+    standby.promote();
+    for client in &mut clients {
+        assert_eq!(client.query("insert into kept values (2)").trace(), "C(INSERT 0 1) Z(I)");
+        written += 1;
+    }
+    assert_eq!(seen().value(), written.to_string());
+    let rows = proxy.console().query("select breaker from bursar.upstreams").rows();
+    assert_eq!(rows, [[Some("closed".to_owned())]]);
+    // The old primary comes back and is left alone: the one that served last is asked first.
+    primary.start();
+    drop(clients);
+    let mut late = proxy.connect();
+    assert_eq!(late.query("show port").value(), standby.addr().port().to_string());
+    drop(late);
+    proxy.stop();
+}
+
+#[test]
+fn every_way_that_fails_is_named() {
+    let db = Db::new();
+    let closed = [ports::free(), ports::free()];
+    let servers = format!("host = \"127.0.0.1:{},127.0.0.1:{}\"", closed[0], closed[1]);
+    let config = Config::of_size(1).with("database.\"*\"", &servers).with("pool", "max_wait = \"1s\"");
+    let proxy = Proxy::start(&db, config);
+    let told = format!("{:?}", Wire::try_login(proxy.addr(), &proxy.as_app()).err().expect("no way in"));
+    assert!(told.contains("57P03"), "{told}");
+    for port in closed {
+        assert!(told.contains(&format!("127.0.0.1:{port}: connection failed")), "{told}");
+    }
+    proxy.stop();
+
+    let standbyless = Config::of_size(1)
+        .with("database.\"*\"", &format!("host = \"{}\"", db.cluster().addr()))
+        .with("database.\"*\"", "target_session_attrs = \"standby\"")
+        .with("pool", "max_wait = \"1s\"");
+    let proxy = Proxy::start(&db, standbyless);
+    let told = format!("{:?}", Wire::try_login(proxy.addr(), &proxy.as_app()).err().expect("no way in"));
+    assert!(told.contains("not standby, which target_session_attrs wants"), "{told}");
+    proxy.stop();
+}
