@@ -35,7 +35,8 @@ pub struct Target {
     pub parameters: Vec<(String, String)>,
     /// Clear password; `None` = only servers that ask for none will do, or for what a client has shown.
     pub password: Option<Secret>,
-    /// `host:port` or the socket's path, for views and logs; several with commas between them.
+    /// `host:port` or the socket's path, for views and logs; several with commas between them,
+    /// and which of them will do.
     pub address: Arc<str>,
     /// How to be encrypted; a reload may change it. `None`: not at all.
     tls: Option<Arc<ArcSwap<Tls>>>,
@@ -76,7 +77,11 @@ impl Target {
         };
         let servers: Vec<Server> =
             database.servers().into_iter().map(|(host, port)| Server::new(host, port)).collect();
-        let address = servers.iter().map(|server| &*server.address).collect::<Vec<_>>().join(",");
+        let mut address = servers.iter().map(|server| &*server.address).collect::<Vec<_>>().join(",");
+        // Of the same servers, others will do for other pools: what is known of these is not said of those.
+        if database.target_session_attrs != SessionAttrs::Any {
+            address = format!("{address} ({})", database.target_session_attrs.name());
+        }
         Target {
             servers,
             last: Arc::default(),
