@@ -807,3 +807,22 @@ fn what_ends_work_only_after_a_day_of_warning_is_said() {
     let dated = format!("{strict}[mode]\nwarned_since = \"2026-11-01\"\n");
     assert_eq!(read(&dated).cautions(), []);
 }
+
+#[test]
+fn who_asks_about_users_must_be_somebody() {
+    let query = "[auth]\nquery = \"select verifier from f($1)\"\n";
+    assert_eq!(
+        report(query, &[]),
+        ["c.toml:2:9: auth.query: users are asked about in the database postgres, which has no user of its \
+             own; set auth.query_database to one of [database.NAME] and auth.query_user to a role that may ask"]
+    );
+    let elsewhere = format!("{query}query_user = \"bursar\"\n[database.app]\n");
+    assert!(report(&elsewhere, &[])[0].contains("the database postgres, which is not configured"));
+    let fine = format!("{query}query_user = \"bursar\"\nquery_database = \"app\"\n[database.app]\n");
+    let config = read(&fine);
+    assert!(config.cautions().is_empty());
+    assert_eq!(config.auth.query.as_deref(), Some("select verifier from f($1)"));
+    read(&format!("{query}[database.\"*\"]\nuser = \"pool\"\n"));
+    let without = report("[auth]\nquery = \"select 1\"\nquery_password = 7\n", &[]);
+    assert!(without.len() == 2 && without[0].contains("with $1 for the name"), "{without:?}");
+}

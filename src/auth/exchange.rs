@@ -42,6 +42,8 @@ pub struct Exchange {
     /// What the client has shown, by which a server lets in who shows it.
     passport: Option<Passport>,
     state: State,
+    /// The question whose answer was wrong, if it can be checked again.
+    answered: Option<State>,
 }
 
 enum State {
@@ -75,6 +77,9 @@ pub enum Failure {
     /// No `[user.*]` of that name, or one without a password.
     #[error("no such user, or a user without a password")]
     NoSecret,
+    /// The server says that the password is not good any more.
+    #[error("the password has expired")]
+    Expired,
     /// The configured secret cannot answer the configured method.
     #[error("{method} authentication cannot use {secret}")]
     Unfit {
@@ -128,10 +133,26 @@ pub fn begin(method: AuthMethod, user: &str, secret: Option<&Verifier>, mock: &M
         end_point: None,
         passport: None,
         state: State::Unasked(method),
+        answered: None,
     }
 }
 
 impl Exchange {
+    /// It can only fail, for this.
+    pub(super) fn failing(self, failure: Failure) -> Exchange {
+        Exchange { secret: Err(failure), ..self }
+    }
+
+    /// After a failure: there is another secret by now. Whether the client's last message can be checked again,
+    /// by [`Exchange::step`]; not in SCRAM, where it answers the salt of the old one.
+    #[must_use]
+    pub fn again(&mut self, next: Exchange) -> bool {
+        let Some(state) = self.answered.take() else { return false };
+        self.secret = next.secret;
+        self.state = state;
+        true
+    }
+
     /// Over TLS: the client may bind its proof to this end point.
     #[must_use]
     pub fn over(self, end_point: Option<EndPoint>) -> Exchange {
@@ -187,8 +208,14 @@ impl Exchange {
     #[must_use]
     pub async fn step(&mut self, body: &[u8], out: &mut BytesMut) -> Step {
         let answered = match std::mem::replace(&mut self.state, State::Over) {
-            State::Password => self.password(body).await.map(|()| done(out)),
-            State::Md5 { salt } => self.md5(body, salt).map(|()| done(out)),
+            State::Password => {
+                self.answered = Some(State::Password);
+                self.password(body).await.map(|()| done(out))
+            }
+            State::Md5 { salt } => {
+                self.answered = Some(State::Md5 { salt });
+                self.md5(body, salt).map(|()| done(out))
+            }
             State::Mechanism => self.mechanism(body, out),
             State::FirstMessage(binding) => self.first_message(body, &binding, out),
             State::Proof(server) => self.proof(*server, body, out),

@@ -62,6 +62,7 @@ pub fn may_be(map: &[Alias], uid: u32, name: Option<&str>, user: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::config::Network;
     use proptest::prelude::*;
 
@@ -170,7 +171,7 @@ mod tests {
                     }
                 }
             }
-            let auth = Auth { method: AuthMethod::Hba, peer_map: Vec::new(), rules };
+            let auth = Auth { method: AuthMethod::Hba, rules, ..Config::default().auth };
             let found: Vec<_> = attempts().iter().map(|attempt| method(&auth, attempt)).collect();
             prop_assert_eq!(found, expected);
         }
@@ -178,7 +179,7 @@ mod tests {
 
     #[test]
     fn without_rules_the_one_method_is_for_all() {
-        let auth = Auth { method: AuthMethod::Md5, peer_map: Vec::new(), rules: Vec::new() };
+        let auth = Auth { method: AuthMethod::Md5, ..Config::default().auth };
         assert!(attempts().iter().all(|attempt| method(&auth, attempt) == Some(AuthMethod::Md5)));
     }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`verifier`] | one user's secret: clear, md5 hash, or SCRAM verifier |
 //! | [`users`] | every user of a configuration |
+//! | [`account`] | what a server has answered about a user, for how long |
 //! | [`exchange`] | the server's side of a login, driven frame by frame |
 //! | [`hba`] | who is asked for what |
 //! | [`scram`] | the server's side of SCRAM-SHA-256 |
@@ -14,6 +15,7 @@
 //! session gives it words. Every comparison with a secret takes constant time, and a user who does
 //! not exist is led through the same messages, of the same sizes, as one who does.
 
+pub mod account;
 pub mod exchange;
 pub mod hba;
 pub mod keys;
@@ -22,6 +24,7 @@ pub mod scram;
 pub mod users;
 pub mod verifier;
 
+pub use account::{Account, Accounts};
 pub use exchange::{Exchange, Failure, Step, begin};
 pub use passport::Passport;
 pub use users::{UserError, Users};

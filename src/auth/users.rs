@@ -2,7 +2,7 @@
 //!
 //! Built at start and at every reload; sessions hold the one they logged in with.
 
-use super::exchange::{Exchange, begin};
+use super::exchange::{Exchange, Failure, begin};
 use super::verifier::{MockKey, SecretKind, Verifier, VerifierError};
 use crate::config::{AuthMethod, Config, User};
 use std::collections::{BTreeMap, HashMap};
@@ -34,6 +34,7 @@ impl Users {
     /// The first user, in the order of names, whose secret cannot be used.
     pub fn new(config: &Config) -> Result<Users, UserError> {
         Users::read(config.auth.method, &config.users, MockKey::random(), &HashMap::new())
+            .map(|users| users.beside(config))
     }
 
     /// Reads a new configuration, keeping what was derived for users whose secret is the same, and
@@ -43,6 +44,7 @@ impl Users {
     /// As [`Users::new`].
     pub fn renew(&self, config: &Config) -> Result<Users, UserError> {
         Users::read(config.auth.method, &config.users, self.mock.clone(), &self.verifiers)
+            .map(|users| users.beside(config))
     }
 
     fn read(
@@ -67,6 +69,23 @@ impl Users {
         mock.derive_always = matches!(method, AuthMethod::Plain | AuthMethod::Hba)
             && verifiers.values().any(|verifier| verifier.kind() == SecretKind::Scram);
         Ok(Users { verifiers, mock })
+    }
+
+    /// Users that the server is asked about have verifiers too, as a rule.
+    fn beside(mut self, config: &Config) -> Users {
+        let plain = matches!(config.auth.method, AuthMethod::Plain | AuthMethod::Hba);
+        self.mock.derive_always |= plain && config.auth.query.is_some();
+        self
+    }
+
+    /// Starts a login of a user that the server was asked about.
+    #[must_use]
+    pub fn begin_as(&self, method: AuthMethod, user: &str, secret: Result<&Verifier, Failure>) -> Exchange {
+        let exchange = begin(method, user, secret.ok(), &self.mock);
+        match secret {
+            Err(failure) => exchange.failing(failure),
+            Ok(_) => exchange,
+        }
     }
 
     /// The secret of a user; `None` if there is no such user or he has no password.

@@ -12,6 +12,7 @@
 //! | [`scram`] | the client's side of SCRAM-SHA-256 |
 //! | [`cancel`] | CancelRequest on a connection of its own |
 //! | [`mod@ask`] | a question of Bursar's own on a connection of its own |
+//! | [`mod@inquire`] | the same with a parameter that a client has sent |
 //! | [`trail`] | the last statements of a lease |
 //! | [`store`] | idle backends and their life cycle, by deadpool |
 //!
@@ -22,6 +23,7 @@ pub mod cancel;
 pub mod command;
 pub mod dial;
 pub mod error;
+pub mod inquire;
 pub mod login;
 pub mod scram;
 mod secure;

@@ -174,11 +174,6 @@ impl Target {
         }
     }
 
-    /// What a client has shown is not true any more.
-    pub fn dismiss(&self) {
-        *self.passport.lock() = None;
-    }
-
     /// Whether there is a password, or keys in its place, for a server that speaks SCRAM.
     pub(super) fn has_keys(&self) -> bool {
         self.password.is_some() || matches!(&*self.passport.lock(), Some(Passport::Scram { .. }))
@@ -296,8 +291,6 @@ pub(super) mod tests {
         assert_eq!(target.aside().md5_digits().as_deref(), Some(&[b'a'; 32]));
         assert!(!target.has_keys(), "not for SCRAM");
         assert!(!format!("{target:?}").contains("aaa"));
-        target.dismiss();
-        assert!(target.md5_digits().is_none());
 
         table.user = Some("pool".into());
         let other = Target::new(&table, "app", "alice", None);

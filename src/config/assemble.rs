@@ -152,6 +152,7 @@ impl Checks<'_> {
             self.pool("database.\"*\"", &any.pool);
         }
         self.passwords_of_servers();
+        self.query(config);
         self.promises(config);
         self.contexts(config);
         for (name, user) in &config.users {
@@ -199,6 +200,20 @@ impl Checks<'_> {
                 self.fault(place, &command, Wrong::Twice { other: own });
             }
         }
+    }
+
+    /// A query needs a database that there is, and a role that is not the client's.
+    fn query(&mut self, config: &Config) {
+        let Some(place) = self.place("auth.query").filter(|_| config.auth.query.is_some()) else { return };
+        let lacks = match config.database(&config.auth.query_database) {
+            None => "is not configured",
+            Some(table) if table.user.is_none() && config.auth.query_user.is_none() => {
+                "has no user of its own"
+            }
+            Some(_) => return,
+        };
+        let database = config.auth.query_database.clone();
+        self.fault(place, "auth.query", Wrong::Query { database, lacks });
     }
 
     /// One setting cannot hold both the tenant and the request.

@@ -163,6 +163,17 @@ pub enum Wrong {
         /// The way out.
         remedy: &'static str,
     },
+    /// Nobody to ask about users.
+    #[error(
+        "users are asked about in the database {database}, which {lacks}; set auth.query_database to one of \
+         [database.NAME] and auth.query_user to a role that may ask"
+    )]
+    Query {
+        /// `auth.query_database`
+        database: String,
+        /// What is missing.
+        lacks: &'static str,
+    },
     /// A certificate or key that cannot be used.
     #[error("{reason}")]
     Certificate {

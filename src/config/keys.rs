@@ -147,6 +147,10 @@ const NAME: Text = Text {
     expected: "a name of 1 to 63 bytes (PostgreSQL's NAMEDATALEN) without NUL",
     check: |t| (1..=63).contains(&t.len()) && !t.contains('\0'),
 };
+const QUERY: Text = Text {
+    expected: "one SELECT of at most 4096 bytes with $1 for the name, such as \"SELECT * FROM bursar.verifier($1)\"",
+    check: |t| t.len() <= 4096 && t.contains("$1") && !t.contains('\0'),
+};
 const HOST: Text = Text {
     expected: "a host name or IP address of at most 255 bytes, or the absolute directory of a Unix socket of at most 92",
     check: |t| {
@@ -374,6 +378,11 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
             }),
             ..Key::new("auth.rule", LoginRules, |c: &Config| &c.auth.rules, |c, rules| c.auth.rules = rules)
         },
+        key!(Config, "auth.query", OrOff(QUERY), auth.query),
+        key!(Config, "auth.query_database", NAME, auth.query_database),
+        key!(Config, "auth.query_user", OrOff(NAME), auth.query_user),
+        key!(Config, "auth.query_password", OrOff(Password), auth.query_password).secret(),
+        key!(Config, "auth.query_ttl", span(0, 1), auth.query_ttl),
         key!(Config, "server.max_backends", count(1, MAX_BACKENDS), server.max_backends),
         key!(Config, "server.connect_parallel", count(1, 1_000), server.connect_parallel),
         key!(Config, "breaker.failures", count(1, 1_000), breaker.failures),
@@ -521,9 +530,7 @@ pub(super) const ALIASES: [(&str, &str); 2] = [
 /// their own, so that nobody believes them to be in force.
 pub(super) const NOT_YET: &[&str] = &[
     "admin.write",
-    "auth.auth_query",
     "auth.hba_file",
-    "auth.query",
     "database.NAME.tls",
     "fleet",
     "listen.tls",

@@ -162,7 +162,8 @@ impl Config {
             }
         }
         let trust = self.auth.method == AuthMethod::Trust;
-        if self.auth.asks_passwords() && self.users.values().all(|user| user.password.is_none()) {
+        let asks = self.auth.asks_passwords() && self.auth.query.is_none();
+        if asks && self.users.values().all(|user| user.password.is_none()) {
             found.push(Caution::NobodyCanLogIn);
         }
         if let (true, Some(address)) = (trust, self.listen.addresses.iter().find(|a| !a.ip().is_loopback())) {

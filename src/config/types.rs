@@ -110,6 +110,14 @@ pub enum AuthMethod {
     Reject,
 }
 
+impl AuthMethod {
+    /// Whether the client is asked for its password.
+    #[must_use]
+    pub fn asks_passwords(self) -> bool {
+        matches!(self, AuthMethod::Plain | AuthMethod::Md5 | AuthMethod::ScramSha256)
+    }
+}
+
 /// `[auth]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Auth {
@@ -119,16 +127,25 @@ pub struct Auth {
     pub peer_map: Vec<super::Alias>,
     /// Who is asked for what, with method `hba`: the first that fits.
     pub rules: Vec<super::LoginRule>,
+    /// What the server is asked about users that no `[user.NAME]` names; `$1` is the name. `None` = nothing.
+    pub query: Option<String>,
+    /// The database, as clients name it, in which it is asked.
+    pub query_database: String,
+    /// As whom; `None` = as `user` of that database's table.
+    pub query_user: Option<String>,
+    /// That role's password; `None` = the clear one of its `[user.NAME]`, or none.
+    pub query_password: Option<Secret>,
+    /// How long an answer is taken for true.
+    pub query_ttl: Duration,
 }
 
 impl Auth {
     /// Whether some client is asked for its password.
     #[must_use]
     pub fn asks_passwords(&self) -> bool {
-        let asks = |method| matches!(method, AuthMethod::Plain | AuthMethod::Md5 | AuthMethod::ScramSha256);
         match self.method {
-            AuthMethod::Hba => self.rules.iter().any(|rule| asks(rule.method)),
-            method => asks(method),
+            AuthMethod::Hba => self.rules.iter().any(|rule| rule.method.asks_passwords()),
+            method => method.asks_passwords(),
         }
     }
 }

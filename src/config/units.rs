@@ -74,6 +74,44 @@ pub(super) fn show_day(days: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
+/// Reads a moment, as the time since 1970-01-01 00:00 UTC: by RFC 3339 (`2026-11-22T20:35:17.5Z`) or as
+/// PostgreSQL writes a `timestamptz` (`2026-11-22 20:35:17.5+00`; `DateStyle = ISO`). `None` if it is none, has no
+/// offset, or is outside the years 1970 to 9999.
+#[must_use]
+pub fn read_moment(text: &str) -> Option<Duration> {
+    let (date, rest) = text.split_at_checked(10)?;
+    let days = read_day(date)?;
+    let rest = rest.strip_prefix(['T', 't', ' '])?;
+    let (time, offset) = match rest.find(['Z', 'z', '+', '-']) {
+        Some(at) if rest.is_char_boundary(at) => rest.split_at(at),
+        _ => return None,
+    };
+    let (whole, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let micros = format!("{fraction:0<6}").get(..6)?.parse::<u64>().ok()?;
+    // The leap second of RFC 3339 is the next one.
+    let seconds = read_clock(whole, true).filter(|_| whole.len() == 8)? + days * 86_400;
+    let utc = match offset.split_at_checked(1)? {
+        ("Z" | "z", "") => seconds,
+        ("+", ahead) => seconds.checked_sub(read_clock(ahead, false)?)?,
+        ("-", behind) => seconds + read_clock(behind, false)?,
+        _ => return None,
+    };
+    Some(Duration::from_secs(utc) + Duration::from_micros(micros))
+}
+
+/// Seconds of `HH`, `HH:MM` or `HH:MM:SS`.
+fn read_clock(text: &str, leap: bool) -> Option<u64> {
+    let mut total = 0;
+    let mut factor = 3_600;
+    for (at, part) in text.split(':').enumerate() {
+        let limit = [24, 60, 60 + u64::from(leap)].get(at).copied()?;
+        let digits = part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit());
+        total += part.parse::<u64>().ok().filter(|n| digits && *n < limit)? * factor;
+        factor /= 60;
+    }
+    Some(total)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +147,38 @@ mod tests {
         }
         for bad in ["", "2026-11-31", "2026-02-29", "2026-13-01", "2026-11-1", "1969-12-31", "2026-11-01x"] {
             assert_eq!(read_day(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn moments_are_read_as_rfc_3339_and_postgresql_write_them() {
+        for (text, millis) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2026-11-22T20:35:17Z", 1_795_379_717_000),
+            ("2026-11-22 20:35:17.25+00", 1_795_379_717_250),
+            ("2026-11-22 22:05:17+01:30", 1_795_379_717_000),
+            ("2026-11-22 18:35:17-02", 1_795_379_717_000),
+            ("2026-11-22T20:35:17.250000001z", 1_795_379_717_250),
+        ] {
+            assert_eq!(read_moment(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for bad in [
+            "",
+            "infinity",
+            "2026-11-22",
+            "2026-11-22T20:35:17",
+            "2026-11-22T20:35Z",
+            "2026-11-22T24:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "1970-01-01 00:00:00+01",
+            "2026-11-31T00:00:00Z",
+            "2026-11-22T20:35:17.xZ",
+            "0044-03-15 00:00:00+00 BC",
+            "2026-11-22T20:35:17+",
+            "2026-11-22é20:35:17Z",
+            "+2026-11-2T00:00:00Z",
+        ] {
+            assert_eq!(read_moment(bad), None, "{bad}");
         }
     }
 

@@ -10,6 +10,7 @@
 //! | [`cell`] | what others may know of a session and ask of it |
 //! | [`wait`] | a queued checkout |
 //! | `one` | one pool: its store, its rules, what its backends report |
+//! | [`accounts`] | asking PostgreSQL about users |
 //! | `actions` | carrying out what the book decided |
 //! | `levers` | what the console pulls and sees |
 //! | [`janitor`] | deadlines, leaks, idle backends: whatever happens while nobody asks |
@@ -21,6 +22,7 @@
 //!
 //! A mutex and not an actor, because a lease must be given back from `Drop`.
 
+pub mod accounts;
 mod actions;
 mod advise;
 pub mod cell;
@@ -88,6 +90,7 @@ pub struct Pools {
     current: AtomicPtr<Config>,
     users: ArcSwap<Users>,
     tls: Arc<ArcSwap<Tls>>,
+    directory: ArcSwapOption<accounts::Directory>,
     book: Mutex<Book<Object, Waiter>>,
     pools: RwLock<Vec<Arc<Pool>>>,
     names: RwLock<HashMap<Name, Arc<Pool>>>,
@@ -126,14 +129,16 @@ impl Pools {
     #[must_use]
     pub fn new(config: Arc<Config>, users: Users, tls: Tls, metrics: Arc<Metrics>) -> Arc<Pools> {
         let started = clock::now();
+        let tls = Arc::new(ArcSwap::from_pointee(tls));
         let mut book = Book::new(&config);
         book.arm(armed_from(&config, started, started));
         Arc::new(Pools {
+            directory: ArcSwapOption::new(accounts::Directory::of(&config, &tls, None)),
             book: Mutex::new(book),
             current: AtomicPtr::new(Arc::as_ptr(&config).cast_mut()),
             config: ArcSwap::new(config),
             users: ArcSwap::new(Arc::new(users)),
-            tls: Arc::new(ArcSwap::from_pointee(tls)),
+            tls,
             pools: RwLock::default(),
             names: RwLock::default(),
             cells: Mutex::default(),
@@ -168,6 +173,12 @@ impl Pools {
     #[must_use]
     pub fn users(&self) -> Arc<Users> {
         self.users.load_full()
+    }
+
+    /// Where users are looked up that the configuration does not name.
+    #[must_use]
+    pub fn directory(&self) -> Option<Arc<accounts::Directory>> {
+        self.directory.load_full()
     }
 
     /// How connections are encrypted; what is in it may change.
@@ -502,6 +513,8 @@ impl Pools {
         }
         self.users.store(Arc::new(users));
         self.tls.store(Arc::new(tls));
+        let old = self.directory.load_full();
+        self.directory.store(accounts::Directory::of(&config, &self.tls, old.as_ref()));
         let at = Arc::as_ptr(&config).cast_mut();
         self.config.store(config);
         self.current.store(at, Ordering::Release);

@@ -10,6 +10,7 @@ mod greeting;
 mod identity;
 mod intake;
 pub mod lobby;
+mod means;
 mod replication;
 
 use super::passthrough::{Passed, Passthrough};
@@ -20,7 +21,6 @@ use super::tracker::Tracker;
 use super::virtual_tx::VirtualTx;
 use super::{Linked, Session, Socket, Stretch, locals};
 use crate::auth::Passport;
-use crate::auth::exchange::Step;
 use crate::book::{SessionId, Warning};
 use crate::clock;
 use crate::config::{AuthMethod, CONSOLE, PoolMode};
@@ -39,6 +39,7 @@ use crate::wire::backend::message;
 use crate::wire::error::Report;
 use crate::wire::startup::{First, Replication, Startup};
 use bytes::{BufMut, BytesMut};
+use identity::Identity;
 use intake::Intake;
 use lobby::{Guest, SentAway};
 use replication::Opened;
@@ -359,9 +360,8 @@ async fn meet<S: Socket + Upgrade>(
     if startup.must_negotiate() {
         negotiate(&startup, &mut out);
     }
-    let (user, suffix) = login_name(visitor, &startup.user);
-    let method = identity::method(visitor, &startup, &user).await?;
-    let passport = authenticate(stream, intake, visitor, method, &user, &mut out).await?;
+    let Identity { user, suffix, passport } =
+        identity::prove(stream, intake, visitor, &startup, &mut out).await?;
     visitor.guest.stay();
     // Who looks after a crowded house must come in.
     if startup.database == CONSOLE && startup.replication == Replication::No {
@@ -395,53 +395,6 @@ fn negotiate(startup: &Startup, out: &mut BytesMut) {
             out.put_u8(0);
         }
     });
-}
-
-/// The role, and the suffix that names a tenant. Role names may contain dots: a known user has no
-/// suffix, and it is cut off only where what is left is a known user.
-fn login_name(visitor: &Visitor<'_>, user: &str) -> (String, Option<Arc<str>>) {
-    let config = visitor.pools.config();
-    let (login, suffix) = tag::split_user(user, &config.tag);
-    if config.users.contains_key(user) {
-        return (user.to_owned(), None);
-    }
-    let login = if config.users.contains_key(login) { login } else { user };
-    (login.to_owned(), suffix.map(Arc::from))
-}
-
-async fn authenticate<S: Socket>(
-    stream: &mut S,
-    intake: &mut Intake,
-    visitor: &Visitor<'_>,
-    method: AuthMethod,
-    user: &str,
-    out: &mut BytesMut,
-) -> Result<Option<Passport>, Refused> {
-    let end_point = visitor.tls.as_ref().filter(|_| visitor.protection.is_some());
-    let end_point = end_point.and_then(|acceptor| acceptor.end_point.clone());
-    let mut exchange = visitor.pools.users().begin(method, user).over(end_point);
-    let mut step = exchange.first(out);
-    loop {
-        match step {
-            Step::Done => return Ok(exchange.passport()),
-            Step::More => {
-                stream.write_all(out).await?;
-                stream.flush().await?;
-                out.clear();
-                let body = intake.password(stream, exchange.limit()).await?;
-                visitor.guest.go_on();
-                step = exchange.step(&body, out).await;
-            }
-            Step::Failed(failure) => {
-                tracing::info!(client = visitor.peer, user, %failure, "authentication failed");
-                return Err(if failure.is_protocol() {
-                    Fault::InvalidMessage.into()
-                } else {
-                    Fault::WrongPassword { user: user.into() }.into()
-                });
-            }
-        }
-    }
 }
 
 /// Without a list of administrators the console is open to this machine where nobody is asked for a

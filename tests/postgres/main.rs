@@ -9,6 +9,7 @@ mod support;
 
 mod auth;
 mod auth_methods;
+mod auth_query;
 mod backend_dies;
 mod breaker;
 mod budgets;

@@ -26,6 +26,8 @@ pub enum Fault {
         /// The name sent.
         user: Arc<str>,
     },
+    /// The server cannot be asked about a user (`auth.query`).
+    UsersUnavailable,
     /// No `[database]` table of that name, nor one for any name.
     NoSuchDatabase {
         /// The name sent.
@@ -133,6 +135,11 @@ pub fn fault(fault: &Fault) -> Report {
         Fault::WrongPassword { user } => {
             named("28P01", format!("password authentication failed for user \"{user}\""))
         }
+        // Nothing of the server is said to somebody who has not proved who he is.
+        Fault::UsersUnavailable => hinted(
+            fatal("57P03", "bursar: users cannot be looked up at the moment"),
+            "Connect again after a pause.",
+        ),
         Fault::NoSuchDatabase { database } => {
             named("3D000", format!("database \"{database}\" does not exist"))
         }

@@ -190,6 +190,13 @@ impl Cluster {
         super::until("the server has TLS", || self.admin().query("show ssl").value() == "on");
     }
 
+    /// Puts these lines of `pg_hba.conf` before its own; they count when the server has heard of them.
+    pub(crate) fn admit(&self, hba: &str) {
+        std::fs::write(self.dir.join("data").join("pg_hba.conf"), format!("{hba}{HBA}"))
+            .expect("pg_hba.conf");
+        self.admin().batch("select pg_reload_conf()");
+    }
+
     /// Where it listens.
     pub(crate) fn addr(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))

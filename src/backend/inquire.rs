@@ -1,0 +1,106 @@
+//! A question with one parameter, by the extended protocol, on a connection that nobody else uses: what a client
+//! has sent goes beside the statement and never into it.
+
+use super::ask::{AskError, Row};
+use super::dial::Backend;
+use crate::wire::backend::{error_field, message, row_values};
+use crate::wire::compose::parse;
+use crate::wire::walk::{HEADER, Header, cstr};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use std::io;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Most bytes of an answer.
+const MAX_ANSWER: usize = 64 << 10;
+/// Most rows asked for: one is right, two are too many.
+const MAX_ROWS: i32 = 2;
+
+/// The names of an answer's columns, and its rows.
+pub type Answer = (Vec<Bytes>, Vec<Row>);
+
+/// Asks; `None` if the server says that the parameter is none (SQLSTATE class 22: a character that its encoding
+/// does not have). Bounded in time by the caller. Not cancel safe, and after an error or `None` the connection
+/// must be closed.
+///
+/// # Errors
+/// See [`AskError`].
+pub async fn inquire(backend: &mut Backend, text: &str, parameter: &str) -> Result<Option<Answer>, AskError> {
+    backend.stream.write_all(&question(text, parameter)).await?;
+    backend.stream.flush().await?;
+    let (mut columns, mut rows) = (Vec::new(), Vec::new());
+    let (mut buf, mut left) = (BytesMut::new(), MAX_ANSWER);
+    loop {
+        while let Some(head) = Header::read(&buf) {
+            let total = head.total().filter(|&total| total <= MAX_ANSWER).ok_or(AskError::Senseless)?;
+            if buf.len() < total {
+                break;
+            }
+            let body = &buf[HEADER..total];
+            match head.kind {
+                b'T' => columns = column_names(body).ok_or(AskError::Senseless)?,
+                b'D' => rows.push(row_values(body).ok_or(AskError::Senseless)?),
+                b'E' if error_field(body, b'C').is_some_and(|code| code.starts_with(b"22")) => {
+                    return Ok(None);
+                }
+                b'E' => return Err(AskError::Refused),
+                b'Z' => return Ok(Some((columns, rows))),
+                _ => {}
+            }
+            buf.advance(total);
+        }
+        let n = backend.stream.read_buf(&mut buf).await?;
+        left = left.checked_sub(n).ok_or(AskError::Senseless)?;
+        if n == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+}
+
+/// Parse, Bind, Describe, Execute, Sync, all unnamed and in text.
+fn question(text: &str, parameter: &str) -> BytesMut {
+    let mut out = BytesMut::new();
+    parse(&mut out, b"", text.as_bytes(), &[]);
+    message(&mut out, b'B', |out| {
+        // No names; formats are text; one value; results in text.
+        out.extend_from_slice(b"\0\0\0\0\0\x01");
+        out.put_u32(parameter.len() as u32);
+        out.extend_from_slice(parameter.as_bytes());
+        out.extend_from_slice(b"\0\0");
+    });
+    message(&mut out, b'D', |out| out.extend_from_slice(b"P\0"));
+    message(&mut out, b'E', |out| {
+        out.extend_from_slice(b"\0");
+        out.put_i32(MAX_ROWS);
+    });
+    message(&mut out, b'S', |_| {});
+    out
+}
+
+/// Names from a RowDescription; each is followed by 18 bytes about its type.
+fn column_names(body: &[u8]) -> Option<Vec<Bytes>> {
+    let (count, mut rest) = body.split_first_chunk::<2>()?;
+    let mut names = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let (name, tail) = cstr(rest)?;
+        names.push(Bytes::copy_from_slice(name));
+        rest = tail.get(18..)?;
+    }
+    rest.is_empty().then_some(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::backend::text_columns;
+
+    #[test]
+    fn names_of_columns_are_read_and_half_a_description_is_none() {
+        let mut out = BytesMut::new();
+        text_columns(&mut out, ["passwd", "valid_until"].into_iter());
+        let body = &out[HEADER..];
+        assert_eq!(column_names(body), Some(vec![Bytes::from("passwd"), Bytes::from("valid_until")]));
+        for end in 0..body.len() {
+            assert_eq!(column_names(&body[..end]), None);
+        }
+    }
+}
