@@ -61,6 +61,11 @@ impl Source {
         Some(Source { command, ttl, timeout, last: Mutex::new(None) })
     }
 
+    /// What it was made from.
+    pub(super) fn setup(&self) -> (PasswordCommand, Duration, Duration) {
+        (self.command.clone(), self.ttl, self.timeout)
+    }
+
     /// The password, young enough. Cancel safe: a run that is given up is ended, and the next one begins anew.
     pub(super) async fn password(&self, target: &Target) -> Result<Secret, CommandFault> {
         let mut last = self.last.lock().await;

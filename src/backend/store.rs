@@ -16,6 +16,7 @@ use super::error::DialError;
 use super::target::Target;
 use crate::config::{PoolRules, Reuse};
 use crate::net::stream::Quiet;
+use arc_swap::ArcSwap;
 use deadpool::managed::{self, Metrics, PoolError, QueueMode, RecycleError, RecycleResult, Timeouts};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
@@ -40,7 +41,7 @@ tokio::task_local! {
 /// What deadpool asks of us: to open a backend, and whether an idle one may be used again.
 #[derive(Debug)]
 pub struct Manager {
-    target: Arc<Target>,
+    target: ArcSwap<Target>,
     /// Backends of older generations are not used again.
     generation: AtomicU64,
     /// Idle backends found unusable at checkout and not yet told of.
@@ -63,10 +64,11 @@ impl managed::Manager for Manager {
 
     async fn create(&self) -> Result<Box<Backend>, NotCreated> {
         let within = MAY_DIAL.try_with(|within| *within).map_err(|_| NotCreated::NoTicket)?;
-        // Read before dialling: what was opened while the generation changed is of the old one.
-        let generation = self.generation.load(Ordering::Relaxed);
+        // Read before dialling, and before the target: what was opened while either changed is of the old one.
+        let generation = self.generation.load(Ordering::Acquire);
+        let target = self.target.load_full();
         // Boxed, because deadpool's future is built anew on the stack at every checkout.
-        let mut backend = Box::new(Box::pin(dial(&self.target, within)).await.map_err(NotCreated::Dial)?);
+        let mut backend = Box::new(Box::pin(dial(&target, within)).await.map_err(NotCreated::Dial)?);
         backend.generation = generation;
         Ok(backend)
     }
@@ -126,6 +128,7 @@ impl Store {
     /// many is allocated at once (about 250 bytes each).
     #[must_use]
     pub fn new(target: Arc<Target>, max: usize, reuse: Reuse) -> Store {
+        let target = ArcSwap::new(target);
         let manager = Manager { target, generation: AtomicU64::new(0), lost: AtomicUsize::new(0) };
         let queue = match reuse {
             Reuse::Lifo => QueueMode::Lifo,
@@ -139,8 +142,19 @@ impl Store {
 
     /// The target of its backends.
     #[must_use]
-    pub fn target(&self) -> &Arc<Target> {
-        &self.pool.manager().target
+    pub fn target(&self) -> Arc<Target> {
+        self.pool.manager().target.load_full()
+    }
+
+    /// Opens backends of another target from now on, if this is another; [`Store::close_all`] ends the others.
+    /// Whether it is.
+    pub fn aim(&self, target: Target) -> bool {
+        let manager = self.pool.manager();
+        let other = !manager.target.load().is_like(&target);
+        if other {
+            manager.target.store(Arc::new(target));
+        }
+        other
     }
 
     /// An idle backend that looks alive: the preferred one (by process id), where that is idle and the order
@@ -305,7 +319,7 @@ impl Store {
     /// RECONNECT: closes every idle backend, and lets those on loan and in the making be closed as
     /// they come back. Returns how many it closed now.
     pub fn close_all(&self) -> usize {
-        self.pool.manager().generation.fetch_add(1, Ordering::Relaxed);
+        self.pool.manager().generation.fetch_add(1, Ordering::Release);
         self.close_where(|_| true)
     }
 

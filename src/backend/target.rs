@@ -100,6 +100,17 @@ impl Target {
         }
     }
 
+    /// Whether a backend of the one could be one of the other: the same servers, database and role, and the
+    /// same way to a password.
+    pub(super) fn is_like(&self, other: &Target) -> bool {
+        let command = |target: &Target| target.command.as_ref().map(|source| source.setup());
+        self.servers == other.servers
+            && self.attrs == other.attrs
+            && (&self.dbname, &self.user) == (&other.dbname, &other.user)
+            && self.password == other.password
+            && command(self) == command(other)
+    }
+
     /// The same, encrypted by these rules, which may change.
     #[must_use]
     pub fn over(self, tls: Arc<ArcSwap<Tls>>) -> Target {

@@ -83,6 +83,8 @@ pub(super) struct Pool {
     pub(super) user: Arc<str>,
     /// Its server's number.
     pub(super) upstream: usize,
+    /// The server that it is to move to, once no dial is under way.
+    pub(super) bound_for: Option<usize>,
     pub(super) rules: PoolRules,
     pub(super) paused: bool,
     pub(super) census: Census,
@@ -236,6 +238,7 @@ impl Pool {
             database,
             user,
             upstream,
+            bound_for: None,
             rules,
             paused: false,
             census: Census::default(),

@@ -1,6 +1,6 @@
 //! What the console pulls and sees.
 
-use super::{Pools, view};
+use super::{Pool, Pools, view};
 use crate::backend::trail::{TEXT, fingerprint};
 use crate::book::{LeaseId, PoolId};
 use crate::clock;
@@ -36,12 +36,17 @@ impl Pools {
     pub fn reconnect(self: &Arc<Self>, database: Option<&str>) {
         let pools = self.pools.read().clone();
         for pool in pools.iter().filter(|pool| database.is_none_or(|name| *pool.database == *name)) {
-            // What the new ones report may differ.
-            pool.greetings.lock().clear();
-            let closed = pool.store.close_all();
-            if closed > 0 {
-                self.idle_closed(pool, closed);
-            }
+            self.renew(pool);
+        }
+    }
+
+    /// Closes the backends of a pool: the idle ones now, the others when they come back.
+    pub(super) fn renew(self: &Arc<Self>, pool: &Pool) {
+        // What the new ones report may differ.
+        pool.greetings.lock().clear();
+        let closed = pool.store.close_all();
+        if closed > 0 {
+            self.idle_closed(pool, closed);
         }
     }
 

@@ -68,7 +68,7 @@ impl Pools {
         backend: Option<Backend>,
         asked: Vec<Asked>,
     ) {
-        let answer = question(backend, pool.target(), &asked).await;
+        let answer = question(backend, &pool.target(), &asked).await;
         let (backend, blockers) = match answer {
             Ok((backend, blockers)) => (Some(backend), blockers),
             Err(error) => {

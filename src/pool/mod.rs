@@ -213,9 +213,7 @@ impl Pools {
             return Some(pool);
         }
         let config = self.config();
-        let table = config.database(database)?;
-        let password = config.users.get(user).and_then(|user| user.password.as_ref());
-        let target = Arc::new(Target::new(&table, database, user, password).over(self.tls.clone()));
+        let target = Arc::new(self.target(&config, database, user)?);
         let mut names = self.names.write();
         if let Some(pool) = names.get(&key) {
             pool.admit(passport);
@@ -246,6 +244,13 @@ impl Pools {
         drop(names);
         self.carry_out(actions);
         Some(pool)
+    }
+
+    /// Where the backends of a pool are by this configuration.
+    fn target(&self, config: &Config, database: &str, user: &str) -> Option<Target> {
+        let table = config.database(database)?;
+        let password = config.users.get(user).and_then(|user| user.password.as_ref());
+        Some(Target::new(&table, database, user, password).over(self.tls.clone()))
     }
 
     fn by_id(&self, id: PoolId) -> Option<Arc<Pool>> {
@@ -509,6 +514,13 @@ impl Pools {
         for pool in self.pools.read().iter() {
             if let Some(rules) = config.pool_rules(&pool.database, &pool.user) {
                 pool.set_rules(rules);
+            }
+            if let Some(target) = self.target(&config, &pool.database, &pool.user)
+                && pool.store.aim(target)
+            {
+                let address = pool.target().address.clone();
+                self.renew(pool);
+                self.book.lock().moved(now, pool.id, &address, &mut actions);
             }
         }
         self.users.store(Arc::new(users));

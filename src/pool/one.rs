@@ -109,7 +109,7 @@ impl Pool {
 
     /// Where its backends are.
     #[must_use]
-    pub fn target(&self) -> &Arc<Target> {
+    pub fn target(&self) -> Arc<Target> {
         self.store.target()
     }
 

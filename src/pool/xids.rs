@@ -72,7 +72,7 @@ impl Pools {
             tokio::spawn(async move {
                 let pids = open.iter().map(|one| one.pid.to_string()).collect::<Vec<_>>().join(",");
                 let question = question(&pids);
-                let answer = timeout(PATIENCE, ask_over(spare, pool.target(), &question)).await;
+                let answer = timeout(PATIENCE, ask_over(spare, &pool.target(), &question)).await;
                 let (backend, rows) = match answer {
                     Ok(Ok((backend, rows))) => (Some(backend), rows),
                     _ => (None, Vec::new()),

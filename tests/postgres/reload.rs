@@ -2,7 +2,7 @@
 //! file is refused whole (interface.md, "Signals and exit").
 
 use crate::support::watch::metric;
-use crate::support::{Config, Db, Proxy, Wire, signal, until};
+use crate::support::{Config, Db, Proxy, Wire, msg, signal, until};
 use std::time::{Duration, Instant};
 
 /// Sends SIGHUP and waits until the reload is counted with this result.
@@ -43,6 +43,45 @@ fn a_reload_changes_pools_and_drops_nobody() {
         assert_eq!(client.query("select 1").value(), "1");
     }
     drop(clients);
+    proxy.stop();
+}
+
+#[test]
+fn a_pool_goes_where_its_database_is_now() {
+    let (db, other) = (Db::new(), Db::new());
+    let config = Config::of_size(2).lazy().with("pool", "max_wait = \"10s\"");
+    let mut proxy = Proxy::start(&db, config);
+    let (mut busy, mut idle) = (proxy.connect(), proxy.connect());
+    let place = |wire: &mut Wire| wire.query("select current_database() || ' ' || current_user").value();
+    assert_eq!(place(&mut idle), format!("{} app", db.name()));
+    busy.batch("begin");
+    let pid = busy.query("select pg_backend_pid()").value();
+
+    proxy.change("database.\"*\"", &format!("dbname = \"{}\"", other.name()));
+    proxy.change("database.\"*\"", "user = \"scram_user\"");
+    proxy.change("database.\"*\"", "password = \"scram_user\"");
+    hang_up(&proxy, "ok");
+    assert_eq!(place(&mut idle), format!("{} scram_user", other.name()));
+    assert_eq!(busy.query("select pg_backend_pid()").value(), pid, "a transaction stays where it is");
+    busy.batch("commit");
+    assert_eq!(place(&mut busy), format!("{} scram_user", other.name()));
+    until("nobody is left behind", || db.pids().is_empty());
+
+    // A server that is not there, and the way back: who waited has waited for that.
+    let port = db.cluster().addr().port();
+    proxy.change("database.\"*\"", "port = 1");
+    hang_up(&proxy, "ok");
+    idle.send(&msg::query("select current_database()"));
+    until("it waits", || metric(&proxy, "bursar_breaker_state{upstream=\"127.0.0.1:1\"}") > 0.0);
+    proxy.change("database.\"*\"", &format!("port = {port}"));
+    hang_up(&proxy, "ok");
+    assert_eq!(idle.recv_reply().value(), other.name());
+
+    // The same again changes nothing: backends stay.
+    let pids = other.pids();
+    hang_up(&proxy, "ok");
+    assert_eq!(place(&mut idle), format!("{} scram_user", other.name()));
+    assert_eq!(other.pids(), pids);
     proxy.stop();
 }
 

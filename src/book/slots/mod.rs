@@ -41,6 +41,7 @@ impl<B, W> Book<B, W> {
     ) {
         self.shift(pool, Some(Place::Dialling), None, now);
         self.end_dial(pool, result.as_ref().err(), now, actions);
+        self.move_on(pool);
         if let Ok(backend) = result
             && let Some(backend) = self.arrive(pool, backend, now, actions)
         {

@@ -47,6 +47,24 @@ impl<B, W> Book<B, W> {
         })
     }
 
+    /// A pool's backends are on another server from now on, or got otherwise.
+    pub fn moved(&mut self, now: Instant, id: PoolId, server: &str, actions: &mut Vec<Action<B, W>>) {
+        self.pools[id.0 as usize].bound_for = Some(self.upstream(server));
+        self.move_on(id);
+        self.serve(id, now, actions);
+        self.look_again(now, actions);
+    }
+
+    /// Once no dial is under way: the old server's breaker waits for what each of them tells.
+    pub(super) fn move_on(&mut self, id: PoolId) {
+        let pool = &mut self.pools[id.0 as usize];
+        if pool.census.at(crate::book::pool::Place::Dialling) == 0
+            && let Some(upstream) = pool.bound_for.take()
+        {
+            (pool.upstream, pool.dials) = (upstream, crate::book::pool::Dials::default());
+        }
+    }
+
     /// New rules; what a reload may have put right is tried again.
     pub(in crate::book) fn set_breaker_rules(&mut self, rules: BreakerRules) {
         self.upstreams.iter_mut().for_each(|upstream| upstream.breaker.set_rules(rules));
