@@ -21,6 +21,8 @@ fn config_of(name: &str) -> Config {
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         match line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
             Some(name) => table = name,
+            // Its server is another one here.
+            None if line.starts_with("host =") || line.starts_with("port =") => {}
             None => config = config.with(table, line),
         }
     }

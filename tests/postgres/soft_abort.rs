@@ -318,7 +318,8 @@ fn a_drain_waits_for_the_client_to_end_what_it_believes_it_has() {
     let (db, proxy) = start(idle());
     let mut wire = aborted(&db, &proxy);
     let mut console = proxy.console();
-    assert_eq!(rows(&mut console, "select state from bursar.clients where state = 'idle'").len(), 1);
+    let idle = "select state from bursar.clients where state = 'idle'";
+    until("Bursar knows that it is idle", || rows(&mut console, idle).len() == 1);
     crate::support::signal(proxy.pid(), "TERM");
     until("no new clients", || Wire::open(proxy.addr()).is_err());
     assert_eq!(wire.query("commit").trace(), "E(25P03) Z(I)");
