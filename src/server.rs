@@ -90,7 +90,7 @@ pub async fn run(traced: Traced, reload: Reload) -> Result<Exit, StartError> {
     let config = Arc::new(traced.config);
     let metrics = Arc::new(Metrics::default());
     let users = Users::new(&config)?;
-    let tls = crate::net::tls::Tls::new(&config.tls)?;
+    let tls = crate::net::tls::Tls::new(&config)?;
     let notify = Notify::new(&reload.env);
     let house = Arc::new(House {
         pools: Pools::new(config.clone(), users, tls, metrics),
@@ -324,4 +324,20 @@ fn greet_console(out: &mut BytesMut) {
     }
     message(out, b'K', |out| out.extend_from_slice(&[0; 8]));
     ready_for_query(out, TxStatus::Idle);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of what such a function returns.
+    fn size<A, B, C, D, E, F, R>(_: fn(A, B, C, D, E, F) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    /// It is moved some seven times until it runs, and there may be `listen.max_logins` of them.
+    #[test]
+    fn a_login_is_small() {
+        assert!(size(connection) <= 5_632, "{} bytes", size(connection));
+    }
 }

@@ -45,6 +45,7 @@ use lobby::{Guest, SentAway};
 use replication::Opened;
 use std::future::Future;
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 
@@ -147,7 +148,7 @@ struct Bounds {
 }
 
 impl Bounds {
-    async fn within<T>(&mut self, part: impl Future<Output = T>) -> Result<T, Over> {
+    async fn within<T>(&mut self, part: Pin<&mut impl Future<Output = T>>) -> Result<T, Over> {
         tokio::select! {
             biased;
             done = part => Ok(done),
@@ -169,9 +170,10 @@ pub async fn arrive<S: Socket + Upgrade>(
     let mut told = BytesMut::new();
     let mut intake = Intake::default();
     let met = loop {
-        match bounds.within(meet(&mut stream, &mut intake, &visitor)).await {
+        let met = bounds.within(pin!(meet(&mut stream, &mut intake, &visitor))).await;
+        match met {
             Ok(Ok(Met::Tls { acceptor, direct })) => {
-                let upgraded = bounds.within(stream.upgrade(&acceptor, direct)).await;
+                let upgraded = bounds.within(Box::pin(stream.upgrade(&acceptor, direct)).as_mut()).await;
                 // Nobody is there to be told in the clear, or could be in the other way.
                 stream = match upgraded {
                     Ok(Ok(stream)) => stream,
