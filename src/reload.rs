@@ -79,7 +79,7 @@ impl Reload {
         let changes = Changes::between(running, &new);
         let config = new.keeping(running);
         let users = users.renew(&config)?;
-        let tls = Tls::new(&config.tls)?;
+        let tls = Tls::new(&config)?;
         Ok(Reloaded { config, users, tls, changes })
     }
 

@@ -48,7 +48,8 @@ fn the_reference_file_has_every_key() {
                 table = header
                     .replace("\"*\"", "NAME")
                     .replace("user.app", "user.NAME")
-                    .replace("class.billing", "class.NAME");
+                    .replace("class.billing", "class.NAME")
+                    .replace("database.app", "database.NAME");
             }
         } else if let Some((key, value)) = line.split_once(" = ").filter(|(key, _)| !key.contains(' ')) {
             let key = if key.starts_with("routes.") { "routes.NAME" } else { key };

@@ -38,8 +38,8 @@ pub struct Target {
     /// `host:port` or the socket's path, for views and logs; several with commas between them,
     /// and which of them will do.
     pub address: Arc<str>,
-    /// How to be encrypted; a reload may change it. `None`: not at all.
-    tls: Option<Arc<ArcSwap<Tls>>>,
+    /// How to be encrypted, which a reload may change, and for which database. `None`: not at all.
+    tls: Option<(Arc<ArcSwap<Tls>>, Arc<str>)>,
     /// What prints the password, where it is not known.
     command: Option<Arc<Source>>,
     /// The last SCRAM derivation, or what a client has shown. One is enough: the salt belongs to the role and
@@ -111,15 +111,16 @@ impl Target {
             && command(self) == command(other)
     }
 
-    /// The same, encrypted by these rules, which may change.
+    /// The same, encrypted by what these rules, which may change, say of this database.
     #[must_use]
-    pub fn over(self, tls: Arc<ArcSwap<Tls>>) -> Target {
-        Target { tls: Some(tls), ..self }
+    pub fn over(self, tls: Arc<ArcSwap<Tls>>, database: &str) -> Target {
+        Target { tls: Some((tls, database.into())), ..self }
     }
 
     /// How a new connection is to be encrypted.
     pub(super) fn connector(&self) -> Connector {
-        self.tls.as_ref().map_or(Connector::NONE, |tls| tls.load().servers.clone())
+        let own = |(tls, database): &(Arc<ArcSwap<Tls>>, Arc<str>)| tls.load().towards(database).clone();
+        self.tls.as_ref().map_or(Connector::NONE, own)
     }
 
     /// The same server for a connection that is none of the pool's: `pg_stat_activity` says whose it is

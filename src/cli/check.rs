@@ -54,9 +54,9 @@ pub fn run(
 fn certificates(traced: &Traced) -> Result<(), Faults> {
     let fault = |TlsError { key, reason }| {
         let wrong = Wrong::Certificate { reason };
-        Fault { place: traced.place(key), key: key.to_owned(), wrong }
+        Fault { place: traced.place(&key), key, wrong }
     };
-    Faults::none_in(Tls::new(&traced.config.tls).err().map(fault).into_iter().collect())
+    Faults::none_in(Tls::new(&traced.config).err().map(fault).into_iter().collect())
 }
 
 /// Tries the socket's directory, and the server of every database, each address once.

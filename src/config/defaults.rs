@@ -110,6 +110,7 @@ impl Default for Database {
             password_command: None,
             password_command_ttl: seconds(60),
             password_command_timeout: seconds(10),
+            tls: DatabaseTls::default(),
             pool: PoolRules::default(),
         }
     }

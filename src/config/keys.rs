@@ -299,6 +299,9 @@ pub(super) fn database_keys() -> Vec<Key<Database>> {
     ];
     keys.extend(pool_keys().into_iter().map(|key| key.within("", |d: &Database| &d.pool, |d| &mut d.pool)));
     keys.extend(context_keys().map(|key| key.within("", |d: &Database| &d.pool, |d| &mut d.pool)));
+    keys.extend(
+        database_tls_keys().into_iter().map(|k| k.within("tls", |d: &Database| &d.tls, |d| &mut d.tls)),
+    );
     keys
 }
 
@@ -438,27 +441,40 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
     keys
 }
 
+const TLS_MODES: OneOf<TlsMode> = OneOf {
+    words: &[
+        ("disable", TlsMode::Disable),
+        ("allow", TlsMode::Allow),
+        ("prefer", TlsMode::Prefer),
+        ("require", TlsMode::Require),
+        ("verify-ca", TlsMode::VerifyCa),
+        ("verify-full", TlsMode::VerifyFull),
+    ],
+    later: &[],
+};
+
+const TLS_VERSIONS: OneOf<TlsVersion> =
+    OneOf { words: &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)], later: &[] };
+
 /// Keys of `[tls.client]` and `[tls.server]`.
 fn tls_keys() -> Vec<Key<TlsSide>> {
-    const MODES: OneOf<TlsMode> = OneOf {
-        words: &[
-            ("disable", TlsMode::Disable),
-            ("allow", TlsMode::Allow),
-            ("prefer", TlsMode::Prefer),
-            ("require", TlsMode::Require),
-            ("verify-ca", TlsMode::VerifyCa),
-            ("verify-full", TlsMode::VerifyFull),
-        ],
-        later: &[],
-    };
-    const VERSIONS: OneOf<TlsVersion> =
-        OneOf { words: &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)], later: &[] };
     vec![
-        key!(TlsSide, "mode", MODES, mode),
+        key!(TlsSide, "mode", TLS_MODES, mode),
         key!(TlsSide, "cert", OrOff(Pem), cert).secret(),
         key!(TlsSide, "key", OrOff(Pem), key).secret(),
         key!(TlsSide, "ca", OrOff(Pem), ca).secret(),
-        key!(TlsSide, "min_version", VERSIONS, min_version),
+        key!(TlsSide, "min_version", TLS_VERSIONS, min_version),
+    ]
+}
+
+/// Keys of `[database.NAME.tls]`.
+fn database_tls_keys() -> Vec<Key<DatabaseTls>> {
+    vec![
+        key!(DatabaseTls, "mode", Given(TLS_MODES), mode),
+        key!(DatabaseTls, "cert", Given(Pem), cert).secret(),
+        key!(DatabaseTls, "key", Given(Pem), key).secret(),
+        key!(DatabaseTls, "ca", Given(Pem), ca).secret(),
+        key!(DatabaseTls, "min_version", Given(TLS_VERSIONS), min_version),
     ]
 }
 
@@ -531,7 +547,6 @@ pub(super) const ALIASES: [(&str, &str); 2] = [
 pub(super) const NOT_YET: &[&str] = &[
     "admin.write",
     "auth.hba_file",
-    "database.NAME.tls",
     "fleet",
     "listen.tls",
     "pool.tls",

@@ -40,7 +40,7 @@ pub use pools::{
 };
 pub use scopes::{Places, Scope, Scopes};
 pub use show::{Caution, NeedsRestart, Setting, reload_faults};
-pub use tls::{Tls, TlsMode, TlsSide, TlsVersion};
+pub use tls::{DatabaseTls, Tls, TlsMode, TlsSide, TlsVersion};
 pub use types::*;
 pub use units::read_moment;
 pub use written::dotted;

@@ -232,6 +232,8 @@ pub struct Database {
     pub password_command_ttl: Duration,
     /// How long it may run.
     pub password_command_timeout: Duration,
+    /// What of `[tls.server]` is otherwise.
+    pub tls: super::DatabaseTls,
     /// Pool keys, `[pool]` overlaid by this table.
     pub pool: PoolRules,
 }

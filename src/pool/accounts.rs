@@ -102,7 +102,7 @@ impl Directory {
         table.password = config.auth.query_password.clone().or(table.password);
         let user = table.user.clone()?;
         let password = config.users.get(&user).and_then(|user| user.password.as_ref());
-        let mut target = Target::new(&table, name, &user, password).over(tls.clone()).aside();
+        let mut target = Target::new(&table, name, &user, password).over(tls.clone(), name).aside();
         // Names arrive as they were sent, timestamps in the one form that is read.
         for (name, value) in [("client_encoding", "UTF8"), ("DateStyle", "ISO"), ("TimeZone", "UTC")] {
             target.parameters.push((name.to_owned(), value.to_owned()));

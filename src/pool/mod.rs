@@ -250,7 +250,7 @@ impl Pools {
     fn target(&self, config: &Config, database: &str, user: &str) -> Option<Target> {
         let table = config.database(database)?;
         let password = config.users.get(user).and_then(|user| user.password.as_ref());
-        Some(Target::new(&table, database, user, password).over(self.tls.clone()))
+        Some(Target::new(&table, database, user, password).over(self.tls.clone(), database))
     }
 
     fn by_id(&self, id: PoolId) -> Option<Arc<Pool>> {

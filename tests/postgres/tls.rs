@@ -279,6 +279,38 @@ fn servers_are_connected_to_as_both_sides_want_it() {
 }
 
 #[test]
+fn a_database_may_have_its_own_tls() {
+    let server = encrypted();
+    let db = Db::within(&server.cluster);
+    let file = |ca: &str| format!("ca_file = \"{}\"", server.files.path(ca).display());
+    let towards = |table: &str, ca: &str| {
+        let config = Config::one_backend().with("tls.server", "mode = \"require\"");
+        let config = config.with("tls.server", &file("others.crt"));
+        let port = format!("port = {}", server.cluster.addr().port());
+        let config =
+            config.with("database.mine", &port).with("database.mine", &format!("dbname = \"{}\"", db.name()));
+        config.with(table, "mode = \"verify-full\"").with(table, &file(ca))
+    };
+    let asked = |config: Config, name: &str| {
+        let proxy = Proxy::start(&db, config.with("pool", "max_wait = \"5s\""));
+        let mut command = psql(&db, &proxy, &format!("sslmode=disable dbname={name}"));
+        command.args(["-c", "select ssl from pg_stat_ssl where pid = pg_backend_pid()"]);
+        let output = run(command);
+        let seen = if output.status.success() { output.stdout } else { output.stderr };
+        proxy.stop();
+        String::from_utf8_lossy(&seen).trim().to_owned()
+    };
+    // Only what is written there is otherwise, and only there.
+    assert_eq!(asked(towards("database.mine.tls", "ours.crt"), "mine"), "t");
+    assert!(asked(towards("database.mine.tls", "others.crt"), "mine").contains("cannot be reached"));
+    assert_eq!(asked(towards("database.mine.tls", "others.crt"), db.name()), "t");
+    // Who has no table is what "*" is; and a table starts from that.
+    assert_eq!(asked(towards("database.\"*\".tls", "ours.crt"), db.name()), "t");
+    assert!(asked(towards("database.\"*\".tls", "others.crt"), db.name()).contains("cannot be reached"));
+    assert!(asked(towards("database.\"*\".tls", "others.crt"), "mine").contains("cannot be reached"));
+}
+
+#[test]
 fn much_goes_both_ways_and_cancels_arrive() {
     let server = encrypted();
     let db = Db::within(&server.cluster);

@@ -14,11 +14,12 @@ pub(super) use stream::Encrypted;
 pub use stream::Protection;
 
 use super::stream::Stream;
-use crate::config::{Secret, TlsMode, TlsSide, TlsVersion};
+use crate::config::{Config, Secret, TlsMode, TlsSide, TlsVersion};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -36,7 +37,7 @@ const RECORD: usize = 8192;
 #[error("{key}: {reason}")]
 pub struct TlsError {
     /// The configuration's key.
-    pub key: &'static str,
+    pub key: String,
     /// What is wrong, and what would be right.
     pub reason: String,
 }
@@ -48,6 +49,8 @@ pub struct Tls {
     pub clients: Option<Acceptor>,
     /// Towards servers.
     pub servers: Connector,
+    /// Towards the servers of databases that have a `tls` of their own, by the table's name.
+    databases: HashMap<String, Connector>,
 }
 
 impl Tls {
@@ -55,8 +58,21 @@ impl Tls {
     ///
     /// # Errors
     /// [`TlsError`]: the first that cannot be used.
-    pub fn new(rules: &crate::config::Tls) -> Result<Tls, TlsError> {
-        Ok(Tls { clients: Acceptor::new(&rules.client)?, servers: Connector::new(&rules.server)? })
+    pub fn new(config: &Config) -> Result<Tls, TlsError> {
+        let own = config.databases_with_tls().map(|(name, side)| {
+            let quoted = if name == "*" { "\"*\"" } else { name };
+            Ok((name.to_owned(), Connector::new(&side, &format!("database.{quoted}.tls"))?))
+        });
+        let databases = own.collect::<Result<_, _>>()?;
+        let clients = Acceptor::new(&config.tls.client)?;
+        Ok(Tls { clients, servers: Connector::new(&config.tls.server, "tls.server")?, databases })
+    }
+
+    /// Towards the server of a database, as clients name it.
+    #[must_use]
+    pub fn towards(&self, database: &str) -> &Connector {
+        let own = self.databases.get(database).or_else(|| self.databases.get("*"));
+        own.unwrap_or(&self.servers)
     }
 }
 
@@ -173,18 +189,19 @@ impl Connector {
     /// Of servers that are not asked for TLS.
     pub const NONE: Connector = Connector { mode: TlsMode::Disable, config: None };
 
-    fn new(rules: &TlsSide) -> Result<Connector, TlsError> {
+    fn new(rules: &TlsSide, table: &str) -> Result<Connector, TlsError> {
+        let at = |key: &str| format!("{table}.{key}");
         if rules.mode == TlsMode::Disable {
             return Ok(Connector::NONE);
         }
         let provider = provider();
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions(rules.min_version))
-            .map_err(|error| fault("tls.server.min_version", &error))?;
+            .map_err(|error| fault(&at("min_version"), &error))?;
         let verifier = match rules.mode.verifies() {
             true => {
-                let trusted = certificates("tls.server.ca", rules.ca.as_ref())?;
-                let roots = roots("tls.server.ca", &trusted)?;
+                let trusted = certificates(&at("ca"), rules.ca.as_ref())?;
+                let roots = roots(&at("ca"), &trusted)?;
                 verify::Verifier::of(provider, roots, trusted, rules.mode == TlsMode::VerifyFull)
             }
             false => verify::Verifier::none(provider),
@@ -194,10 +211,10 @@ impl Connector {
         let mut config = match (&rules.cert, &rules.key) {
             (None, None) => builder.with_no_client_auth(),
             (cert, key) => {
-                let chain = certificates("tls.server.cert", cert.as_ref())?;
-                let key = private_key("tls.server.key", key.as_ref())?;
+                let chain = certificates(&at("cert"), cert.as_ref())?;
+                let key = private_key(&at("key"), key.as_ref())?;
                 let config = builder.with_client_auth_cert(chain, key);
-                config.map_err(|error| fault("tls.server.key", &error))?
+                config.map_err(|error| fault(&at("key"), &error))?
             }
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
@@ -231,11 +248,11 @@ fn versions(min: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
     }
 }
 
-fn fault(key: &'static str, reason: &dyn std::fmt::Display) -> TlsError {
-    TlsError { key, reason: reason.to_string() }
+fn fault(key: &str, reason: &dyn std::fmt::Display) -> TlsError {
+    TlsError { key: key.to_owned(), reason: reason.to_string() }
 }
 
-fn certificates(key: &'static str, pem: Option<&Secret>) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(key: &str, pem: Option<&Secret>) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let missing = || fault(key, &"this mode needs one or more certificates in PEM (\"BEGIN CERTIFICATE\")");
     let pem = pem.ok_or_else(missing)?.expose();
     let read = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
@@ -243,14 +260,14 @@ fn certificates(key: &'static str, pem: Option<&Secret>) -> Result<Vec<Certifica
     if read.is_empty() { Err(missing()) } else { Ok(read) }
 }
 
-fn private_key(key: &'static str, pem: Option<&Secret>) -> Result<PrivateKeyDer<'static>, TlsError> {
+fn private_key(key: &str, pem: Option<&Secret>) -> Result<PrivateKeyDer<'static>, TlsError> {
     let wanted = "a private key in PEM, not encrypted (\"BEGIN PRIVATE KEY\")";
     let missing = || fault(key, &format_args!("a certificate needs {wanted}"));
     let pem = pem.ok_or_else(missing)?.expose();
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| fault(key, &format_args!("expected {wanted}")))
 }
 
-fn roots(key: &'static str, trusted: &[CertificateDer<'static>]) -> Result<RootCertStore, TlsError> {
+fn roots(key: &str, trusted: &[CertificateDer<'static>]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in trusted {
         roots.add(certificate.clone()).map_err(|error| fault(key, &error))?;

@@ -1,6 +1,7 @@
 //! Handshakes over loopback with certificates made on the spot: which are accepted, and what a lane may rely on.
 
 use super::*;
+use crate::config::{Database, DatabaseTls};
 use crate::net::buffers::Buffers;
 use crate::net::lane::Lane;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -50,7 +51,7 @@ fn trusts(ca: &str, mode: TlsMode) -> TlsSide {
 async fn meet(server: &TlsSide, client: &TlsSide, host: &str) -> (io::Result<Stream>, io::Result<Stream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let acceptor = Acceptor::new(server).unwrap().unwrap();
-    let connector = Connector::new(client).unwrap();
+    let connector = Connector::new(client, "tls.server").unwrap();
     let address = listener.local_addr().unwrap();
     let accepts = async { acceptor.accept(Stream::Tcp(listener.accept().await.unwrap().0), true).await };
     let connects = async {
@@ -200,8 +201,19 @@ fn what_cannot_be_used_is_named_by_its_key() {
     let ours = Authority::new("ours");
     let (cert, key) = ours.issue(&["localhost"]);
     let (_, other_key) = ours.issue(&["localhost"]);
-    let client = |side: TlsSide| Tls::new(&crate::config::Tls { client: side, ..Default::default() });
-    let server = |side: TlsSide| Tls::new(&crate::config::Tls { server: side, ..Default::default() });
+    let with = |tls| Tls::new(&Config { tls, ..Config::default() });
+    let client = |side: TlsSide| with(crate::config::Tls { client: side, ..Default::default() });
+    let server = |side: TlsSide| with(crate::config::Tls { server: side, ..Default::default() });
+    let towards = |name: &str, mode| {
+        let mut config = Config::default();
+        let tls = DatabaseTls { mode: Some(mode), ..DatabaseTls::default() };
+        let database = Database { tls, ..Database::default() };
+        match name {
+            "*" => config.any_database = Some(database.into()),
+            name => drop(config.databases.insert(name.into(), database.into())),
+        }
+        Tls::new(&config)
+    };
     let of = |mode| TlsSide { mode, ..TlsSide::default() };
     let good = shows(&(cert.clone(), key.clone()), TlsMode::Require);
     for (made, wanted) in [
@@ -212,6 +224,8 @@ fn what_cannot_be_used_is_named_by_its_key() {
         (client(TlsSide { key: secret(&other_key), ..good.clone() }), "tls.client.key: "),
         (client(TlsSide { mode: TlsMode::VerifyCa, ..good.clone() }), "tls.client.ca: this mode needs"),
         (server(of(TlsMode::VerifyFull)), "tls.server.ca: this mode needs"),
+        (towards("app", TlsMode::VerifyCa), "database.app.tls.ca: this mode needs"),
+        (towards("*", TlsMode::VerifyCa), "database.\"*\".tls.ca: this mode needs"),
         (server(TlsSide { cert: secret(&cert), ..of(TlsMode::Require) }), "tls.server.key: a certificate"),
     ] {
         let error = made.unwrap_err().to_string();

@@ -47,8 +47,8 @@ pub(super) async fn open(
         return Err(Fault::Replication.into());
     }
     let password = config.users.get(&user).and_then(|user| user.password.as_ref());
-    let mut target =
-        Target::new(&table, &startup.database, &user, password).over(visitor.pools.tls().clone());
+    let mut target = Target::new(&table, &startup.database, &user, password)
+        .over(visitor.pools.tls().clone(), &startup.database);
     target.parameters = parameters(&startup)?;
     if let Some(passport) = passport {
         target.admit(&user, passport);
