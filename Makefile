@@ -34,7 +34,7 @@ versus:
 experiments:
 	@scripts/setup versus
 	cargo build --release --locked
-	@ulimit -n 8192 2>/dev/null; cargo bench --quiet --locked --profile dev --bench experiments -- \
+	@ulimit -n 20000 2>/dev/null; cargo bench --quiet --locked --profile dev --bench experiments -- \
 		$(if $(ROWS),--rows $(ROWS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(PGBOUNCER),--pgbouncer $(PGBOUNCER)) \
 		$(if $(OPERATIONS),--operations $(OPERATIONS)) $(if $(SEED),--seed $(SEED))
 
