@@ -666,6 +666,67 @@ password_command_ttl = \"0s\"
     );
 }
 
+/// Faults in the very keys that hold secrets, by every way that leads there, and lines that are no TOML.
+#[test]
+fn no_fault_quotes_a_secret() {
+    let mut refused = 0;
+    for key in secret_keys() {
+        let (table, last) = key.rsplit_once('.').unwrap();
+        let table = table.replace("NAME", "a");
+        let values = [
+            "7141828",
+            "[7141828]",
+            "[[\"7141828\"]]",
+            "71.41828",
+            "{ it = \"7141828\" }",
+            "7141828-01",
+            "true7141828",
+            "\"7141828",
+            "'7141828",
+            "\"71\\q7141828\"",
+            "7141828\"",
+            "\"\"\"\n7141828\n=7141828",
+            "\"7141828\" 7141828",
+            "\"7141828\" # \n 7141828",
+            "\"x\n7141828\nMII7141828+/=\n\"",
+            "\"\\u0000 7141828\"",
+        ];
+        for value in values {
+            for name in [last.to_owned(), format!("{last}_file")] {
+                let text = format!("[{table}]\n{name} = {value}\n");
+                match parse(&text, "c.toml", &Env::new()) {
+                    // What a `_file` key has is a path, and no secret.
+                    Err(faults) if name == last || !value.starts_with("\"71") => {
+                        refused += 1;
+                        let (said, raw) = (faults.to_string(), format!("{faults:?}"));
+                        assert!(!(said + &raw).contains("7141828"), "{text}\n{faults}");
+                    }
+                    Err(_) => {}
+                    Ok(config) => {
+                        let shown = format!("{config:?} {:?}", config.show());
+                        assert!(!shown.contains("7141828"), "{text}\n{shown}");
+                    }
+                }
+            }
+        }
+        let variable = format!("BURSAR_{table}_{last}").replace('.', "_").to_uppercase();
+        let said = report("", &[(&variable, "\0 7141828"), ("BURSAR_USER_A_PASWORD", "7141828")]);
+        assert!(!said.is_empty() && !format!("{said:?}").contains("7141828"), "{said:?}");
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+/// A command that was written in one text with its arguments, and other arguments.
+#[test]
+fn arguments_of_a_command_are_secret_however_they_are_written() {
+    let read = |value: &str| read(&format!("[database.a]\npassword_command = {value}\n"));
+    let one = read("\"/opt/token --secret=hunter2\"");
+    assert!(!format!("{one:?} {:?}", one.show()).contains("hunter2"), "{one:?}");
+    let (old, new) = (read("[\"/opt/token\", \"one\"]"), read("[\"/opt/token\", \"other\"]"));
+    let changes: Vec<String> = Changes::between(&old, &new).made.iter().map(ToString::to_string).collect();
+    assert_eq!(changes, ["database.a.password_command: changed"]);
+}
+
 #[test]
 fn cautions_do_not_refuse() {
     assert_eq!(read("").cautions(), [Caution::NobodyCanLogIn]);

@@ -92,7 +92,7 @@ impl Source {
         let (printed, said, ended) = ended.map_err(|_| CommandFault::Timeout)?;
         let status = ended.map_err(|error| CommandFault::Io(error.kind()))?;
         if !said.is_empty() {
-            let (program, server) = (&self.command.program, &target.address);
+            let (program, server) = (self.command.name(), &target.address);
             tracing::warn!(program, %server, %status, said, "a password command complains");
         }
         // One that prints too much is cut off and fails for that: say the cause.

@@ -557,23 +557,23 @@ pub(super) const NOT_YET: &[&str] = &[
 
 /// Every key with its tables, `NAME` for the user's own names.
 pub(super) fn patterns() -> Vec<String> {
-    let named = |table: &str, names: Vec<String>| {
-        names.into_iter().map(|name| format!("{table}.NAME.{name}")).collect::<Vec<_>>()
-    };
-    fn names<T>(keys: Vec<Key<T>>) -> Vec<String> {
-        keys.into_iter().map(|key| key.name).collect()
-    }
-    let mut all = names(fixed_keys());
-    all.extend(named("database", names(database_keys())));
-    all.extend(named("user", names(user_keys())));
-    all.extend(named("tenant", names(tenant_keys())));
-    all.extend(named("class", names(class_keys())));
-    for table in TABLES {
-        all.extend(named(
-            table,
-            scoped_budget_keys().into_iter().map(|key| format!("budget.{}", key.name)).collect(),
-        ));
-    }
+    let mut all: Vec<String> = marked_patterns().into_iter().map(|(name, _)| name).collect();
     all.push("mode.routes.NAME".to_owned());
+    all
+}
+
+/// The same, but for the routes, each with whether its value is secret.
+pub(super) fn marked_patterns() -> Vec<(String, bool)> {
+    fn marked<T>(table: &str, keys: Vec<Key<T>>) -> impl Iterator<Item = (String, bool)> {
+        keys.into_iter().map(move |key| (format!("{table}{}", key.name), key.secret))
+    }
+    let mut all: Vec<(String, bool)> = marked("", fixed_keys()).collect();
+    all.extend(marked("database.NAME.", database_keys()));
+    all.extend(marked("user.NAME.", user_keys()));
+    all.extend(marked("tenant.NAME.", tenant_keys()));
+    all.extend(marked("class.NAME.", class_keys()));
+    for table in TABLES {
+        all.extend(marked(&format!("{table}.NAME.budget."), scoped_budget_keys()));
+    }
     all
 }

@@ -141,6 +141,15 @@ pub fn known_keys() -> Vec<String> {
     keys
 }
 
+/// Those of [`known_keys`] whose values must not be shown.
+#[must_use]
+pub fn secret_keys() -> Vec<String> {
+    let secret = |(name, secret): (String, bool)| secret.then_some(name);
+    let mut keys: Vec<String> = keys::marked_patterns().into_iter().filter_map(secret).collect();
+    keys.sort();
+    keys
+}
+
 impl Config {
     /// Where a database lives: its own table, else the wildcard's; `None` if there is neither.
     #[must_use]

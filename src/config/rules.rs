@@ -365,8 +365,12 @@ impl Rule for Argv {
         })
     }
     fn show(&self, value: &PasswordCommand) -> String {
-        let more = if value.arguments.is_empty() { "" } else { " …" };
-        format!("{}{more}", value.program)
+        value.to_string()
+    }
+    fn hidden(&self, value: &PasswordCommand) -> Option<Secret> {
+        let words = std::iter::once(value.program.as_str());
+        let words: Vec<&str> = words.chain(value.arguments.iter().map(Secret::expose)).collect();
+        Some(Secret::new(words.join("\0")))
     }
     fn expected(&self) -> String {
         "a list of a program and its arguments, such as [\"/opt/token\", \"--db\"]; there is no shell"

@@ -239,12 +239,34 @@ pub struct Database {
 }
 
 /// `password_command`: a program that prints a password.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PasswordCommand {
     /// Name or path of the program.
     pub program: String,
     /// Its arguments, which may be secrets themselves.
     pub arguments: Vec<Secret>,
+}
+
+impl PasswordCommand {
+    /// The program as it may be shown: up to a space, behind which somebody may have written arguments.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.program.split_whitespace().next().unwrap_or_default()
+    }
+}
+
+impl std::fmt::Display for PasswordCommand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = self.name();
+        let more = if self.arguments.is_empty() && name == self.program { "" } else { " …" };
+        write!(f, "{name}{more}")
+    }
+}
+
+impl std::fmt::Debug for PasswordCommand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PasswordCommand({self})")
+    }
 }
 
 /// `[server]`: the PostgreSQL server as a whole.

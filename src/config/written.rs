@@ -259,7 +259,9 @@ pub(super) fn insert(
         faults.push(Fault { place: entry.place.clone(), key: key.clone(), wrong });
     };
     if in_file {
-        match entry.raw.text().map(|name| (name, read_bounded(Path::new(name), VALUE_FILE_MAX))) {
+        // A key that was pasted where the path of its file belongs has several lines, and is no path to quote.
+        let name = entry.raw.text().filter(|name| !name.contains(char::is_control));
+        match name.map(|name| (name, read_bounded(Path::new(name), VALUE_FILE_MAX))) {
             Some((_, Ok(mut content))) => {
                 if content.ends_with('\n') {
                     content.pop();
@@ -274,7 +276,8 @@ pub(super) fn insert(
             }
             None => {
                 let expected = "the path of a file".to_owned();
-                return fault(&entry, Wrong::Invalid { got: entry.raw.quoted(), expected });
+                // Not the value: it may be meant as the secret itself.
+                return fault(&entry, Wrong::Invalid { got: entry.raw.kind().to_owned(), expected });
             }
         }
     }
