@@ -58,6 +58,7 @@ mod reload;
 mod replication;
 mod requests;
 mod scopes;
+mod secrets;
 mod server_passwords;
 mod settings;
 mod soft_abort;

@@ -256,7 +256,9 @@ fn certificates(key: &str, pem: Option<&Secret>) -> Result<Vec<CertificateDer<'s
     let missing = || fault(key, &"this mode needs one or more certificates in PEM (\"BEGIN CERTIFICATE\")");
     let pem = pem.ok_or_else(missing)?.expose();
     let read = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
-    let read = read.map_err(|error| fault(key, &format_args!("not valid PEM: {error}")))?;
+    // The error itself quotes lines, and somebody may have put a key here.
+    let lines = "not valid PEM: each certificate has a line for its BEGIN, base64, and a line for its END";
+    let read = read.map_err(|_| fault(key, &lines))?;
     if read.is_empty() { Err(missing()) } else { Ok(read) }
 }
 
