@@ -5,6 +5,7 @@ use bursar::config;
 use bursar::reload::Reload;
 use bursar::{log, server};
 use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::{self, Write};
 use std::process::ExitCode;
 use tokio::runtime::{Builder, Runtime};
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(cli: &Cli) -> ExitCode {
+    without_core_dumps();
     let env = environment();
     let reload = Reload::new(config_file(cli, &env), env.clone());
     let traced = match config::load_traced(cli.config.as_deref(), &env) {
@@ -58,6 +60,14 @@ fn serve(cli: &Cli) -> ExitCode {
             Err(error) => say(&error, Exit::Failed),
         }
     })
+}
+
+/// A core file would have every password and what clients have sent. The hard limit stays, so that
+/// `prlimit --core` can allow one while Bursar runs (setrlimit(2)).
+fn without_core_dumps() {
+    let limit = Resource::RLIMIT_CORE;
+    // Lowering a soft limit needs no privilege. A sandbox may forbid it: then the limit is its matter.
+    let _ = getrlimit(limit).and_then(|(_, hard)| setrlimit(limit, 0, hard));
 }
 
 /// The file that is read at start, so that a reload reads the same one.

@@ -394,3 +394,16 @@ fn openings_and_sizes_find_theirs() {
     assert_eq!(sizes(&[Source::new("tag.rs", &"//\n".repeat(601))]).len(), 1);
     assert_eq!(sizes(&[Source::new("tag.rs", &"//\n".repeat(600))]), [""; 0]);
 }
+
+/// Each promise of SECURITY.md names tests that there are.
+#[test]
+fn what_is_promised_is_tested() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let named: Vec<(&str, &str)> = page.split('`').filter_map(|code| code.split_once(".rs::")).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for (file, test) in named {
+        let code = std::fs::read_to_string(root.join(format!("{file}.rs"))).unwrap_or_default();
+        assert!(code.contains(&format!("#[test]\nfn {test}() {{")), "{file}.rs has no test {test}");
+    }
+}

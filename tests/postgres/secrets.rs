@@ -4,6 +4,7 @@
 use crate::support::watch::{get, printed};
 use crate::support::{Cluster, Config, Db, Files, Login, Proxy, Refused, Wire, msg, signal, until};
 use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 const VERIFIER: &str = include_str!("../../deploy/sql/verifier.sql");
@@ -414,4 +415,21 @@ fn no_secret_is_said_anywhere() {
         stage.seen.check(100);
         stage.seen.said.clear();
     }
+}
+
+/// Whoever reads a core file reads every secret.
+#[test]
+fn no_core_file_is_written() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Core);
+    assert_ne!(maximum, Some(0), "core files are allowed here");
+    setrlimit(Resource::Core, Rlimit { current: maximum, maximum }).expect("as far as the hard limit");
+    let db = Db::new();
+    let mut proxy = Proxy::start(&db, Config::one_backend());
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", proxy.pid())).expect("its limits");
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("a line");
+    let hard = maximum.map_or("unlimited".to_owned(), |limit| limit.to_string());
+    assert_eq!(core.split_ascii_whitespace().collect::<Vec<_>>(), ["0", &hard, "bytes"]);
+    signal(proxy.pid(), "ABRT");
+    assert!(!proxy.wait().core_dumped());
 }
