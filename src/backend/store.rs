@@ -257,6 +257,12 @@ impl Store {
         }
     }
 
+    /// Whether a backend was dialled since the last [`Store::close_all`].
+    #[must_use]
+    pub fn is_current(&self, backend: &Backend) -> bool {
+        self.pool.manager().is_current(backend)
+    }
+
     /// Puts a backend that is fit for the next session into the store, unless its time has come.
     /// Returns whether it was stored; if not, it is closed.
     pub fn give_back(&self, object: Object, now: Instant, rules: &PoolRules) -> bool {

@@ -66,7 +66,7 @@ impl Lease {
         let back = if !self.fit {
             Store::cut(object);
             None
-        } else if self.pool.lifetime.is_over(&object, now) {
+        } else if !self.pool.store.is_current(&object) || self.pool.lifetime.is_over(&object, now) {
             // In a busy pool a backend goes from lease to lease and never by its store.
             Store::discard(object);
             None

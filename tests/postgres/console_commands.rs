@@ -104,6 +104,23 @@ fn reconnect_replaces_every_backend() {
 }
 
 #[test]
+fn reconnect_replaces_a_backend_that_somebody_waits_for() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend().with("pool", "max_wait = \"60s\""));
+    let (mut holder, mut waiter) = (proxy.connect(), proxy.connect());
+    holder.batch("begin");
+    let held = holder.query("select pg_backend_pid()").value();
+    waiter.send(&msg::query("select pg_backend_pid()"));
+    let mut console = proxy.console();
+    until("it waits", || rows(&mut console, "show queue").len() == 1);
+    assert_eq!(console.query("reconnect").trace(), "C(RECONNECT) Z(I)");
+    holder.batch("commit");
+    assert_ne!(waiter.recv_reply().value(), held, "handed from one to the other, it would never be replaced");
+    drop((holder, waiter));
+    proxy.stop();
+}
+
+#[test]
 fn an_unknown_command_is_an_error_and_no_more() {
     let db = Db::new();
     let proxy = Proxy::start(&db, Config::one_backend());
