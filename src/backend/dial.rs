@@ -27,6 +27,10 @@ const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 /// Pause before another attempt at a Unix socket whose queue of connections is full.
 const CROWDED: Duration = Duration::from_millis(20);
 
+/// What PostgreSQL 14 and newer report of themselves, at login and with the first ReadyForQuery after a change.
+const STANDBY: &[u8] = b"in_hot_standby";
+const READ_ONLY: &[u8] = b"default_transaction_read_only";
+
 /// What servers before PostgreSQL 14 do not tell at login.
 const ROLE: &str =
     "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
@@ -60,6 +64,8 @@ pub struct Backend {
     pub context: fence::Held,
     /// Leases to go before what they left is looked at.
     pub unseen: u32,
+    /// Something of this lease says that its server may no longer be what is wanted: see [`Backend::suits`].
+    pub doubted: bool,
     /// Room for the statements of its next lease.
     pub trail: Option<Box<Trail>>,
     /// Thousandths of the configured lifetime that are this one's, 900 to 1,100: a pool that was
@@ -124,7 +130,7 @@ async fn dial_one(
     within: Duration,
 ) -> Result<Backend, DialError> {
     let mut backend = connect(target, server, within).await?;
-    if suits(&mut backend, wanted).await? {
+    if is_wanted(&mut backend, wanted).await? {
         return Ok(backend);
     }
     backend.close();
@@ -132,17 +138,13 @@ async fn dial_one(
 }
 
 /// Whether a server is what is wanted: as it has told at login (PostgreSQL 14 and newer), or as it says when asked.
-async fn suits(backend: &mut Backend, wanted: SessionAttrs) -> Result<bool, DialError> {
+async fn is_wanted(backend: &mut Backend, wanted: SessionAttrs) -> Result<bool, DialError> {
     if wanted == SessionAttrs::Any {
         return Ok(true);
     }
-    let told = |name: &[u8]| {
-        let found = backend.parameters.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| value == "on")
-    };
-    let (standby, read_only) = match (told(b"in_hot_standby"), told(b"default_transaction_read_only")) {
-        (Some(standby), Some(read_only)) => (standby, standby || read_only),
-        _ => {
+    let (standby, read_only) = match backend.told() {
+        Some(told) => told,
+        None => {
             let rows = ask(backend, ROLE).await.map_err(|error| match error {
                 AskError::Io(error) => DialError::Io(error),
                 AskError::Refused | AskError::Senseless => ProtocolFault::Unexpected(b'E').into(),
@@ -151,13 +153,19 @@ async fn suits(backend: &mut Backend, wanted: SessionAttrs) -> Result<bool, Dial
             (value(0).is_some_and(|value| value == "t"), value(1).is_some_and(|value| value == "on"))
         }
     };
-    Ok(match wanted {
+    Ok(will_do(wanted, standby, read_only))
+}
+
+/// Whether a server will do that is a standby or not, and whose transactions may only read by default or may
+/// write too.
+fn will_do(wanted: SessionAttrs, standby: bool, read_only: bool) -> bool {
+    match wanted {
         SessionAttrs::Any => true,
-        SessionAttrs::ReadWrite => !read_only,
-        SessionAttrs::ReadOnly => read_only,
+        SessionAttrs::ReadWrite => !(standby || read_only),
+        SessionAttrs::ReadOnly => standby || read_only,
         SessionAttrs::Primary => !standby,
         SessionAttrs::Standby | SessionAttrs::PreferStandby => standby,
-    })
+    }
 }
 
 async fn connect(target: &Target, server: &Server, within: Duration) -> Result<Backend, DialError> {
@@ -238,6 +246,7 @@ async fn enter(
         prepared: Held::default(),
         context: fence::Held::of(login.pid),
         unseen: 0,
+        doubted: false,
         trail: None,
         lifetime_permille: rand::random_range(900..=1100),
     })
@@ -291,10 +300,41 @@ impl Backend {
 
     /// The server reports a parameter. Names beyond a few dozen are a hostile server's and ignored.
     pub fn learn_parameter(&mut self, name: &[u8], value: &[u8]) {
+        self.doubted |= name == STANDBY || name == READ_ONLY;
         if let Some((_, known)) = self.parameters.iter_mut().find(|(known, _)| known == name) {
             *known = Bytes::copy_from_slice(value);
         } else if self.parameters.len() < MAX_PARAMETERS {
             self.parameters.push((Bytes::copy_from_slice(name), Bytes::copy_from_slice(value)));
+        }
+    }
+
+    /// Whether its server is a standby, and whether its transactions may only read by default: as last reported
+    /// (PostgreSQL 14 and newer).
+    fn told(&self) -> Option<(bool, bool)> {
+        let value = |name: &[u8]| {
+            let found = self.parameters.iter().find(|(known, _)| known == name);
+            found.map(|(_, value)| value == "on")
+        };
+        Some((value(STANDBY)?, value(READ_ONLY)?))
+    }
+
+    /// Whether its server still is what was wanted of it when it was dialled, judged between two leases; `None`
+    /// = it does not say (before PostgreSQL 14). One that was only preferred will do as whatever it is.
+    ///
+    /// What a session has set itself says nothing of the server.
+    #[must_use]
+    pub fn suits(&self, wanted: SessionAttrs) -> Option<bool> {
+        if matches!(wanted, SessionAttrs::Any | SessionAttrs::PreferStandby) {
+            return Some(true);
+        }
+        match self.told() {
+            Some((standby, read_only)) => {
+                let own = self.settings.value("default_transaction_read_only").is_some();
+                let read_only = if own { wanted == SessionAttrs::ReadOnly } else { read_only };
+                Some(will_do(wanted, standby, read_only))
+            }
+            // A write that was refused is what is to be expected there.
+            None => matches!(wanted, SessionAttrs::ReadOnly | SessionAttrs::Standby).then_some(true),
         }
     }
 
@@ -358,6 +398,34 @@ mod tests {
         let target = Target::new(&database("/nonexistent", port), "app", "alice", None);
         let error = dial(&target, Duration::from_secs(5)).await.unwrap_err();
         assert!(matches!(&error, DialError::Io(e) if e.kind() == io::ErrorKind::NotFound), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_server_is_judged_by_what_it_says_of_itself_and_not_by_what_a_session_has_set() {
+        use SessionAttrs::{Any, PreferStandby, Primary, ReadOnly, ReadWrite, Standby};
+        const ALL: [SessionAttrs; 6] = [Any, ReadWrite, ReadOnly, Primary, Standby, PreferStandby];
+        let fake = fake::Server::start().await;
+        let mut backend = dial(&fake.target(), Duration::from_secs(5)).await.unwrap();
+        // Before PostgreSQL 14.
+        let unknown = [Some(true), None, Some(true), None, Some(true), Some(true)];
+        assert_eq!(ALL.map(|wanted| backend.suits(wanted)), unknown);
+
+        backend.learn_parameter(b"TimeZone", b"UTC");
+        assert!(!backend.doubted);
+        let mut says = |standby: &[u8], read_only: &[u8], own: bool| {
+            backend.learn_parameter(b"in_hot_standby", standby);
+            backend.learn_parameter(b"default_transaction_read_only", read_only);
+            let mut table = crate::state::Table::default();
+            let set = [("default_transaction_read_only", &b"on"[..])];
+            backend.settings = if own { table.intern(set.into_iter()).unwrap() } else { Set::BASE };
+            assert!(std::mem::take(&mut backend.doubted));
+            ALL.map(|wanted| backend.suits(wanted) == Some(true))
+        };
+        assert_eq!(says(b"off", b"off", false), [true, true, false, true, false, true]);
+        assert_eq!(says(b"on", b"off", false), [true, false, true, false, true, true]);
+        assert_eq!(says(b"off", b"on", false), [true, false, true, true, false, true]);
+        assert_eq!(says(b"off", b"on", true), [true, true, true, true, false, true]);
+        assert_eq!(says(b"on", b"on", true), [true, false, true, false, true, true]);
     }
 
     #[tokio::test]

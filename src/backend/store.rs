@@ -329,6 +329,14 @@ impl Store {
         self.close_where(|_| true)
     }
 
+    /// [`Store::close_all`], unless there has been one since a backend of this generation was dialled: `None`.
+    pub fn close_generation(&self, generation: u64) -> Option<usize> {
+        let next = generation.wrapping_add(1);
+        let (own, order) = (&self.pool.manager().generation, Ordering::Relaxed);
+        own.compare_exchange(generation, next, order, order).ok()?;
+        Some(self.close_where(|_| true))
+    }
+
     /// Counts [`Store::close_all`]: a backend of an older generation is closed when it comes back.
     #[must_use]
     pub fn generation(&self) -> u64 {

@@ -225,3 +225,16 @@ async fn reconnect_ends_idle_backends_now_and_others_as_they_return() {
     assert!(store.give_back(fresh, clock::now(), &rules()));
     assert_eq!(store.take_idle(None).unwrap().pid, 4);
 }
+
+#[tokio::test]
+async fn a_generation_is_closed_once() {
+    let server = fake::Server::start().await;
+    let store = filled(&server, Reuse::Lifo, 3).await;
+    let (one, two) = (store.take_idle(None).unwrap(), store.take_idle(None).unwrap());
+    assert!(store.is_current(&one));
+    assert_eq!(store.close_generation(one.generation), Some(1));
+    assert!(!store.is_current(&one) && !store.is_current(&two));
+    let fresh = store.open(WITHIN).await.unwrap();
+    assert_eq!(store.close_generation(two.generation), None, "the fresh one has nothing to do with it");
+    assert!(store.is_current(&fresh));
+}

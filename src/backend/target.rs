@@ -178,6 +178,11 @@ impl Target {
         self.last.store(at, Ordering::Relaxed);
     }
 
+    /// The one that served last is not what is wanted any more: they are tried as configured.
+    pub fn forget_last(&self) {
+        self.last.store(usize::MAX, Ordering::Relaxed);
+    }
+
     /// A client of this role has shown how to get in. Of no use where the configuration says as whom, or by
     /// which password.
     pub fn admit(&self, role: &str, passport: Passport) {

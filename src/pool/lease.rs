@@ -61,10 +61,13 @@ impl Lease {
     }
 
     fn give_back(&mut self, now: Instant) {
-        let Some(object) = self.object.take() else { return };
+        let Some(mut object) = self.object.take() else { return };
         self.usage.backend = object.pid.unsigned_abs();
         let back = if !self.fit {
             Store::cut(object);
+            None
+        } else if object.doubted && !self.pools.still_suits(&self.pool, &mut object) {
+            Store::discard(object);
             None
         } else if !self.pool.store.is_current(&object) || self.pool.lifetime.is_over(&object, now) {
             // In a busy pool a backend goes from lease to lease and never by its store.

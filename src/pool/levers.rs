@@ -1,6 +1,7 @@
 //! What the console pulls and sees.
 
 use super::{Pool, Pools, view};
+use crate::backend::Backend;
 use crate::backend::trail::{TEXT, fingerprint};
 use crate::book::{LeaseId, PoolId};
 use crate::clock;
@@ -42,9 +43,32 @@ impl Pools {
 
     /// Closes the backends of a pool: the idle ones now, the others when they come back.
     pub(super) fn renew(self: &Arc<Self>, pool: &Pool) {
+        self.renewed(pool, pool.store.close_all());
+    }
+
+    /// The server of this backend, between two leases of it, is not what its pool wants any more, if that is so:
+    /// every backend of the pool is replaced once it is free, by one of a server that will do. Returns whether
+    /// this one is fit.
+    pub(super) fn still_suits(self: &Arc<Self>, pool: &Pool, backend: &mut Backend) -> bool {
+        backend.doubted = false;
+        let suits = backend.suits(pool.target().attrs);
+        if suits == Some(false)
+            && let Some(closed) = pool.store.close_generation(backend.generation)
+        {
+            let wanted = pool.target().attrs.name();
+            tracing::warn!(
+                database = %pool.database, user = %pool.user, server = %backend.address, wanted, "the server has changed"
+            );
+            pool.target().forget_last();
+            self.forget_spare(&pool.target().address);
+            self.renewed(pool, closed);
+        }
+        suits == Some(true)
+    }
+
+    fn renewed(self: &Arc<Self>, pool: &Pool, closed: usize) {
         // What the new ones report may differ.
         pool.greetings.lock().clear();
-        let closed = pool.store.close_all();
         if closed > 0 {
             self.idle_closed(pool, closed);
         }

@@ -95,6 +95,13 @@ impl Pools {
         (!std::mem::replace(&mut spare.asking, true)).then(|| spare.backend.take())
     }
 
+    /// The connection to a server that is not what it was; one that asks ends by itself.
+    pub(super) fn forget_spare(&self, address: &Arc<str>) {
+        if let Some(spare) = self.spares.lock().get_mut(address) {
+            spare.backend = None;
+        }
+    }
+
     /// The question has been asked.
     pub(super) fn return_spare(&self, address: Arc<str>, backend: Option<Backend>) {
         let mut spares = self.spares.lock();

@@ -294,7 +294,12 @@ impl<S> Session<S> {
                 let body = &self.down.lane.unwalked()[HEADER..seen];
                 // It is not undone with a transaction that cannot commit. In one that has failed it does
                 // not run.
-                let refused = matches!(error_field(body, b'C'), Some(b"25P02" | b"57014"));
+                let code = error_field(body, b'C');
+                let refused = matches!(code, Some(b"25P02" | b"57014"));
+                if let (Some(b"25006"), Some(lease)) = (code, &mut self.lease) {
+                    // Perhaps the client's own doing: what the server says of itself decides, at the lease's end.
+                    lease.backend().doubted = true;
+                }
                 let deallocated = front.is_some_and(|op| op.deallocates_all) && !refused;
                 if give == Give::InjectedError {
                     if front.is_some_and(|op| matches!(op.injected, Some(Injected::Fence | Injected::Lent))) {

@@ -102,3 +102,128 @@ fn every_way_that_fails_is_named() {
     assert!(told.contains("not standby, which target_session_attrs wants"), "{told}");
     proxy.stop();
 }
+
+/// One write of each client: counts those done, and returns how many the server refused.
+fn write_on(clients: &mut [Wire], written: &mut usize) -> usize {
+    let mut refused = 0;
+    for client in clients {
+        let reply = client.query("insert into kept values (3)");
+        match reply.code().as_str() {
+            "" => *written += 1,
+            "25006" => refused += 1,
+            other => panic!("told {other}"),
+        }
+    }
+    refused
+}
+
+#[test]
+fn a_primary_that_is_demoted_with_its_connections_open_is_left_after_one_refused_write() {
+    const SIZE: usize = 3;
+    let primary = Cluster::new();
+    let db = Db::within(&primary);
+    db.run(&["create table kept (id int)"]);
+    let standby = Cluster::standby_of(&primary);
+    let proxy = Proxy::start(&db, config(&[&primary, &standby], "read-write"));
+    let mut clients: Vec<Wire> = (0..6).map(|_| proxy.connect()).collect();
+    // All backends are open, and one is in a transaction that goes on where it is.
+    for client in &mut clients[..SIZE] {
+        client.batch("begin");
+    }
+    for client in &mut clients[1..SIZE] {
+        client.batch("commit");
+    }
+    let mut written = 0;
+    assert_eq!(write_on(&mut clients[1..], &mut written), 0);
+    let at = |cluster: &Cluster| {
+        let mut wire = Wire::login(cluster.addr(), &Login::new("app", db.name()));
+        wire.query("select count(*) from kept").value()
+    };
+    until("the standby has it all", || at(&standby) == written.to_string());
+
+    standby.promote();
+    primary.admin().batch("alter system set default_transaction_read_only = on");
+    primary.admin().batch("select pg_reload_conf()");
+    until("the primary has heard", || primary.admin().query("show transaction_read_only").value() == "on");
+    assert_eq!(
+        write_on(&mut clients[1..2], &mut written),
+        1,
+        "refused, which says that the server has changed"
+    );
+    // The client has its answer a moment before the lease ends.
+    until("it is noticed", || proxy.log().contains("the server has changed"));
+    assert_eq!(write_on(&mut clients[1..], &mut written), 0);
+    assert_eq!(at(&standby), written.to_string());
+    // Nobody ended the transaction that was open.
+    assert_eq!(clients[0].query("show port").value(), primary.addr().port().to_string());
+    assert_eq!(clients[0].batch("commit").trace(), "C(COMMIT) Z(I)");
+    assert_eq!(clients[0].query("show port").value(), standby.addr().port().to_string());
+    drop(clients);
+    proxy.stop();
+}
+
+#[test]
+fn a_primary_that_restarts_as_a_standby_is_left_for_the_other() {
+    let primary = Cluster::new();
+    let db = Db::within(&primary);
+    db.run(&["create table kept (id int)"]);
+    let standby = Cluster::standby_of(&primary);
+    let proxy = Proxy::start(&db, config(&[&primary, &standby], "primary"));
+    let mut clients: Vec<Wire> = (0..6).map(|_| proxy.connect()).collect();
+    let mut written = 0;
+    assert_eq!(write_on(&mut clients, &mut written), 0);
+    // A primary that is asked to stop waits until its standby has everything.
+    primary.stop(Stop::Fast);
+    standby.promote();
+    primary.demote(&standby);
+    primary.start();
+    assert_eq!(write_on(&mut clients, &mut written), 0);
+    let mut direct = Wire::login(standby.addr(), &Login::new("app", db.name()));
+    assert_eq!(direct.query("select count(*) from kept").value(), written.to_string());
+    drop(clients);
+    proxy.stop();
+}
+
+#[test]
+fn a_promoted_standby_is_left_by_who_wants_a_standby() {
+    let primary = Cluster::new();
+    let db = Db::within(&primary);
+    let (one, other) = (Cluster::standby_of(&primary), Cluster::standby_of(&primary));
+    let proxy = Proxy::start(&db, config(&[&one, &other], "standby"));
+    let mut client = proxy.connect();
+    assert_eq!(client.query("show port").value(), one.addr().port().to_string());
+    one.promote();
+    // It says what it is with the next answer.
+    until("the pool has moved", || client.query("show port").value() == other.addr().port().to_string());
+    drop(client);
+    proxy.stop();
+}
+
+#[test]
+fn a_client_that_makes_itself_read_only_moves_nobody() {
+    let db = Db::new();
+    db.run(&["create table kept (id int)"]);
+    let config = Config::of_size(1)
+        .with("database.\"*\"", &format!("host = \"{}\"", db.cluster().addr()))
+        .with("database.\"*\"", "target_session_attrs = \"read-write\"");
+    let proxy = Proxy::start(&db, config);
+    let mut client = proxy.connect();
+    let mut other = proxy.connect();
+    let pid = other.query("select pg_backend_pid()").value();
+    for sql in [
+        "begin read only; insert into kept values (1)",
+        "set default_transaction_read_only = on",
+        "insert into kept values (1)",
+        "set session characteristics as transaction read write",
+        "set session characteristics as transaction read only",
+        "insert into kept values (1)",
+    ] {
+        let reply = client.query(sql);
+        assert_eq!(reply.code(), if sql.contains("insert") { "25006" } else { "" }, "{sql}");
+        client.query("rollback");
+        assert_eq!(other.query("select pg_backend_pid()").value(), pid, "behind {sql}");
+        assert_eq!(other.query("show transaction_read_only").value(), "off");
+    }
+    drop((client, other));
+    proxy.stop();
+}

@@ -125,6 +125,15 @@ impl Cluster {
         cluster
     }
 
+    /// Makes it start as a standby of another server from now on.
+    pub(crate) fn demote(&self, primary: &Cluster) {
+        let data = self.dir.join("data");
+        let from = format!("primary_conninfo = 'host=127.0.0.1 port={} user=repl'\n", primary.port);
+        std::fs::write(data.join("standby.signal"), "").expect("standby.signal");
+        let mut settings = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.auto.conf"));
+        settings.as_mut().expect("postgresql.auto.conf").write_all(from.as_bytes()).expect("a line more");
+    }
+
     /// Makes a primary of a standby.
     pub(crate) fn promote(&self) {
         assert_eq!(self.admin().query("select pg_promote()").value(), "t");
