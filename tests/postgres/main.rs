@@ -47,6 +47,7 @@ mod life_drain;
 mod life_hand_over;
 mod life_notify;
 mod load;
+mod outages;
 mod overload;
 mod overstay;
 mod parking;

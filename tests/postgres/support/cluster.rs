@@ -74,6 +74,8 @@ pub(crate) enum Stop {
     Fast,
     /// As in a crash.
     Immediate,
+    /// SIGKILL to every process of it at once, as by the kernel or a machine that loses its power.
+    Kill,
 }
 
 /// A server of its own.
@@ -176,10 +178,25 @@ impl Cluster {
         let line = match how {
             Stop::Fast => "INT\n",
             Stop::Immediate => "QUIT\n",
+            Stop::Kill => {
+                self.kill_children();
+                "KILL\n"
+            }
         };
         let mut stdin = guardian.stdin.take().expect("piped");
         stdin.write_all(line.as_bytes()).expect("the guardian listens");
         guardian.wait().expect("the guardian ends");
+    }
+
+    /// Stops its first process, so that there are no new ones, and kills all others.
+    fn kill_children(&self) {
+        let first = std::fs::read_to_string(self.dir.join("data").join("postmaster.pid"));
+        let first = first.expect("postmaster.pid").lines().next().expect("a pid").to_owned();
+        super::signal(first.parse().expect("a pid"), "STOP");
+        let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children"));
+        for child in children.expect("its children").split_whitespace() {
+            super::signal(child.parse().expect("a pid"), "KILL");
+        }
     }
 
     /// Has it take TLS with this certificate and key, and these lines of `pg_hba.conf` before its own.
