@@ -1,6 +1,7 @@
 //! Arguments → configuration → runtime → exit code.
 
 use bursar::cli::{self, Cli, Command, Exit, environment};
+use bursar::clock;
 use bursar::config;
 use bursar::reload::Reload;
 use bursar::{log, server};
@@ -50,7 +51,7 @@ fn serve(cli: &Cli) -> ExitCode {
     if let Err(error) = log::init(&traced.config.log) {
         return say(&error, Exit::BadConfig);
     }
-    for caution in traced.config.cautions() {
+    for caution in traced.config.cautions(clock::since_epoch()) {
         tracing::warn!("{caution}");
     }
     let workers = traced.config.listen.workers;

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+/// 2026-11-22T20:35:17Z
+const NOW: Duration = Duration::from_secs(1_795_379_717);
+
 type Env = BTreeMap<String, String>;
 
 fn env(pairs: &[(&str, &str)]) -> Env {
@@ -729,17 +732,30 @@ fn arguments_of_a_command_are_secret_however_they_are_written() {
 
 #[test]
 fn cautions_do_not_refuse() {
-    assert_eq!(read("").cautions(), [Caution::NobodyCanLogIn]);
+    assert_eq!(read("").cautions(NOW), [Caution::NobodyCanLogIn]);
     let open = read("[auth]\nmethod = \"trust\"\n[listen]\naddress = \"0.0.0.0:6432\"");
-    assert_eq!(open.cautions(), [Caution::OpenToAll { address: "0.0.0.0:6432".parse().unwrap() }]);
+    assert_eq!(open.cautions(NOW), [Caution::OpenToAll { address: "0.0.0.0:6432".parse().unwrap() }]);
     let rules = "rule = [{ connection = \"local\", method = \"trust\" }, { address = \"127.0.0.1\", method = \"trust\" },";
     let text = |last: &str| {
         format!("[auth]\nmethod = \"hba\"\n{rules} {last}]\n[listen]\naddress = \"0.0.0.0:6432\"")
     };
-    assert_eq!(read(&text("{ method = \"reject\" }")).cautions(), []);
-    assert_eq!(read(&text("{ method = \"trust\" }")).cautions(), [Caution::OpenRule { rule: 3 }]);
+    assert_eq!(read(&text("{ method = \"reject\" }")).cautions(NOW), []);
+    assert_eq!(read(&text("{ method = \"trust\" }")).cautions(NOW), [Caution::OpenRule { rule: 3 }]);
+    let expired = read("[user.a]\npassword = \"x\"\nvalid_until = \"2026-11-22T20:35:16Z\"");
+    let said = Caution::Expired { user: "a".into(), until: "2026-11-22T20:35:16Z".into() };
+    assert_eq!(expired.cautions(NOW), [said]);
+    let lasting = read("[user.a]\npassword = \"x\"\nvalid_until = \"2026-11-22 21:35:17+01:00\"");
+    assert_eq!(lasting.cautions(NOW), []);
+    let shown = lasting.show();
+    let until = shown.iter().find(|row| row.key == "user.a.valid_until").unwrap();
+    assert_eq!((&until.value[..], &until.default[..]), ("2026-11-22T20:35:17Z", ""));
+    for wrong in ["\"2026-11-22\"", "\"2026-11-22T20:35:17\"", "\"soon\"", "\"9999-12-31T23:00:00-02\"", "7"]
+    {
+        let lines = report(&format!("[user.a]\nvalid_until = {wrong}"), &[]);
+        assert!(lines.len() == 1 && lines[0].contains("expected a moment with its offset"), "{lines:?}");
+    }
     let many = read("[auth]\nmethod = \"trust\"\n[pool]\nsize = 60\n[database.a]\n[database.b]");
-    assert_eq!(many.cautions(), [Caution::PoolsOverServer { wanted: 120, max: 100 }]);
+    assert_eq!(many.cautions(NOW), [Caution::PoolsOverServer { wanted: 120, max: 100 }]);
 }
 
 proptest! {
@@ -863,11 +879,11 @@ fn faults_of_scopes_name_the_key() {
 #[test]
 fn what_ends_work_only_after_a_day_of_warning_is_said() {
     let strict = "[budget.transaction]\nmax_age = { mode = \"enforce\" }\n[auth]\nmethod = \"trust\"\n";
-    assert_eq!(read(strict).cautions(), [Caution::WarnsFirst { key: "budget.transaction.max_age" }]);
+    assert_eq!(read(strict).cautions(NOW), [Caution::WarnsFirst { key: "budget.transaction.max_age" }]);
     let forced = strict.replace("\"enforce\" }", "\"enforce\", force = true }");
-    assert_eq!(read(&forced).cautions(), []);
+    assert_eq!(read(&forced).cautions(NOW), []);
     let dated = format!("{strict}[mode]\nwarned_since = \"2026-11-01\"\n");
-    assert_eq!(read(&dated).cautions(), []);
+    assert_eq!(read(&dated).cautions(NOW), []);
 }
 
 #[test]
@@ -882,7 +898,7 @@ fn who_asks_about_users_must_be_somebody() {
     assert!(report(&elsewhere, &[])[0].contains("the database postgres, which is not configured"));
     let fine = format!("{query}query_user = \"bursar\"\nquery_database = \"app\"\n[database.app]\n");
     let config = read(&fine);
-    assert!(config.cautions().is_empty());
+    assert!(config.cautions(NOW).is_empty());
     assert_eq!(config.auth.query.as_deref(), Some("select verifier from f($1)"));
     read(&format!("{query}[database.\"*\"]\nuser = \"pool\"\n"));
     let without = report("[auth]\nquery = \"select 1\"\nquery_password = 7\n", &[]);

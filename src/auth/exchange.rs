@@ -77,7 +77,7 @@ pub enum Failure {
     /// No `[user.*]` of that name, or one without a password.
     #[error("no such user, or a user without a password")]
     NoSecret,
-    /// The server says that the password is not good any more.
+    /// The configuration, or the server, says that the password is not good any more.
     #[error("the password has expired")]
     Expired,
     /// The configured secret cannot answer the configured method.

@@ -6,12 +6,21 @@ use super::exchange::{Exchange, Failure, begin};
 use super::verifier::{MockKey, SecretKind, Verifier, VerifierError};
 use crate::config::{AuthMethod, Config, User};
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 /// The users that may log in, and how.
 #[derive(Debug)]
 pub struct Users {
-    verifiers: HashMap<String, Verifier>,
+    known: HashMap<String, Known>,
     mock: MockKey,
+}
+
+/// What a login of one of them is checked against.
+#[derive(Debug)]
+struct Known {
+    verifier: Verifier,
+    /// Time since the epoch until which it is good.
+    until: Option<Duration>,
 }
 
 /// A user whose secret cannot be used.
@@ -43,7 +52,7 @@ impl Users {
     /// # Errors
     /// As [`Users::new`].
     pub fn renew(&self, config: &Config) -> Result<Users, UserError> {
-        Users::read(config.auth.method, &config.users, self.mock.clone(), &self.verifiers)
+        Users::read(config.auth.method, &config.users, self.mock.clone(), &self.known)
             .map(|users| users.beside(config))
     }
 
@@ -51,24 +60,24 @@ impl Users {
         method: AuthMethod,
         users: &BTreeMap<String, User>,
         mut mock: MockKey,
-        old: &HashMap<String, Verifier>,
+        old: &HashMap<String, Known>,
     ) -> Result<Users, UserError> {
-        let mut verifiers = HashMap::new();
+        let mut known = HashMap::new();
         for (name, user) in users {
             let Some(secret) = &user.password else { continue };
-            let mut verifier = match old.get(name).filter(|old| old.is_of(secret)) {
-                Some(same) => same.clone(),
+            let mut verifier = match old.get(name).filter(|old| old.verifier.is_of(secret)) {
+                Some(same) => same.verifier.clone(),
                 None => Verifier::parse(secret).map_err(|reason| UserError { user: name.clone(), reason })?,
             };
             // By rules it may be any method.
             if matches!(method, AuthMethod::ScramSha256 | AuthMethod::Hba) {
                 verifier = verifier.prepared(name, &mock);
             }
-            verifiers.insert(name.clone(), verifier);
+            known.insert(name.clone(), Known { verifier, until: user.valid_until });
         }
         mock.derive_always = matches!(method, AuthMethod::Plain | AuthMethod::Hba)
-            && verifiers.values().any(|verifier| verifier.kind() == SecretKind::Scram);
-        Ok(Users { verifiers, mock })
+            && known.values().any(|user: &Known| user.verifier.kind() == SecretKind::Scram);
+        Ok(Users { known, mock })
     }
 
     /// Users that the server is asked about have verifiers too, as a rule.
@@ -91,13 +100,16 @@ impl Users {
     /// The secret of a user; `None` if there is no such user or he has no password.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Verifier> {
-        self.verifiers.get(name)
+        self.known.get(name).map(|user| &user.verifier)
     }
 
-    /// Starts a login by this method.
+    /// Starts a login by this method at this time since the epoch.
     #[must_use]
-    pub fn begin(&self, method: AuthMethod, user: &str) -> Exchange {
-        begin(method, user, self.get(user), &self.mock)
+    pub fn begin(&self, method: AuthMethod, user: &str, now: Duration) -> Exchange {
+        let secret = self.known.get(user).ok_or(Failure::NoSecret);
+        let lasts = |known: &&Known| known.until.is_none_or(|until| until >= now);
+        let secret = secret.and_then(|known| Some(known).filter(lasts).ok_or(Failure::Expired));
+        self.begin_as(method, user, secret.map(|known| &known.verifier))
     }
 }
 
@@ -114,7 +126,7 @@ mod tests {
         let user = |text: &str| Secret::new(text.to_owned());
         users
             .iter()
-            .map(|(name, text)| ((*name).to_owned(), User { password: text.map(user), mode: None }))
+            .map(|(name, text)| ((*name).to_owned(), User { password: text.map(user), ..User::default() }))
             .collect()
     }
 
@@ -142,7 +154,7 @@ mod tests {
             users.get(name).and_then(|v| v.scram(name, &users.mock)).map(|v| v.salt.clone())
         };
         let users = configured(&[("a", Some("x")), ("b", Some("y"))]);
-        let new = Users::read(method, &users, old.mock.clone(), &old.verifiers).unwrap();
+        let new = Users::read(method, &users, old.mock.clone(), &old.known).unwrap();
         let verifier = |users: &Users, name: &str| {
             std::ptr::from_ref(users.get(name).unwrap().scram(name, &users.mock).unwrap())
         };

@@ -5,6 +5,7 @@
 //! who asks. No login, so it needs no password and leaves no trace but a line in the server's log.
 
 use super::{CheckArgs, Exit};
+use crate::clock;
 use crate::config::{self, Database, Fault, Faults, Traced, Wrong};
 use crate::net::tls::{Tls, TlsError};
 use std::collections::BTreeMap;
@@ -36,7 +37,7 @@ pub fn run(
     });
     match checked {
         Ok(traced) => {
-            for caution in traced.config.cautions() {
+            for caution in traced.config.cautions(clock::since_epoch()) {
                 writeln!(out, "{}: caution: {caution}", traced.origin)?;
             }
             let tried = if args.offline { "; servers not tried" } else { "; every server answers" };

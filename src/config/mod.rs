@@ -42,7 +42,7 @@ pub use scopes::{Places, Scope, Scopes};
 pub use show::{Caution, NeedsRestart, Setting, reload_faults};
 pub use tls::{DatabaseTls, Tls, TlsMode, TlsSide, TlsVersion};
 pub use types::*;
-pub use units::read_moment;
+pub use units::{read_moment, show_moment};
 pub use written::dotted;
 
 use defaults::PROFILES;

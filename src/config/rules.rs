@@ -2,7 +2,9 @@
 //!
 //! A rule knows nothing of keys or tables; `keys.rs` says which key follows which rule.
 
-use super::units::{read_day, read_duration, read_percent, show_day, show_duration};
+use super::units::{
+    read_day, read_duration, read_moment, read_percent, show_day, show_duration, show_moment,
+};
 use super::{PasswordCommand, Secret, Share, TagSource};
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -181,6 +183,23 @@ impl Rule for Day {
     }
     fn expected(&self) -> String {
         "a day such as \"2026-11-01\"".to_owned()
+    }
+}
+
+/// A moment by RFC 3339, as the time since 1970-01-01 00:00 UTC.
+pub(super) struct Moment;
+
+impl Rule for Moment {
+    type Value = Duration;
+    fn read(&self, raw: &Raw) -> Option<Duration> {
+        // The last hours of the year 9999 are in the next one elsewhere, which nobody could write.
+        read_moment(raw.text()?.trim()).filter(|at| read_moment(&show_moment(*at)).is_some())
+    }
+    fn show(&self, value: &Duration) -> String {
+        show_moment(*value)
+    }
+    fn expected(&self) -> String {
+        "a moment with its offset such as \"2027-01-31T18:00:00Z\" (RFC 3339, in quotes)".to_owned()
     }
 }
 

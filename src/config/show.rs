@@ -5,6 +5,7 @@ use super::keys::{
     Key, MODES, class_keys, database_keys, fixed_keys, scoped_budget_keys, tenant_keys, user_keys,
 };
 use super::rules::Rule;
+use super::units::show_moment;
 use super::written::dotted;
 use super::*;
 use std::fmt;
@@ -61,6 +62,14 @@ pub enum Caution {
         "no [user.NAME] has a password and auth.method is not \"trust\", so nobody can log in; add users"
     )]
     NobodyCanLogIn,
+    /// A user will be refused.
+    #[error("the password of user \"{user}\" was good until {until}; set another, with a later valid_until")]
+    Expired {
+        /// `[user.NAME]`
+        user: String,
+        /// `valid_until`
+        until: String,
+    },
     /// What was meant to act only warns for now.
     #[error(
         "{key}.mode = \"enforce\" only warns in the first 24 hours of a process; set {key}.force = true, or \
@@ -140,10 +149,15 @@ impl Config {
         rows
     }
 
-    /// What is odd about this configuration without being wrong.
+    /// What is odd about this configuration without being wrong, at this time since 1970-01-01 UTC.
     #[must_use]
-    pub fn cautions(&self) -> Vec<Caution> {
+    pub fn cautions(&self, now: Duration) -> Vec<Caution> {
         let mut found = Vec::new();
+        for (user, rule) in &self.users {
+            if let Some(until) = rule.valid_until.filter(|until| *until < now) {
+                found.push(Caution::Expired { user: user.clone(), until: show_moment(until) });
+            }
+        }
         let each = self.databases.values().map(|database| database.pool.size + database.pool.overflow);
         let (wanted, max) = (each.fold(0_usize, usize::saturating_add), self.server.max_backends);
         if wanted > max {

@@ -206,6 +206,8 @@ impl std::fmt::Debug for Secret {
 pub struct User {
     /// A clear password, `md5…` hash, or SCRAM verifier (`SCRAM-SHA-256$…`), from the file or `password_file`.
     pub password: Option<Secret>,
+    /// Time since 1970-01-01 UTC until which a login by password is good; `None` = for ever.
+    pub valid_until: Option<Duration>,
     /// When a lease of this role ends, whatever its database's table says; `None` = as that says.
     pub mode: Option<PoolMode>,
 }

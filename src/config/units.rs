@@ -99,6 +99,15 @@ pub fn read_moment(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(utc) + Duration::from_micros(micros))
 }
 
+/// A moment by RFC 3339, in UTC; microseconds, if there are any.
+#[must_use]
+pub fn show_moment(at: Duration) -> String {
+    let (seconds, micros) = (at.as_secs(), at.subsec_micros());
+    let (day, hour) = (show_day(seconds / 86_400), seconds / 3_600 % 24);
+    let fraction = if micros == 0 { String::new() } else { format!(".{micros:06}") };
+    format!("{day}T{hour:02}:{:02}:{:02}{fraction}Z", seconds / 60 % 60, seconds % 60)
+}
+
 /// Seconds of `HH`, `HH:MM` or `HH:MM:SS`.
 fn read_clock(text: &str, leap: bool) -> Option<u64> {
     let mut total = 0;
@@ -161,7 +170,10 @@ mod tests {
             ("2026-11-22T20:35:17.250000001z", 1_795_379_717_250),
         ] {
             assert_eq!(read_moment(text), Some(Duration::from_millis(millis)), "{text}");
+            assert_eq!(read_moment(&show_moment(Duration::from_millis(millis))), read_moment(text));
         }
+        assert_eq!(show_moment(Duration::from_millis(1_795_379_717_000)), "2026-11-22T20:35:17Z");
+        assert_eq!(show_moment(Duration::from_millis(1_795_379_717_250)), "2026-11-22T20:35:17.250000Z");
         for bad in [
             "",
             "infinity",

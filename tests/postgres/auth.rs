@@ -131,6 +131,40 @@ fn no_secret_is_logged() {
     proxy.stop();
 }
 
+#[test]
+fn an_expired_password_is_refused_as_a_wrong_one() {
+    let db = Db::new();
+    for method in METHODS.into_iter().filter(|method| *method != "trust") {
+        let user = |name: &str, year: u32| {
+            (
+                format!("user.{name}"),
+                format!("password = \"{name}\"\nvalid_until = \"{year}-02-01T00:00:00+01:00\""),
+            )
+        };
+        let (late, good) = (user("scram_user", 2020), user("plain_user", 2120));
+        let config = Config::of_size(2).with("auth", &format!("method = \"{method}\""));
+        let config = config.with(&late.0, &late.1).with(&good.0, &good.1);
+        let proxy = Proxy::start(&db, config.with("admin", "users = [\"plain_user\"]"));
+        let as_who = |user: &str, password: &str| Login::new(user, db.name()).password(password);
+        let mut client = Wire::login(proxy.addr(), &as_who("plain_user", "plain_user"));
+        assert_eq!(client.query("select current_user").value(), "plain_user", "{method}");
+        client.bye();
+        let expired = refused(&proxy, &as_who("scram_user", "scram_user"));
+        let wrong = refused(&proxy, &as_who("plain_user", "wrong"));
+        assert_eq!(expired.trace(), wrong.trace(), "{method}");
+        let said = expired.error().and_then(|error| error.field(b'M'));
+        assert_eq!(said.as_deref(), Some("password authentication failed for user \"scram_user\""));
+        assert!(proxy.log().contains("the password has expired"), "{method}");
+
+        let mut console =
+            Wire::login(proxy.addr(), &Login::new("plain_user", "bursar").password("plain_user"));
+        let seen = console.query("select valid_until from bursar.users where name = 'scram_user'");
+        assert_eq!(seen.value(), "2020-01-31T23:00:00Z");
+        drop(console);
+        proxy.stop();
+    }
+}
+
 /// A server that asks everybody for SCRAM, or md5, and a Bursar that has verifiers and no password.
 #[test]
 fn who_has_proved_himself_is_let_in_to_the_server_without_a_password_in_the_configuration() {

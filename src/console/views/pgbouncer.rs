@@ -4,7 +4,7 @@ use super::sockets::server_state;
 use super::{View, row};
 use crate::book::PoolId;
 use crate::book::view::{PoolView, View as Book};
-use crate::config::{Config, Database, PoolMode};
+use crate::config::{Config, Database, PoolMode, show_moment};
 use crate::console::source::Source;
 use crate::console::table::{Row, int, text, truth};
 use crate::session::registry::ClientRow;
@@ -190,6 +190,7 @@ pub(super) static USERS: View = View {
         int("current_connections"),
         int("max_user_client_connections"),
         int("current_client_connections"),
+        text("valid_until"),
     ],
     rows: users,
 };
@@ -210,8 +211,10 @@ fn users(source: &dyn Source) -> Vec<Row> {
     }
     let row = |(name, (backends, clients))| {
         // Empty, as in PgBouncer, where the database decides.
-        let own = config.users.get(&name).and_then(|user| user.mode).map_or("", mode);
-        row![name, "", "", own, 0, backends, 0, clients]
+        let rule = config.users.get(&name);
+        let own = rule.and_then(|user| user.mode).map_or("", mode);
+        let until = rule.and_then(|user| user.valid_until).map_or_else(String::new, show_moment);
+        row![name, "", "", own, 0, backends, 0, clients, until]
     };
     names.into_iter().map(row).collect()
 }

@@ -99,7 +99,7 @@ pub(super) async fn prove<S: Socket>(
 
 fn begin(users: &Users, method: AuthMethod, user: &str, found: Option<&Found>) -> Exchange {
     match found {
-        None => users.begin(method, user),
+        None => users.begin(method, user, clock::since_epoch()),
         Some(found) => users.begin_as(method, user, found.account.secret(clock::since_epoch())),
     }
 }
