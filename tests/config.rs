@@ -634,6 +634,43 @@ fn a_method_needs_what_it_asks_for() {
 }
 
 #[test]
+fn two_passwords_of_a_user_must_fit_in_one_login() {
+    let (a, b) = ("SCRAM-SHA-256$4096:W22Z$y:z", "SCRAM-SHA-256$4096:c2Fs$y:z");
+    let said = |method: &str, password: &str, previous: &str| {
+        report(
+            &format!(
+                "[auth]\nmethod = \"{method}\"\n[user.a]\n{password}\nprevious_password = \"{previous}\""
+            ),
+            &[],
+        )
+    };
+    let scram = |text: &str| format!("password = \"{text}\"");
+    assert_eq!(
+        said("scram-sha-256", &scram(a), b),
+        [
+            "c.toml:5:21: user.a.previous_password: two SCRAM verifiers of different salts or rounds cannot be checked \
+          in one login; write one of the two passwords in clear, or make one verifier with the other's salt and rounds"
+        ]
+    );
+    assert_eq!(
+        said("plain", "", "old"),
+        [
+            "c.toml:5:21: user.a.previous_password: there is no password beside it; write it as password, if it is the \
+          only one"
+        ]
+    );
+    assert!(
+        said("md5", &scram("new"), a)[0]
+            .contains("previous_password: a stored SCRAM verifier cannot be checked")
+    );
+    for previous in [a, "old", "md512345678123456781234567812345678"] {
+        assert_eq!(said("plain", &scram(a), previous), [""; 0]);
+    }
+    let config = read("[user.a]\npassword = \"new\"\nprevious_password = \"0ldSecret\"");
+    assert!(!format!("{config:?} {:?}", config.show()).contains("0ldSecret"));
+}
+
+#[test]
 fn a_command_for_the_password_stands_in_its_place() {
     let text = "\
 [database.\"*\"]

@@ -23,7 +23,8 @@ use crate::wire::walk::cstr;
 use bytes::BytesMut;
 use pgwire::messages::Message;
 use pgwire::messages::startup::Authentication;
-use subtle::ConstantTimeEq;
+use std::fmt;
+use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
 
 /// Largest length field of a PasswordMessage we read, in bytes.
@@ -37,6 +38,10 @@ pub struct Exchange {
     mock: MockKey,
     /// What decides; `Err` is why it can only fail, found out before the first question.
     secret: Result<Verifier, Failure>,
+    /// What will do as well.
+    previous: Option<Verifier>,
+    /// Which of the two it was.
+    matched: Matched,
     /// What the client may bind its proof to.
     end_point: Option<EndPoint>,
     /// What the client has shown, by which a server lets in who shows it.
@@ -54,6 +59,24 @@ enum State {
     FirstMessage(Binding),
     Proof(Box<ScramServer>),
     Over,
+}
+
+/// Which of a user's passwords a client has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Matched {
+    /// `password`
+    Current,
+    /// `previous_password`
+    Previous,
+}
+
+impl fmt::Display for Matched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Matched::Current => "current",
+            Matched::Previous => "previous",
+        })
+    }
 }
 
 /// What follows a message.
@@ -116,20 +139,13 @@ impl Failure {
 /// Starts a login of `user` by `method` against `secret`; `None` for a user who does not exist.
 #[must_use]
 pub fn begin(method: AuthMethod, user: &str, secret: Option<&Verifier>, mock: &MockKey) -> Exchange {
-    let secret = match secret {
-        None => Err(Failure::NoSecret),
-        Some(verifier) => match (method, verifier.kind()) {
-            (AuthMethod::Md5, secret @ SecretKind::Scram) => Err(Failure::Unfit { method: "md5", secret }),
-            (AuthMethod::ScramSha256, secret @ SecretKind::Md5) => {
-                Err(Failure::Unfit { method: "scram-sha-256", secret })
-            }
-            _ => Ok(verifier.clone()),
-        },
-    };
+    let secret = secret.ok_or(Failure::NoSecret).and_then(|verifier| fit(method, verifier));
     Exchange {
         user: user.into(),
         mock: mock.clone(),
         secret,
+        previous: None,
+        matched: Matched::Current,
         end_point: None,
         passport: None,
         state: State::Unasked(method),
@@ -137,7 +153,35 @@ pub fn begin(method: AuthMethod, user: &str, secret: Option<&Verifier>, mock: &M
     }
 }
 
+/// What can answer the method.
+fn fit(method: AuthMethod, verifier: &Verifier) -> Result<Verifier, Failure> {
+    match (method, verifier.kind()) {
+        (AuthMethod::Md5, secret @ SecretKind::Scram) => Err(Failure::Unfit { method: "md5", secret }),
+        (AuthMethod::ScramSha256, secret @ SecretKind::Md5) => {
+            Err(Failure::Unfit { method: "scram-sha-256", secret })
+        }
+        _ => Ok(verifier.clone()),
+    }
+}
+
 impl Exchange {
+    /// This one will do as well, if it can answer the method and the login can succeed at all.
+    #[must_use]
+    pub fn or(mut self, previous: Option<&Verifier>) -> Exchange {
+        let State::Unasked(method) = self.state else { return self };
+        let previous = previous.and_then(|previous| fit(method, previous).ok());
+        match self.secret {
+            Ok(_) => self.previous = previous,
+            // Rules may ask for a method that only the other one can answer.
+            Err(Failure::Unfit { .. }) if previous.is_some() => {
+                self.secret = previous.ok_or(Failure::NoSecret);
+                self.matched = Matched::Previous;
+            }
+            Err(_) => {}
+        }
+        self
+    }
+
     /// It can only fail, for this.
     pub(super) fn failing(self, failure: Failure) -> Exchange {
         Exchange { secret: Err(failure), ..self }
@@ -149,6 +193,7 @@ impl Exchange {
     pub fn again(&mut self, next: Exchange) -> bool {
         let Some(state) = self.answered.take() else { return false };
         self.secret = next.secret;
+        self.previous = next.previous;
         self.state = state;
         true
     }
@@ -231,12 +276,18 @@ impl Exchange {
         self.passport
     }
 
+    /// Which password it was, once the login is [`Step::Done`].
+    #[must_use]
+    pub fn matched(&self) -> Matched {
+        self.matched
+    }
+
     async fn password(&mut self, body: &[u8]) -> Result<(), Failure> {
         let given = password_of(body)?;
-        let scram = self.secret.as_ref().ok().filter(|secret| secret.kind() == SecretKind::Scram);
+        let scram = self.secret.iter().chain(&self.previous).find_map(Verifier::given);
         let mut under = None;
         let derived = if scram.is_some() || self.mock.derive_always {
-            let (salt, iterations) = match scram.and_then(|secret| secret.scram(&self.user, &self.mock)) {
+            let (salt, iterations) = match scram {
                 Some(verifier) => (verifier.salt.clone(), verifier.iterations),
                 None => (self.mock.salt(&self.user).to_vec(), ITERATIONS),
             };
@@ -248,16 +299,16 @@ impl Exchange {
         } else {
             None
         };
-        let secret = self.secret.as_ref().map_err(|failure| *failure)?;
-        let right = secret.check_clear(&self.user, given, &self.mock).unwrap_or_else(|| {
-            let verifier = secret.scram(&self.user, &self.mock);
-            let same =
-                |(keys, verifier): (&ScramKeys, &ScramVerifier)| keys.server.ct_eq(&*verifier.server).into();
-            derived.as_ref().zip(verifier).is_some_and(same)
-        });
-        if !right {
-            return Err(Failure::WrongPassword);
-        }
+        let right = |secret: &Verifier| {
+            secret.check_clear(&self.user, given, &self.mock).unwrap_or_else(|| {
+                let same = |(keys, verifier): (&ScramKeys, &ScramVerifier)| {
+                    keys.server.ct_eq(&*verifier.server).into()
+                };
+                derived.as_ref().zip(secret.given()).is_some_and(same)
+            })
+        };
+        let (secret, matched) = self.choose(right)?;
+        self.matched = matched;
         self.passport = match secret.kind() {
             SecretKind::Scram => derived.zip(under).map(|(keys, (salt, iterations))| Passport::Scram {
                 salt,
@@ -269,17 +320,29 @@ impl Exchange {
         Ok(())
     }
 
+    /// The secret that is right; always looks at both.
+    fn choose(&self, right: impl Fn(&Verifier) -> bool) -> Result<(Verifier, Matched), Failure> {
+        let secret = self.secret.clone()?;
+        let (now, before) = (right(&secret), self.previous.clone().filter(|previous| right(previous)));
+        if now {
+            return Ok((secret, self.matched));
+        }
+        before.map(|previous| (previous, Matched::Previous)).ok_or(Failure::WrongPassword)
+    }
+
     fn md5(&mut self, body: &[u8], salt: [u8; 4]) -> Result<(), Failure> {
         let given = password_of(body)?;
-        let secret = self.secret.as_ref().map_err(|failure| *failure);
-        let digits = secret.map(|secret| secret.md5(&self.user));
-        let expected = keys::md5_answer(&digits.ok().flatten().unwrap_or([0; 32]), salt);
-        let right: bool = given.strip_prefix(b"md5").unwrap_or_default().ct_eq(&expected).into();
-        let secret = secret?;
-        if !right {
-            return Err(Failure::WrongPassword);
+        let given = given.strip_prefix(b"md5").unwrap_or_default();
+        let right = |digits: Option<[u8; 32]>| -> bool {
+            let same = given.ct_eq(&keys::md5_answer(&digits.unwrap_or([0; 32]), salt));
+            (same & Choice::from(u8::from(digits.is_some()))).into()
+        };
+        if self.secret.is_err() {
+            // As much work for nobody.
+            right(None);
         }
-        self.passport = secret.passport();
+        let (secret, matched) = self.choose(|secret| right(secret.md5(&self.user)))?;
+        (self.passport, self.matched) = (secret.passport(), matched);
         Ok(())
     }
 
@@ -311,14 +374,18 @@ impl Exchange {
         out: &mut BytesMut,
     ) -> Result<Step, Failure> {
         let (server, reply) = ScramServer::first(message, self.scram_verifier(), binding)?;
-        self.state = State::Proof(Box::new(server));
+        let previous = self.previous.as_ref().and_then(|previous| previous.scram(&self.user, &self.mock));
+        self.state = State::Proof(Box::new(server.or(previous.cloned())));
         Ok(send(out, &Authentication::SASLContinue(reply.into())))
     }
 
     fn proof(&mut self, server: ScramServer, message: &[u8], out: &mut BytesMut) -> Result<Step, Failure> {
         let last = server.finish(message)?;
         self.secret.as_ref().map_err(|failure| *failure)?;
-        let (last, passport) = last.ok_or(Failure::WrongPassword)?;
+        let (last, passport, is_previous) = last.ok_or(Failure::WrongPassword)?;
+        if is_previous {
+            self.matched = Matched::Previous;
+        }
         self.passport = Some(passport);
         send(out, &Authentication::SASLFinal(last.into()));
         Ok(done(out))

@@ -41,7 +41,11 @@ fn look(seen: &mut Vec<(u8, i32, usize)>, out: &mut BytesMut) -> Vec<u8> {
 async fn login(method: AuthMethod, user: &str, secret: Option<&Verifier>, password: &str) -> Seen {
     let mut mock = MockKey::random();
     mock.derive_always = method == AuthMethod::Plain;
-    let mut exchange = begin(method, user, secret, &mock);
+    play(begin(method, user, secret, &mock), user, password).await.0
+}
+
+/// The same of a login that has begun, and which password it was.
+async fn play(mut exchange: Exchange, user: &str, password: &str) -> (Seen, Matched) {
     let (mut messages, mut out) = (Vec::new(), BytesMut::new());
     let mut end = exchange.first(&mut out);
     let mut client = sasl::ScramSha256::new(password.as_bytes(), sasl::ChannelBinding::unsupported());
@@ -69,7 +73,7 @@ async fn login(method: AuthMethod, user: &str, secret: Option<&Verifier>, passwo
     if messages.iter().any(|message| message.1 == 12) {
         client.finish(&last).expect("the server proves that it knows the verifier");
     }
-    Seen { messages, end }
+    (Seen { messages, end }, exchange.matched())
 }
 
 #[tokio::test]
@@ -100,6 +104,41 @@ async fn every_method_takes_every_secret_that_fits() {
             let wrong = login(method, "alice", Some(&secret), "pencils").await;
             assert_eq!(wrong.end, Step::Failed(Failure::WrongPassword), "{method:?} {text}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_password_before_is_as_good_and_told_apart() {
+    use AuthMethod::{Md5, Plain, ScramSha256};
+    let mock = MockKey::random();
+    let hash = format!("md5{}", std::str::from_utf8(&keys::md5_secret(b"alice", b"pencil")).unwrap());
+    for (method, now, before) in [
+        (Plain, "pen", "pencil"),
+        (Plain, "pen", PENCIL),
+        (Plain, "pen", &hash),
+        (Md5, "pen", "pencil"),
+        (Md5, "pen", &hash),
+        (ScramSha256, "pen", "pencil"),
+        (ScramSha256, "pen", PENCIL),
+        // Only one of them can answer; by rules a user may have both.
+        (ScramSha256, &hash, "pen"),
+    ] {
+        let (now, before) = (verifier(now), verifier(before));
+        let salted = |secret: &Verifier| secret.clone().prepared("alice", &mock, before.given());
+        let (now, before) = (salted(&now), salted(&before));
+        let begun = || begin(method, "alice", Some(&now), &mock).or(Some(&before));
+        let unfit = method == ScramSha256 && now.kind() == SecretKind::Md5;
+        let (pen, which) = play(begun(), "alice", "pen").await;
+        let expected = if unfit { Matched::Previous } else { Matched::Current };
+        assert_eq!((pen.end, which), (Step::Done, expected), "{method:?} {now:?} {before:?}");
+        let (other, which) = play(begun(), "alice", "pencil").await;
+        let wrong = Step::Failed(Failure::WrongPassword);
+        let end = if unfit { wrong } else { Step::Done };
+        assert_eq!((other.end, which), (end, Matched::Previous), "{method:?} {now:?} {before:?}");
+        assert_eq!(play(begun(), "alice", "guess").await.0.end, wrong, "{method:?}");
+        // Nobody, or an expired user, has no password before either.
+        let none = || begin(method, "alice", None, &mock).or(Some(&before));
+        assert_eq!(play(none(), "alice", "pencil").await.0.end, Step::Failed(Failure::NoSecret));
     }
 }
 

@@ -81,6 +81,12 @@ impl ScramVerifier {
         ScramVerifier { salt: salt.to_vec(), iterations, stored, server: keys.server }
     }
 
+    /// Whether both ask a client for the same derivation.
+    #[must_use]
+    pub fn costs_as(&self, other: &ScramVerifier) -> bool {
+        self.salt == other.salt && self.iterations == other.iterations
+    }
+
     /// Reads PostgreSQL's `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`
     /// (`pg_authid.rolpassword`; salt and keys in base64).
     #[must_use]
@@ -125,6 +131,8 @@ pub enum ScramFault {
 /// A server that has sent its first message.
 pub struct ScramServer {
     verifier: ScramVerifier,
+    /// Of the same salt and rounds.
+    other: Option<ScramVerifier>,
     /// The `c=` value that repeats the client's gs2 header.
     binding: Cow<'static, str>,
     nonce: String,
@@ -162,15 +170,22 @@ impl ScramServer {
         let nonce = format!("{nonce}{}", STANDARD.encode(keys::random::<18>()));
         let reply = format!("r={nonce},s={},i={}", STANDARD.encode(&verifier.salt), verifier.iterations);
         let transcript = format!("{bare},{reply}");
-        Ok((ScramServer { verifier, binding, nonce, transcript }, reply))
+        Ok((ScramServer { verifier, other: None, binding, nonce, transcript }, reply))
     }
 
-    /// Takes the client's final message; returns the server's and the keys that the client has shown to have,
-    /// or `None` for a wrong proof. The same work is done either way.
+    /// A proof of this one's password will do as well, if it has the same salt and rounds.
+    #[must_use]
+    pub fn or(self, other: Option<ScramVerifier>) -> ScramServer {
+        let other = other.filter(|other| other.costs_as(&self.verifier));
+        ScramServer { other, ..self }
+    }
+
+    /// Takes the client's final message; returns the server's, the keys that the client has shown to have, and
+    /// whether they are of the other verifier, or `None` for a wrong proof. The same work is done either way.
     ///
     /// # Errors
     /// [`ScramFault`] for a message that is not of this exchange.
-    pub fn finish(self, message: &[u8]) -> Result<Option<(String, Passport)>, ScramFault> {
+    pub fn finish(self, message: &[u8]) -> Result<Option<(String, Passport, bool)>, ScramFault> {
         let text = std::str::from_utf8(message).map_err(|_| ScramFault::Syntax)?;
         let (without_proof, proof) = text.rsplit_once(",p=").ok_or(ScramFault::Syntax)?;
         let proof: Key =
@@ -189,16 +204,22 @@ impl ScramServer {
         }
 
         let transcript = format!("{},{without_proof}", self.transcript);
-        let mask = keys::hmac(&self.verifier.stored[..], transcript.as_bytes());
-        let client = Zeroizing::new(xor(&proof, &mask));
-        let right: bool = keys::sha256(&client[..]).ct_eq(&*self.verifier.stored).into();
-        let signature = keys::hmac(&self.verifier.server[..], transcript.as_bytes());
-        let ScramVerifier { salt, iterations, server, .. } = self.verifier;
-        let keys = ScramKeys { client, server };
-        Ok(right.then(|| {
-            (format!("v={}", STANDARD.encode(signature)), Passport::Scram { salt, iterations, keys })
-        }))
+        let first = judge(self.verifier, &proof, &transcript);
+        let other = self.other.and_then(|other| judge(other, &proof, &transcript));
+        let first = first.map(|(last, passport)| (last, passport, false));
+        Ok(first.or(other.map(|(last, passport)| (last, passport, true))))
     }
+}
+
+/// The server's final message and the client's keys, if the proof is of this verifier's password.
+fn judge(verifier: ScramVerifier, proof: &Key, transcript: &str) -> Option<(String, Passport)> {
+    let mask = keys::hmac(&verifier.stored[..], transcript.as_bytes());
+    let client = Zeroizing::new(xor(proof, &mask));
+    let right: bool = keys::sha256(&client[..]).ct_eq(&*verifier.stored).into();
+    let signature = keys::hmac(&verifier.server[..], transcript.as_bytes());
+    let ScramVerifier { salt, iterations, server, .. } = verifier;
+    let keys = ScramKeys { client, server };
+    right.then(|| (format!("v={}", STANDARD.encode(signature)), Passport::Scram { salt, iterations, keys }))
 }
 
 /// `a XOR b`: hides a client key behind a signature, or bares it.
@@ -243,7 +264,7 @@ mod tests {
         let mut client = ScramSha256::new(password.as_bytes(), wants);
         let (server, reply) = ScramServer::first(client.message(), verifier("right"), binding)?;
         client.update(reply.as_bytes()).unwrap();
-        let last = server.finish(client.message())?.map(|(last, _)| last);
+        let last = server.finish(client.message())?.map(|(last, ..)| last);
         if let Some(last) = &last {
             client.finish(last.as_bytes()).expect("the client accepts the server's signature");
         }
@@ -281,12 +302,35 @@ mod tests {
         let (server, reply) =
             ScramServer::first(client.message(), verifier("right"), &Binding::Unavailable).unwrap();
         client.update(reply.as_bytes()).unwrap();
-        let Some((_, Passport::Scram { salt, iterations, keys })) = server.finish(client.message()).unwrap()
+        let Some((_, Passport::Scram { salt, iterations, keys }, false)) =
+            server.finish(client.message()).unwrap()
         else {
             panic!("a right password")
         };
         let own = ScramKeys::derive(b"right", &salt, iterations);
         assert_eq!((*keys.client, *keys.server), (*own.client, *own.server));
+    }
+
+    #[test]
+    fn either_of_two_passwords_is_right_and_its_own_keys_are_bared() {
+        let login = |password: &str, other: ScramVerifier| {
+            let mut client = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+            let first = ScramServer::first(client.message(), verifier("right"), &Binding::Unavailable);
+            let (server, reply) = first.unwrap();
+            client.update(reply.as_bytes()).unwrap();
+            let (last, passport, is_other) = server.or(Some(other)).finish(client.message()).unwrap()?;
+            client.finish(last.as_bytes()).expect("the client accepts the server's signature");
+            let Passport::Scram { salt, iterations, keys } = passport else { panic!("SCRAM") };
+            assert_eq!(*keys.client, *ScramKeys::derive(password.as_bytes(), &salt, iterations).client);
+            Some(is_other)
+        };
+        assert_eq!(login("right", verifier("old")), Some(false));
+        assert_eq!(login("right", verifier("right")), Some(false));
+        assert_eq!(login("old", verifier("old")), Some(true));
+        assert_eq!(login("wrong", verifier("old")), None);
+        // The client's proof is of another salt: it could not be right, and must not be tried.
+        let salted = ScramVerifier::of_password(b"old", b"another", NonZeroU32::new(8).unwrap());
+        assert_eq!(login("old", salted), None);
     }
 
     #[test]
@@ -313,7 +357,7 @@ mod tests {
                 ScramServer::first(client.message(), verifier("right"), &Binding::Unavailable).unwrap();
             client.update(reply.as_bytes()).unwrap();
             let text = std::str::from_utf8(client.message()).unwrap().to_owned();
-            server.finish(edit(&text).as_bytes()).map(|done| done.map(|(last, _)| last))
+            server.finish(edit(&text).as_bytes()).map(|done| done.map(|(last, ..)| last))
         };
         assert!(finish(str::to_owned).unwrap().is_some());
         assert_eq!(finish(|m| m.replace("c=biws", "c=eSws")), Err(ScramFault::ChannelBinding));

@@ -4,7 +4,7 @@
 
 use super::exchange::{Exchange, Failure, begin};
 use super::verifier::{MockKey, SecretKind, Verifier, VerifierError};
-use crate::config::{AuthMethod, Config, User};
+use crate::config::{AuthMethod, Config, Secret, User};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub struct Users {
 #[derive(Debug)]
 struct Known {
     verifier: Verifier,
+    /// The one before, which will do as well.
+    previous: Option<Verifier>,
     /// Time since the epoch until which it is good.
     until: Option<Duration>,
 }
@@ -31,6 +33,16 @@ pub struct UserError {
     pub user: String,
     /// What is wrong with it.
     pub reason: VerifierError,
+}
+
+impl Known {
+    fn verifiers(&self) -> impl Iterator<Item = &Verifier> {
+        std::iter::once(&self.verifier).chain(&self.previous)
+    }
+
+    fn verifier_of(&self, secret: &Secret) -> Option<&Verifier> {
+        self.verifiers().find(|verifier| verifier.is_of(secret))
+    }
 }
 
 impl Users {
@@ -65,18 +77,25 @@ impl Users {
         let mut known = HashMap::new();
         for (name, user) in users {
             let Some(secret) = &user.password else { continue };
-            let mut verifier = match old.get(name).filter(|old| old.verifier.is_of(secret)) {
-                Some(same) => same.verifier.clone(),
-                None => Verifier::parse(secret).map_err(|reason| UserError { user: name.clone(), reason })?,
+            let fault = |reason| UserError { user: name.clone(), reason };
+            // What was derived serves on where a password has become the previous one.
+            let old = old.get(name);
+            let verifier_of = |secret: &Secret| match old.and_then(|old| old.verifier_of(secret)) {
+                Some(same) => Ok(same.clone()),
+                None => Verifier::parse(secret).map_err(fault),
             };
+            let mut verifier = verifier_of(secret)?;
+            let mut previous = user.previous_password.as_ref().map(verifier_of).transpose()?;
             // By rules it may be any method.
             if matches!(method, AuthMethod::ScramSha256 | AuthMethod::Hba) {
-                verifier = verifier.prepared(name, &mock);
+                let given = verifier.given().or(previous.as_ref().and_then(Verifier::given)).cloned();
+                verifier = verifier.prepared(name, &mock, given.as_ref());
+                previous = previous.map(|previous| previous.prepared(name, &mock, given.as_ref()));
             }
-            known.insert(name.clone(), Known { verifier, until: user.valid_until });
+            known.insert(name.clone(), Known { verifier, previous, until: user.valid_until });
         }
         mock.derive_always = matches!(method, AuthMethod::Plain | AuthMethod::Hba)
-            && known.values().any(|user: &Known| user.verifier.kind() == SecretKind::Scram);
+            && known.values().flat_map(Known::verifiers).any(|verifier| verifier.kind() == SecretKind::Scram);
         Ok(Users { known, mock })
     }
 
@@ -109,14 +128,14 @@ impl Users {
         let secret = self.known.get(user).ok_or(Failure::NoSecret);
         let lasts = |known: &&Known| known.until.is_none_or(|until| until >= now);
         let secret = secret.and_then(|known| Some(known).filter(lasts).ok_or(Failure::Expired));
-        self.begin_as(method, user, secret.map(|known| &known.verifier))
+        let previous = secret.ok().and_then(|known| known.previous.as_ref());
+        self.begin_as(method, user, secret.map(|known| &known.verifier)).or(previous)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Secret;
 
     fn read(method: AuthMethod, users: &[(&str, Option<&str>)]) -> Result<Users, UserError> {
         Users::read(method, &configured(users), MockKey::random(), &HashMap::new())
@@ -162,6 +181,29 @@ mod tests {
         assert_ne!(verifier(&old, "b"), verifier(&new, "b"));
         assert_eq!(salt(&old, "b"), salt(&new, "b"));
         assert_eq!(old.mock.salt("ghost"), new.mock.salt("ghost"));
+    }
+
+    #[test]
+    fn two_passwords_of_a_user_have_one_salt_whatever_they_were_before() {
+        let text = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$\
+            WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+        let mut old = read(AuthMethod::ScramSha256, &[]).unwrap();
+        // Each step starts from what the one before has derived.
+        for (password, previous) in [("x", "w"), (text, "x"), ("y", text), ("y", "x"), ("x", "y")] {
+            let mut users = configured(&[("a", Some(password))]);
+            users.get_mut("a").unwrap().previous_password = Some(Secret::new(previous.to_owned()));
+            old = Users::read(AuthMethod::ScramSha256, &users, old.mock.clone(), &old.known).unwrap();
+            let known = &old.known["a"];
+            let scram = |verifier: &Verifier| verifier.scram("a", &old.mock).unwrap().clone();
+            let (now, before) = (scram(&known.verifier), scram(known.previous.as_ref().unwrap()));
+            assert!(now.costs_as(&before), "{password} {previous}");
+            let salt = if [password, previous].contains(&text) {
+                before.salt.clone()
+            } else {
+                old.mock.salt("a").to_vec()
+            };
+            assert_eq!(now.salt, salt, "{password} {previous}");
+        }
     }
 
     #[test]

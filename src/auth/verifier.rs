@@ -103,11 +103,29 @@ impl Verifier {
         }
     }
 
-    /// Makes the SCRAM verifier of a clear password now (0.8 ms), so that no login has to.
+    /// Makes the SCRAM verifier of a clear password now (0.8 ms), so that no login has to; with the salt and rounds
+    /// of `beside`, where there is such a one.
     #[must_use]
-    pub fn prepared(self, user: &str, mock: &MockKey) -> Verifier {
-        self.scram(user, mock);
-        self
+    pub fn prepared(self, user: &str, mock: &MockKey, beside: Option<&ScramVerifier>) -> Verifier {
+        let Form::Clear(made) = &self.0.form else { return self };
+        let (salt, iterations) = match beside {
+            Some(other) => (other.salt.clone(), other.iterations),
+            None => (mock.salt(user).to_vec(), ITERATIONS),
+        };
+        if made.get().is_some_and(|made| made.salt == salt && made.iterations == iterations) {
+            return self;
+        }
+        let password = self.0.text.expose().as_bytes();
+        let made = OnceLock::from(ScramVerifier::of_password(password, &salt, iterations));
+        Verifier(Arc::new(Inner { text: self.0.text.clone(), form: Form::Clear(made) }))
+    }
+
+    /// The SCRAM verifier that it is as configured.
+    pub(super) fn given(&self) -> Option<&ScramVerifier> {
+        match &self.0.form {
+            Form::Scram(verifier) => Some(verifier),
+            Form::Clear(_) | Form::Md5(_) => None,
+        }
     }
 
     /// Whether it was read from this very text.
@@ -250,7 +268,7 @@ mod tests {
     #[test]
     fn a_clear_password_is_derived_once() {
         let mock = MockKey::random();
-        let verifier = parse("hunter2").unwrap().prepared("alice", &mock);
+        let verifier = parse("hunter2").unwrap().prepared("alice", &mock, None);
         let first = std::ptr::from_ref(verifier.scram("alice", &mock).unwrap());
         let again = std::ptr::from_ref(verifier.clone().scram("alice", &mock).unwrap());
         assert_eq!(first, again);

@@ -221,7 +221,7 @@ mod tests {
         let keys = ScramKeys::derive(b"pencil", &challenge.salt, challenge.iterations);
         let (message, proven) = challenge.answer(&keys);
         let last = server.finish(message.as_bytes())?;
-        Ok(last.map(|(last, _)| proven.verify(last.as_bytes()).unwrap()))
+        Ok(last.map(|(last, ..)| proven.verify(last.as_bytes()).unwrap()))
     }
 
     #[test]

@@ -156,7 +156,11 @@ impl Checks<'_> {
         self.promises(config);
         self.contexts(config);
         for (name, user) in &config.users {
-            self.password(&format!("{}.password", table("user", name)), user, config.auth.method);
+            let table = table("user", name);
+            self.password(&format!("{table}.password"), user.password.as_ref(), config.auth.method);
+            let previous = format!("{table}.previous_password");
+            self.password(&previous, user.previous_password.as_ref(), config.auth.method);
+            self.previous(&previous, user);
         }
     }
 
@@ -333,8 +337,8 @@ impl Checks<'_> {
     }
 
     /// A hash can only be checked by the method that made it (PostgreSQL, "Password Authentication").
-    fn password(&mut self, key: &str, user: &User, method: AuthMethod) {
-        let Some(stored) = user.password.as_ref().map(Secret::kind) else { return };
+    fn password(&mut self, key: &str, secret: Option<&Secret>, method: AuthMethod) {
+        let Some(stored) = secret.map(Secret::kind) else { return };
         let wrong = match (stored, method) {
             (PasswordKind::Scram, AuthMethod::Md5) => Wrong::PasswordKind {
                 stored: "SCRAM verifier",
@@ -347,6 +351,28 @@ impl Checks<'_> {
                 remedy: "the clear password or a SCRAM verifier",
             },
             _ => return,
+        };
+        if let Some(place) = self.place(key) {
+            self.fault(place, key, wrong);
+        }
+    }
+
+    /// A SCRAM client is told one salt and one number of rounds before it shows which password it has.
+    fn previous(&mut self, key: &str, user: &User) {
+        let Some(previous) = &user.previous_password else { return };
+        let wrong = match user.password.as_ref().map(|password| (password, password.scram_cost())) {
+            None => Wrong::Login {
+                what: "there is no password beside it".to_owned(),
+                remedy: "write it as password, if it is the only one",
+            },
+            Some((_, Some(cost))) if previous.scram_cost().is_some_and(|other| other != cost) => {
+                Wrong::Login {
+                    what: "two SCRAM verifiers of different salts or rounds cannot be checked in one login"
+                        .to_owned(),
+                    remedy: "write one of the two passwords in clear, or make one verifier with the other's salt and rounds",
+                }
+            }
+            Some(_) => return,
         };
         if let Some(place) = self.place(key) {
             self.fault(place, key, wrong);

@@ -309,6 +309,7 @@ pub(super) fn database_keys() -> Vec<Key<Database>> {
 pub(super) fn user_keys() -> Vec<Key<User>> {
     vec![
         key!(User, "password", Given(Password), password).secret(),
+        key!(User, "previous_password", Given(Password), previous_password).secret(),
         key!(User, "valid_until", Given(Moment), valid_until),
         key!(User, "mode", Given(POOL_MODES), mode),
     ]

@@ -193,6 +193,12 @@ impl Secret {
             PasswordKind::Clear
         }
     }
+
+    /// Rounds and salt of a SCRAM verifier, as written.
+    #[must_use]
+    pub(super) fn scram_cost(&self) -> Option<&str> {
+        self.expose().strip_prefix("SCRAM-SHA-256$")?.split('$').next()
+    }
 }
 
 impl std::fmt::Debug for Secret {
@@ -206,6 +212,8 @@ impl std::fmt::Debug for Secret {
 pub struct User {
     /// A clear password, `md5…` hash, or SCRAM verifier (`SCRAM-SHA-256$…`), from the file or `password_file`.
     pub password: Option<Secret>,
+    /// The one before, which logs in as well while clients change over.
+    pub previous_password: Option<Secret>,
     /// Time since 1970-01-01 UTC until which a login by password is good; `None` = for ever.
     pub valid_until: Option<Duration>,
     /// When a lease of this role ends, whatever its database's table says; `None` = as that says.

@@ -35,7 +35,8 @@ const PENCIL: &[u8] = b"pencil\0";
 fn a_client_that_sends_anything() {
     const METHODS: [AuthMethod; 3] = [AuthMethod::Plain, AuthMethod::Md5, AuthMethod::ScramSha256];
     let (runtime, mock) = (runtime(), MockKey::random());
-    let verifiers = SECRETS.map(|text| Verifier::parse(&secret(text)).unwrap().prepared("alice", &mock));
+    let verifiers =
+        SECRETS.map(|text| Verifier::parse(&secret(text)).unwrap().prepared("alice", &mock, None));
     bolero::check!().with_max_len(400).for_each(|input: &[u8]| {
         let mut choices = Choices(input);
         let method = choices.one_of(&METHODS);

@@ -165,6 +165,39 @@ fn an_expired_password_is_refused_as_a_wrong_one() {
     }
 }
 
+#[test]
+fn the_password_before_logs_in_until_it_is_taken_out() {
+    let db = Db::new();
+    let file = db.cluster().subdir("previous").join("password");
+    std::fs::write(&file, "old\n").expect("a file");
+    let secret = db.ask("select rolpassword from pg_authid where rolname = 'scram_user'");
+    for (method, password, previous, is) in [
+        ("plain", "new", format!("previous_password_file = \"{}\"", file.display()), "old"),
+        ("md5", "new", "previous_password = \"old\"".to_owned(), "old"),
+        ("scram-sha-256", "new", format!("previous_password_file = \"{}\"", file.display()), "old"),
+        ("scram-sha-256", "new", format!("previous_password = \"{secret}\""), "scram_user"),
+        ("plain", "new", format!("previous_password = \"{secret}\""), "scram_user"),
+    ] {
+        let base = Config::of_size(2).with("auth", &format!("method = \"{method}\""));
+        let base =
+            base.with("user.app", &format!("password = \"{password}\"")).with("log", "level = \"debug\"");
+        let proxy = Proxy::start(&db, base.clone().with("user.app", &previous));
+        for (given, which) in [(password, "current"), (is, "previous")] {
+            let mut client = Wire::login(proxy.addr(), &proxy.as_app().password(given));
+            assert_eq!(client.query("select current_user").value(), "app", "{method}");
+            client.bye();
+            let log = proxy.log();
+            let said = log.lines().rfind(|line| line.contains("authenticated")).expect("it is logged");
+            assert!(said.contains(&format!("password={which}")), "{said}");
+        }
+        assert_eq!(refused(&proxy, &proxy.as_app().password("wrong")).code(), "28P01", "{method}");
+        proxy.stop();
+        let proxy = Proxy::start(&db, base);
+        assert_eq!(refused(&proxy, &proxy.as_app().password(is)).code(), "28P01", "{method}");
+        proxy.stop();
+    }
+}
+
 /// A server that asks everybody for SCRAM, or md5, and a Bursar that has verifiers and no password.
 #[test]
 fn who_has_proved_himself_is_let_in_to_the_server_without_a_password_in_the_configuration() {

@@ -67,7 +67,10 @@ pub(super) async fn prove<S: Socket>(
     let mut step = exchange.first(out);
     loop {
         match step {
-            Step::Done => return Ok(Identity { user, suffix, passport: exchange.passport() }),
+            Step::Done => {
+                tracing::debug!(client = visitor.peer, user, password = %exchange.matched(), "authenticated");
+                return Ok(Identity { user, suffix, passport: exchange.passport() });
+            }
             Step::More => {
                 stream.write_all(out).await?;
                 stream.flush().await?;
