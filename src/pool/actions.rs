@@ -5,7 +5,7 @@ use super::events;
 use super::lease::Lease;
 use super::one::Opened;
 use super::wait::{Granted, Waiter};
-use super::{Pool, Pools};
+use super::{NotLetIn, Pool, Pools};
 use crate::backend::{DialError, Object, Store};
 use crate::book::{Action, Checkout, Claim, DialFailure, LeaseId, PoolId, SessionId, Warning};
 use crate::clock;
@@ -132,8 +132,13 @@ impl Pools {
                         database = %pool.database, user = %pool.user, server = %pool.target().address, %error,
                         "cannot open a backend"
                     );
-                    if let DialError::Server { body, .. } = &error {
-                        pool.refusal.send_replace(Some(body.clone()));
+                    let not_let_in = match &error {
+                        DialError::Server { body, .. } => Some(NotLetIn::Said(body.clone())),
+                        DialError::Auth(fault) => Some(NotLetIn::Unproved(*fault)),
+                        _ => None,
+                    };
+                    if not_let_in.is_some() {
+                        pool.refusal.send_replace(not_let_in);
                     }
                     Err(DialFailure { kind: error.kind(), error: error.to_string().into() })
                 }

@@ -51,7 +51,7 @@ use crate::state::{self};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use cell::Cell;
 use lease::Lease;
-pub use one::{Greeting, Pool};
+pub use one::{Greeting, NotLetIn, Pool};
 use parking::Parking;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;

@@ -2,7 +2,7 @@
 
 use super::parking::Parking;
 use crate::auth::Passport;
-use crate::backend::{Backend, CancelHandle, Store, Target};
+use crate::backend::{AuthFault, Backend, CancelHandle, Store, Target};
 use crate::book::PoolId;
 use crate::config::PoolRules;
 use crate::state::fence::Fence;
@@ -43,8 +43,8 @@ pub struct Pool {
     /// What the tags of the last session came to at its login: those of most others come to the same.
     pub tag: Mutex<Arc<Tag>>,
     pub(super) greetings: Mutex<HashMap<SetKey, Greeting>>,
-    /// The last refusal of the server to let us in, for logins that wait for a first backend.
-    pub(super) refusal: watch::Sender<Option<Bytes>>,
+    /// Why we were last not let in by the server, for logins that wait for a first backend.
+    pub(super) refusal: watch::Sender<Option<NotLetIn>>,
     pub(super) backends: Mutex<Vec<Opened>>,
 }
 
@@ -78,6 +78,15 @@ impl Lifetime {
 
 fn nanos(rules: &PoolRules) -> u64 {
     rules.lifetime.and_then(|lifetime| u64::try_from(lifetime.as_nanos()).ok()).unwrap_or(u64::MAX)
+}
+
+/// Why a role is not let in by the server; waiting would not change it.
+#[derive(Debug, Clone)]
+pub enum NotLetIn {
+    /// The server says so: the body of its ErrorResponse.
+    Said(Bytes),
+    /// There is nothing to prove the role with, or not by what the server asks for.
+    Unproved(AuthFault),
 }
 
 impl Pool {
@@ -130,9 +139,9 @@ impl Pool {
         }
     }
 
-    /// Tells of the server's refusals to let us in (bodies of its ErrorResponse).
+    /// Tells that the server does not let us in.
     #[must_use]
-    pub fn refusals(&self) -> watch::Receiver<Option<Bytes>> {
+    pub fn refusals(&self) -> watch::Receiver<Option<NotLetIn>> {
         let mut receiver = self.refusal.subscribe();
         receiver.mark_unchanged();
         receiver

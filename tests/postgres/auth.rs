@@ -220,3 +220,41 @@ fn who_has_proved_himself_is_let_in_to_the_server_without_a_password_in_the_conf
         proxy.stop();
     }
 }
+
+/// It would not get better by waiting, and is told before `max_wait` and `listen.login_timeout`.
+#[test]
+fn who_has_another_verifier_on_the_server_is_told_so() {
+    let db = Db::new();
+    let mut admin = db.cluster().admin();
+    admin.batch("create role twin_of_scram_user password 'scram_user'");
+    // The same password under another salt.
+    let other = db.ask("select rolpassword from pg_authid where rolname = 'twin_of_scram_user'");
+    let config = |method: &str, user: &str| {
+        let config = Config::of_size(1).with("auth", &format!("method = \"{method}\""));
+        config
+            .with("pool", "max_wait = \"30s\"")
+            .with("breaker", "refused = \"5m\"")
+            .with("pool", "replication = \"pass\"")
+            .with("user.scram_user", user)
+    };
+    const OTHER: &str = "authentication: the server has another verifier of this role than Bursar, and no password is configured";
+    const NONE: &str = "authentication: the server asks for a password, none is configured, and no client has shown what would serve instead";
+    let verifier = format!("password = \"{other}\"");
+    for (method, user, why) in [
+        ("scram-sha-256", verifier.as_str(), OTHER),
+        ("plain", &verifier, OTHER),
+        ("trust", "mode = \"transaction\"", NONE),
+    ] {
+        let proxy = Proxy::start(&db, config(method, user));
+        let login = Login::new("scram_user", db.name()).password("scram_user");
+        // The first time, behind the door that has closed by then, and without a pool.
+        for login in [login.clone(), login.clone(), login.clone(), login.with("replication", "database")] {
+            let reply = refused(&proxy, &login);
+            let error = reply.error().unwrap_or_else(|| panic!("{method}: {reply:?}"));
+            assert_eq!(error.to_string(), "E(FATAL 57P03)", "{method}");
+            assert_eq!(error.field(b'D').as_deref(), Some(why), "{method}");
+        }
+        assert!(proxy.log().contains(why), "{method}");
+        proxy.stop();
+    }
+}

@@ -5,12 +5,13 @@
 //! remembered in the pool, and later logins need no backend.
 
 use super::Refused;
+use crate::backend::DialError;
 use crate::book::{Claim, Refusal};
 use crate::metrics::Isolation;
 use crate::pool::cell::Cell;
 use crate::pool::lease::Lease;
 use crate::pool::wait::Granted;
-use crate::pool::{Greeting, Pool, Pools, Start};
+use crate::pool::{Greeting, NotLetIn, Pool, Pools, Start};
 use crate::session::private::{self, Trouble};
 use crate::session::reply::{self, Fault};
 use crate::state::Set;
@@ -70,16 +71,28 @@ pub(super) async fn greet(
     Ok((greeting, None))
 }
 
+impl From<NotLetIn> for Refused {
+    fn from(why: NotLetIn) -> Refused {
+        match why {
+            NotLetIn::Said(body) => Refused::Server(body),
+            NotLetIn::Unproved(fault) => {
+                let error = DialError::from(fault).to_string();
+                Fault::ServerUnreachable { error: error.into() }.into()
+            }
+        }
+    }
+}
+
 /// A lease for a login. If the server refuses to let Bursar in meanwhile (no such database, no such
-/// role), the client is told so at once, in the server's words.
+/// role), the client is told so at once, in the server's words; so is he if there is nothing to prove his role with.
 async fn checkout(pools: &Arc<Pools>, pool: &Arc<Pool>, claim: &Claim) -> Result<Lease, Refused> {
     let mut refusals = pool.refusals();
     let waiting = match pools.checkout(pool, claim, crate::clock::now(), &mut false) {
         Start::Ready(lease, _) => return Ok(lease),
         // In the server's own words, where it has some for this role and database.
         Start::Refused(Refusal::Unavailable { own: true, .. }) if refusals.borrow().is_some() => {
-            let body = refusals.borrow().clone();
-            return Err(body.map_or(Refused::Silent, Refused::Server));
+            let why = refusals.borrow().clone();
+            return Err(why.map_or(Refused::Silent, Refused::from));
         }
         Start::Refused(refusal) => return Err(Refused::Told(reply::refusal_at_login(&refusal))),
         Start::Mixed => {
@@ -101,8 +114,8 @@ async fn checkout(pools: &Arc<Pools>, pool: &Arc<Pool>, claim: &Claim) -> Result
             Granted::Refused(refusal) => Err(Refused::Told(reply::refusal_at_login(&refusal))),
         },
         Ok(()) = refusals.changed() => {
-            let body = refusals.borrow().clone();
-            Err(body.map_or(Refused::Silent, Refused::Server))
+            let why = refusals.borrow().clone();
+            Err(why.map_or(Refused::Silent, Refused::from))
         }
     }
 }
