@@ -20,7 +20,7 @@ fn quoted(name: &str) -> String {
 }
 
 /// A server that asks for SCRAM, or md5 if a role has that.
-fn strict() -> &'static Cluster {
+pub(super) fn strict() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(new_strict)
 }
@@ -45,7 +45,7 @@ fn new_strict() -> Cluster {
     cluster
 }
 
-fn config(method: &str) -> Config {
+pub(super) fn config(method: &str) -> Config {
     Config::of_size(2)
         .with("auth", &format!("method = \"{method}\""))
         .with("auth", "query = \"SELECT * FROM bursar.verifier($1)\"")

@@ -90,6 +90,19 @@ impl Able {
     }
 }
 
+impl Able {
+    /// Each attempt comes to what is beside it.
+    fn expect(self, db: &Db<'_>, proxy: &Proxy, what: &str, rows: &[(Attempt, &str)]) {
+        let attempts: Vec<Attempt> = rows.iter().map(|(attempt, _)| attempt.clone()).collect();
+        for (seen, (attempt, wanted)) in self.try_all(db, proxy, &attempts).iter().zip(rows) {
+            let word = seen.split(':').next().expect("a word");
+            assert_eq!(word, *wanted, "{} by {what}, {attempt:?}: {seen}", self.name);
+            let wrong = get(attempt, "password") == Some("wrong") && word == "refused";
+            assert!(!wrong || seen.contains("password authentication failed"), "{}: {seen}", self.name);
+        }
+    }
+}
+
 fn get<'a>(attempt: &'a Attempt, name: &str) -> Option<&'a str> {
     attempt.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_str())
 }
@@ -337,16 +350,65 @@ fn every_driver_by_every_method() {
                     rows.push((attempt(&bound), wanted));
                 }
             }
-            let attempts: Vec<Attempt> = rows.iter().map(|(attempt, _)| attempt.clone()).collect();
-            for (seen, (attempt, wanted)) in driver.try_all(&db, &proxy, &attempts).iter().zip(rows) {
-                let word = seen.split(':').next().expect("a word");
-                assert_eq!(word, wanted, "{} by {method}, {attempt:?}: {seen}", driver.name);
-                let wrong = get(&attempt, "password") == Some("wrong") && wanted == "refused";
-                assert!(!wrong || seen.contains("password authentication failed"), "{}: {seen}", driver.name);
-            }
+            driver.expect(&db, &proxy, method, &rows);
         }
         proxy.stop();
     }
+}
+
+#[test]
+fn every_driver_by_certificate_by_rules_and_by_what_the_server_says() {
+    let (db, files) = (Db::new(), Files::new());
+    let certified = |name: &str| {
+        let path = |end: &str| files.path(&format!("{name}.{end}")).display().to_string();
+        attempt(&[("sslmode", "require"), ("sslcert", &path("crt")), ("sslkey", &path("key"))])
+    };
+    let of_app = |config: Config| config.with("admin", "users = [\"app\"]");
+    let by_password = |user: &str, mode: &str, password: &str| {
+        attempt(&[("user", user), ("sslmode", mode), ("password", password)])
+    };
+    let config = of_app(Config::of_size(2)).with("auth", "method = \"cert\"");
+    let proxy = Proxy::start(&db, files.towards_clients(config, "verify-ca"));
+    let rows = [
+        (certified("app"), "tls"),
+        (certified("plain_user"), "refused"),
+        (certified("nameless"), "refused"),
+        (certified("stranger"), "refused"),
+        (attempt(&[("sslmode", "require")]), "refused"),
+    ];
+    DRIVERS.iter().for_each(|driver| driver.expect(&db, &proxy, "cert", &rows));
+    proxy.stop();
+
+    let rules = "rule = [{ connection = \"hostssl\", user = \"app\", method = \"scram-sha-256\" }, \
+                 { user = \"app\", method = \"reject\" }]";
+    let config = of_app(Config::of_size(2)).with("auth", "method = \"hba\"").with("auth", rules);
+    let config =
+        config.with("user.app", "password = \"secret\"").with("user.plain_user", "password = \"secret\"");
+    let proxy = Proxy::start(&db, files.towards_clients(config, "allow"));
+    let rows = [
+        (by_password("app", "require", "secret"), "tls"),
+        (by_password("app", "require", "wrong"), "refused"),
+        (by_password("plain_user", "require", "secret"), "refused"),
+    ];
+    // Rejected, whatever the password.
+    let clear = [(attempt(&[("sslmode", "disable"), ("password", "secret")]), "refused")];
+    for driver in DRIVERS {
+        driver.expect(&db, &proxy, "rules", &rows);
+        driver.expect(&db, &proxy, "rules", &clear);
+    }
+    proxy.stop();
+
+    let db = Db::within(super::auth_query::strict());
+    let config = super::auth_query::config("scram-sha-256").with("admin", "users = [\"scram_user\"]");
+    let proxy = Proxy::start(&db, files.towards_clients(config, "allow"));
+    let rows = [
+        (by_password("scram_user", "disable", "scram_user"), "plain"),
+        (by_password("scram_user", "require", "scram_user"), "tls"),
+        (by_password("scram_user", "require", "wrong"), "refused"),
+        (by_password("nobody", "require", "wrong"), "refused"),
+    ];
+    DRIVERS.iter().for_each(|driver| driver.expect(&db, &proxy, "auth.query", &rows));
+    proxy.stop();
 }
 
 #[test]
