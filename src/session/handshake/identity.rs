@@ -52,8 +52,10 @@ pub(super) async fn prove<S: Socket>(
     // Whoever is not asked for a password need not be known to the server.
     let directory = visitor.pools.directory().filter(|_| method.asks_passwords());
     if directory.is_some() {
-        let cut =
-            std::mem::replace(&mut claimed, look_up(visitor, directory.as_deref(), &startup.user).await?);
+        let cut = std::mem::replace(
+            &mut claimed,
+            visitor.guest.waits_for(look_up(visitor, directory.as_deref(), &startup.user)).await?,
+        );
         if claimed.user != cut.user {
             method = means::method(visitor, startup, &claimed.user).await?;
         }
@@ -76,13 +78,12 @@ pub(super) async fn prove<S: Socket>(
                 stream.flush().await?;
                 out.clear();
                 let body = intake.password(stream, exchange.limit()).await?;
-                visitor.guest.go_on();
-                step = exchange.step(&body, out).await;
+                step = visitor.guest.waits_for(exchange.step(&body, out)).await;
                 // He may have a new password. Asked for whoever fails, so that an unknown user takes as long.
                 if let Step::Failed(failure) = step
                     && !failure.is_protocol()
                     && let Some(directory) = directory.take()
-                    && let Ok(found) = directory.find(&user, true).await
+                    && let Ok(found) = visitor.guest.waits_for(directory.find(&user, true)).await
                     && exchange.again(begin(&users, method, &user, Some(&found)))
                 {
                     step = exchange.step(&body, out).await;

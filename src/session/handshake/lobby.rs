@@ -8,7 +8,7 @@
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::future::pending;
+use std::future::{Future, pending};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ pub struct Lobby {
 struct Guests {
     next: u64,
     here: BTreeMap<u64, Here>,
+    /// Those who wait for us, and not we for them.
+    busy: usize,
 }
 
 #[derive(Debug)]
@@ -47,9 +49,8 @@ enum Asked {
 
 impl Guests {
     fn admit(&mut self, most: usize, now: Instant) -> Asked {
-        if self.here.len() >= most
-            && let Some(oldest) = self.here.first_entry()
-        {
+        if self.here.len() + self.busy >= most {
+            let Some(oldest) = self.here.first_entry() else { return Asked::Later(now + AT_LEAST) };
             let due = oldest.get().since + AT_LEAST;
             if now < due {
                 return Asked::Later(due);
@@ -112,10 +113,36 @@ impl Guest {
 
     /// It has sent a whole message.
     pub(super) fn go_on(&self) {
+        drop(self.wait());
+    }
+
+    /// Does something for which it has to wait, and is not sent away meanwhile. Cancel safe if `work` is.
+    pub(super) async fn waits_for<T>(&self, work: impl Future<Output = T>) -> T {
+        let _waits = self.wait();
+        work.await
+    }
+
+    fn wait(&self) -> Option<Waits<'_>> {
         let mut guests = self.lobby.guests.lock();
-        if let Some(here) = guests.here.remove(&self.number.load(Ordering::Relaxed)) {
-            let number = guests.stand(here.go, crate::clock::now());
-            self.number.store(number, Ordering::Relaxed);
+        let here = guests.here.remove(&self.number.load(Ordering::Relaxed))?;
+        guests.busy += 1;
+        Some(Waits { guest: self, go: Some(here.go) })
+    }
+}
+
+/// One that waits for us; at the end it is the last of those we wait for.
+struct Waits<'a> {
+    guest: &'a Guest,
+    go: Option<oneshot::Sender<()>>,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let mut guests = self.guest.lobby.guests.lock();
+        guests.busy -= 1;
+        if let Some(go) = self.go.take() {
+            let number = guests.stand(go, crate::clock::now());
+            self.guest.number.store(number, Ordering::Relaxed);
         }
     }
 }
@@ -166,6 +193,29 @@ mod tests {
         assert_eq!(lobby.guests.lock().here.len(), 2);
         drop((second, fourth));
         assert_eq!(lobby.guests.lock().here.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_us_is_not_sent_away_for_it() {
+        let lobby = Arc::new(Lobby::default());
+        let mut first = lobby.admit(1).await;
+        let asked = Virtual::now();
+        let (done, work) = oneshot::channel();
+        let comes = tokio::spawn({
+            let lobby = lobby.clone();
+            async move { lobby.admit(1).await }
+        });
+        let works = async {
+            assert!(timeout(AT_LEAST * 10, first.0.waits_for(work)).await.is_err());
+            let _ = done.send(());
+        };
+        works.await;
+        assert!(!sent_away(&mut first).await && !comes.is_finished());
+        // From now on we wait for it.
+        comes.await.expect("no panic");
+        assert!(sent_away(&mut first).await);
+        assert!(asked.elapsed() >= AT_LEAST * 11);
+        assert_eq!(lobby.guests.lock().busy, 0);
     }
 
     #[tokio::test(start_paused = true)]
