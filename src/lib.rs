@@ -8,11 +8,11 @@
 //!
 //! | floor | rooms |
 //! |---|---|
-//! | 6 house | [`server`], [`drain`], [`reload`], [`cli`], `main.rs` |
+//! | 6 house | [`server`], [`drain`], [`reload`], [`notify`], [`cli`], `main.rs` |
 //! | 5 faces | [`console`], [`http`] |
 //! | 4 session | [`session`]: handshake → tag → serve → close, the relay, the tracker |
 //! | 3 doors | [`net`], [`backend`], [`pool`], [`auth`] |
-//! | 2 rules (pure) | [`book`], [`statements`], [`state`] |
+//! | 2 rules (pure) | [`book`], [`breaker`], [`statements`], [`state`] |
 //! | 1 wire (pure) | [`wire`] |
 //! | 0 ground | [`tag`], [`config`], [`metrics`], [`clock`], [`log`] |
 //!
