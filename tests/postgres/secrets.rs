@@ -155,6 +155,8 @@ impl Stage {
         let mut all = Vec::new();
         let mut plant = |pattern, table: &str, line: String| all.push((pattern, table.to_owned(), line));
         plant("user.NAME.password", "user.clear", format!("password = \"{}\"", self.password("clear")));
+        let before = format!("previous_password = \"{}\"", self.seen.mark("before"));
+        plant("user.NAME.previous_password", "user.clear", before);
         match method {
             "md5" => plant("user.NAME.password", "user.hashed", format!("password = \"{}\"", self.stored[0])),
             _ => plant("user.NAME.password", "user.verified", format!("password = \"{}\"", self.stored[1])),
@@ -194,9 +196,13 @@ impl Stage {
             ("tls.server.cert", "cert_file", "client.crt"),
             ("tls.server.key", "key_file", "client.key"),
             ("tls.server.ca", "ca_file", "ours.crt"),
+            ("database.NAME.tls.cert", "cert_file", "client.crt"),
+            ("database.NAME.tls.key", "key_file", "client.key"),
+            ("database.NAME.tls.ca", "ca_file", "ours.crt"),
         ] {
             let table = pattern.rsplit_once('.').expect("a table").0;
-            plant(pattern, table, format!("{key} = {}", self.pem(file)));
+            let table = table.replace("database.NAME.tls", &named("pooled.tls"));
+            plant(pattern, &table, format!("{key} = {}", self.pem(file)));
         }
         all
     }
@@ -311,7 +317,7 @@ fn reloads(stage: &mut Stage, db: &Db<'_>, proxy: &mut Proxy, method: &str) {
                 format!("\"/nonexistent --token={}\"", stage.seen.mark("other"))
             }
             "database.NAME.password_command" => format!("[\"sh\", \"-c\", \"{}\"]", stage.seen.mark("other")),
-            _ if pattern.starts_with("tls") => line.split_once(" = ").expect("a value").1.to_owned(),
+            _ if pattern.contains("tls.") => line.split_once(" = ").expect("a value").1.to_owned(),
             "user.NAME.password" if table == "user.filed" => {
                 stage.files.write("another", stage.seen.mark("other"));
                 format!("\"{}\"", stage.files.path("another").display())
