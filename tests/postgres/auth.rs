@@ -13,7 +13,8 @@ fn config(method: &str) -> Config {
     config.with("user.app", "password = \"secret\"")
 }
 
-fn refused(proxy: &Proxy, login: &Login) -> Reply {
+/// What a client is told that must not be let in.
+pub(super) fn refused(proxy: &Proxy, login: &Login) -> Reply {
     match Wire::try_login(proxy.addr(), login) {
         Err(Refused::Said(reply)) => reply,
         Err(Refused::Io(error)) => panic!("{error}"),

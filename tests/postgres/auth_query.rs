@@ -1,8 +1,9 @@
 //! Users that PostgreSQL is asked about, before a server that asks everybody for a password, with the function of
 //! `deploy/sql/verifier.sql`; no password of theirs is in Bursar's configuration.
 
+use super::auth::refused;
 use super::drivers::installed;
-use crate::support::{Cluster, Config, Db, Login, PATIENCE, Proxy, Refused, Reply, Stop, Wire, until};
+use crate::support::{Cluster, Config, Db, Login, PATIENCE, Proxy, Stop, Wire, until};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -56,14 +57,6 @@ pub(super) fn config(method: &str) -> Config {
 
 fn login(db: &Db<'_>, user: &str, password: &str) -> Login {
     Login::new(user, db.name()).password(password)
-}
-
-fn refused(proxy: &Proxy, login: &Login) -> Reply {
-    match Wire::try_login(proxy.addr(), login) {
-        Err(Refused::Said(reply)) => reply,
-        Err(Refused::Io(error)) => panic!("{error}"),
-        Ok(_) => panic!("the login was accepted"),
-    }
 }
 
 #[test]
