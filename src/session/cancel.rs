@@ -12,8 +12,12 @@ use crate::pool::cell::{Begun, Cell};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often to look whether Bursar's own work ahead of the statement is done.
+/// How often to look whether Bursar's own work ahead of the statement is done, and at first, whether another
+/// cancel is.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// And at last: many may wait for one another.
+const LOOK_OF_MANY: Duration = Duration::from_millis(64);
 
 /// How long connecting to the server may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -39,7 +43,7 @@ pub async fn request(registry: &Registry, metrics: &Metrics, pid: u32, key: &[u8
 /// Cancels what the session does now: its wait, or what its backend runs for it.
 pub(super) async fn deliver(cell: &Arc<Cell>) -> Cancel {
     let started = clock::now();
-    let mut again = AGAIN;
+    let (mut again, mut look) = (AGAIN, LOOK);
     let mut signalled = None;
     loop {
         match cell.begin_cancel(signalled) {
@@ -68,6 +72,13 @@ pub(super) async fn deliver(cell: &Arc<Cell>) -> Cancel {
             Begun::NotYet if clock::now().saturating_duration_since(started) < CONNECT => {
                 tokio::time::sleep(LOOK).await;
             }
+            // It may have come too early to count; if the statement is still there, it gets its own.
+            Begun::Underway(statement) if clock::now().saturating_duration_since(started) < CONNECT => {
+                signalled = Some(statement);
+                tokio::time::sleep(look).await;
+                look = (look * 2).min(LOOK_OF_MANY);
+            }
+            Begun::Underway(_) => return Cancel::Forwarded,
             Begun::Idle | Begun::NotYet if signalled.is_some() => return Cancel::Forwarded,
             Begun::Idle | Begun::NotYet => return Cancel::Idle,
         }

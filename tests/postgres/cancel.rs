@@ -1,7 +1,7 @@
 //! Cancel requests: they reach what the session runs now, or nothing.
 
 use crate::support::watch::metric;
-use crate::support::{Config, Db, Proxy, Wire, eventually, msg, until, wire};
+use crate::support::{Config, Db, Gate, Proxy, Wire, eventually, msg, until, wire};
 use std::time::Duration;
 
 const SLEEP: &str = "select pg_sleep(60)";
@@ -192,6 +192,33 @@ fn the_key_of_an_idle_session_does_not_reach_the_next_holder_of_its_backend() {
     busy.cancel();
     assert_eq!(busy.recv_reply().trace(), "T E(57014) Z(I)");
     drop((idle, busy));
+    proxy.stop();
+}
+
+/// Each signal is a connection, for which PostgreSQL starts a process.
+#[test]
+fn a_flood_of_cancels_is_one_connection_at_a_time() {
+    const CANCELS: usize = 100;
+    let db = Db::new();
+    let gate = Gate::before(db.cluster().addr());
+    let proxy = Proxy::start_at(&gate, &db, Config::one_backend());
+    let mut client = proxy.connect();
+    start_sleep(&db, &mut client);
+    gate.take_most();
+    let before = gate.came();
+    std::thread::scope(|scope| {
+        for _ in 0..CANCELS {
+            scope.spawn(|| client.cancel());
+        }
+    });
+    assert_eq!(gate.take_most(), 1);
+    assert!(gate.came() > before);
+    assert_eq!(client.recv_reply().trace(), "T E(57014) Z(I)");
+    // All of them were meant for that statement.
+    assert_eq!(client.query("select pg_sleep(0.2)").code(), "");
+    let told = |result| metric(&proxy, &format!("bursar_cancels_total{{result=\"{result}\"}}"));
+    assert_eq!(told("forwarded") + told("idle"), CANCELS as f64);
+    drop(client);
     proxy.stop();
 }
 

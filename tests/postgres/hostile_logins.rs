@@ -1,7 +1,9 @@
 //! Clients that mean harm, or too many of them, before anybody has logged in.
 
-use crate::support::{Config, Db, Proxy, Wire, until};
+use crate::support::watch::metric;
+use crate::support::{Config, Db, Proxy, Wire, until, wire};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use std::io::Write;
 use std::net::TcpStream;
 
 /// Lets a process have so many descriptors, from now on.
@@ -37,4 +39,46 @@ fn out_of_descriptors_it_waits_for_some_and_goes_on() {
     assert_eq!(late.query("select 2").value(), "2");
     drop((client, late));
     proxy.stop();
+}
+
+/// Each of these is a connection, a task and a few bytes read; none may be left when it is over.
+#[test]
+fn floods_of_connects_and_of_cancels_leave_nothing_behind() {
+    const EACH: usize = 500;
+    let starts = [&b""[..], b"\0", b"\0\0\0\x08\x04\xd2\x16\x2f"];
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::one_backend());
+    let mut client = proxy.connect();
+    assert_eq!(client.query("select 1").value(), "1");
+    let before = descriptors(&proxy);
+    let (addr, pid) = (proxy.addr(), client.pid);
+    std::thread::scope(|scope| {
+        let good = scope.spawn(|| {
+            for round in 0..EACH / 5 {
+                let mut late = proxy.connect();
+                assert_eq!(late.query(&format!("select {round}")).value(), round.to_string());
+                assert_eq!(client.query("select 3").value(), "3");
+            }
+        });
+        for first in starts {
+            scope.spawn(move || {
+                for _ in 0..EACH {
+                    let mut stream = TcpStream::connect(addr).expect("connected");
+                    stream.write_all(first).expect("room for a few bytes");
+                }
+            });
+        }
+        scope.spawn(move || (0..EACH).for_each(|_| wire::cancel(addr, pid, b"nope")));
+        good.join().expect("who means well is served meanwhile");
+    });
+    until("all are gone", || descriptors(&proxy) == before);
+    let unknown = metric(&proxy, "bursar_cancels_total{result=\"unknown\"}");
+    assert_eq!(unknown, EACH as f64);
+    drop(client);
+    proxy.stop();
+}
+
+/// How many a process has.
+fn descriptors(proxy: &Proxy) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).expect("its descriptors").count()
 }

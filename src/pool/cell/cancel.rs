@@ -27,6 +27,8 @@ impl Cell {
     /// happens, as in PostgreSQL.
     ///
     /// For one statement, if given: where another one runs by now there is nothing to cancel.
+    ///
+    /// One at a time: PostgreSQL starts a process for each, and a client may send any number.
     #[must_use]
     pub fn begin_cancel(self: &Arc<Self>, statement: Option<Instant>) -> Begun {
         let mut live = self.live.lock();
@@ -37,9 +39,14 @@ impl Cell {
         }
         let running = self.statement_of(&live);
         let busy = running.is_some() && (statement.is_none() || statement == running);
-        let Some(link) = live.link.as_mut().filter(|_| busy) else { return Begun::Idle };
+        let (Some(link), Some(running)) = (live.link.as_mut().filter(|_| busy), running) else {
+            return Begun::Idle;
+        };
         if link.injected {
             return Begun::NotYet;
+        }
+        if link.cancels > 0 {
+            return Begun::Underway(running);
         }
         link.cancels += 1;
         self.cancelling.store(true, Ordering::Release);
@@ -81,6 +88,8 @@ pub enum Begun {
     Queued,
     /// The backend is still busy with something of Bursar's own, ahead of the client's statement.
     NotYet,
+    /// Another cancel is on its way to the statement that has been running since then.
+    Underway(Instant),
     /// There is nothing to cancel.
     Idle,
 }
