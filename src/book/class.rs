@@ -5,11 +5,10 @@
 //! the configuration: then it is like any class without reserve or cap until its last lease is back.
 
 use super::limits::part;
-use super::turns::{Key, Kind};
+use super::turns::{Key, Kind, Ranking};
 use super::{Claim, WaiterId};
 use crate::config::{ClassMatch, ClassRule, Config, MatchKey, NORMAL, Reserve, Share};
 use crate::tag::Tag;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A class's number.
@@ -144,7 +143,7 @@ pub(super) struct Part {
     /// Virtual time: no tenant that begins to wait starts before it.
     pub(super) v_now: u64,
     /// Tenants that may have the next backend, by what they have had, for each kind of line.
-    pub(super) lines: [BTreeMap<Key, (u32, WaiterId)>; Kind::COUNT],
+    pub(super) lines: [Ranking<Key, (u32, WaiterId)>; Kind::COUNT],
 }
 
 impl Part {

@@ -4,12 +4,11 @@ use super::class::ClassId;
 use super::limits::{Limits, cap};
 use super::roll::Busy;
 use super::turns::Banker;
-use super::turns::{Key, Kind};
+use super::turns::{Key, Kind, Row};
 use super::turns::{NEW, arrival};
 use super::{PoolId, WaiterId};
 use crate::config::Mode;
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// See the module's page.
@@ -65,7 +64,7 @@ pub(super) struct Flow {
 pub(super) struct Lane {
     pub(super) class: ClassId,
     pub(super) kind: Kind,
-    pub(super) ready: BTreeMap<i64, WaiterId>,
+    pub(super) ready: Row<WaiterId>,
     /// Its place in the pool's lines, while it may have a backend.
     pub(super) key: Option<Key>,
 }
@@ -73,10 +72,10 @@ pub(super) struct Lane {
 impl Lane {
     /// When the first of it arrived, as a number of its own.
     pub(super) fn oldest(&self) -> i64 {
-        let front = self.ready.first_key_value().map_or(i64::MAX, |(&turn, _)| turn);
+        let front = self.ready.first().map_or(i64::MAX, |(turn, _)| turn);
         match arrival(front) {
             arrived if arrived == front => front,
-            arrived => self.ready.range(NEW..).next().map_or(arrived, |(&new, _)| new.min(arrived)),
+            arrived => self.ready.first_from(NEW).map_or(arrived, |new| new.min(arrived)),
         }
     }
 }
@@ -152,7 +151,7 @@ impl Share {
     pub(super) fn lane(&mut self, class: ClassId, kind: Kind) -> &mut Lane {
         let same = |lane: &Lane| lane.class == class && lane.kind == kind;
         let at = self.lanes.iter().position(same).unwrap_or_else(|| {
-            self.lanes.push(Lane { class, kind, ready: BTreeMap::new(), key: None });
+            self.lanes.push(Lane { class, kind, ready: Row::new(), key: None });
             self.lanes.len() - 1
         });
         &mut self.lanes[at]

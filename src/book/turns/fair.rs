@@ -201,8 +201,7 @@ impl<B, W> Book<B, W> {
         let mut least = u64::MAX;
         for kind in Kind::all() {
             let line = &part.lines[kind.at()];
-            let mut safe = |place: &(&Key, &(u32, WaiterId))| {
-                let waiter = place.1.1;
+            let safe = |(_, waiter): (u32, WaiterId)| {
                 let safe = self.waiters.get(&waiter).is_none_or(|waiting| self.is_safe(id, waiting.who));
                 if !safe {
                     *deferred = deferred.or(Some(waiter));
@@ -210,16 +209,15 @@ impl<B, W> Book<B, W> {
                 safe
             };
             // Within a tenant's own cap one may be unsafe where the next tenant's is not.
-            let first =
-                if kind.nests() { line.iter().take(LOOKS).find(&mut safe) } else { line.first_key_value() };
-            let Some((&key, &(_, waiter))) = first else { continue };
+            let first = if kind.nests() { line.find(LOOKS, safe) } else { line.first() };
+            let Some((key, (_, waiter))) = first else { continue };
             if kind.long() && !pool.admits_long(key.rank == 0) {
                 continue;
             }
             // A tenant below its minimum may have had much: not its virtual time is the class's.
             let fair = Key { rank: 1, v: 0, order: i64::MIN, turn: i64::MIN };
-            let behind = (key.rank == 0).then(|| line.range(fair..).next()).flatten();
-            least = least.min(key.v).min(behind.map_or(u64::MAX, |(key, _)| key.v));
+            let behind = (key.rank == 0).then(|| line.first_from(fair)).flatten();
+            least = least.min(key.v).min(behind.map_or(u64::MAX, |key| key.v));
             if best.is_none_or(|(other, ..)| key < other) {
                 best = Some((key, kind, waiter));
             }
@@ -311,7 +309,7 @@ impl<B, W> Book<B, W> {
         }
         for lane in 0..share.lanes.len() {
             let Lane { class, kind, key, ref ready } = share.lanes[lane];
-            let front = ready.first_key_value().filter(|_| open).map(|(&turn, &waiter)| (turn, waiter));
+            let front = ready.first().filter(|_| open);
             let place = front.map(|(turn, waiter)| {
                 // Between tenants it does not count which of its waiters a tenant would have served.
                 let lanes = share.lanes.iter().filter(|lane| lane.class == class);
@@ -323,13 +321,7 @@ impl<B, W> Book<B, W> {
                 continue;
             }
             let line = &mut pool.parts.of_mut(class).lines[kind.at()];
-            // In this order, or a line of one would be freed and made anew.
-            if let Some((key, waiter)) = place {
-                line.insert(key, (at, waiter));
-            }
-            if let Some(key) = key {
-                line.remove(&key);
-            }
+            line.shift(key, place.map(|(key, waiter)| (key, (at, waiter))));
             share.lanes[lane].key = place.map(|(key, _)| key);
         }
         share.lanes.retain(|lane| !lane.ready.is_empty());
@@ -385,8 +377,7 @@ impl<B, W> Book<B, W> {
     pub(in crate::book) fn regard_anew(&mut self, who: Who) {
         let like = |id: &WaiterId| self.waiters.get(id).is_some_and(|w| w.who.guess.key == who.guess.key);
         let lanes = &self.shares[who.share].lanes;
-        let like: Vec<WaiterId> =
-            lanes.iter().flat_map(|lane| lane.ready.values().copied().filter(like)).collect();
+        let like: Vec<WaiterId> = lanes.iter().flat_map(|lane| lane.ready.values().filter(like)).collect();
         for id in like {
             self.unline(id, false);
             self.stand_among_tenants(id);

@@ -227,7 +227,7 @@ impl<B, W> Book<B, W> {
                 pool.demand -= usize::from(pool.finish.remove(&(born, order)).is_some());
             }
             Line::Tenant => {
-                self.shares[who.share].lane(who.class, kind).ready.remove(&turn);
+                self.shares[who.share].lane(who.class, kind).ready.remove(turn);
                 if refresh {
                     self.refresh(who.share);
                 }
