@@ -6,7 +6,7 @@
 
 use super::target::Target;
 use crate::clock;
-use crate::config::{Database, PasswordCommand, Secret};
+use crate::config::{Database, MAX_PASSWORD, PasswordCommand, Secret};
 use std::fmt;
 use std::io;
 use std::process::{ExitStatus, Stdio};
@@ -16,8 +16,6 @@ use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-/// Longest password, in bytes: what PostgreSQL reads (`PG_MAX_AUTH_TOKEN_LENGTH`), and more than tokens have.
-const MAX_PASSWORD: usize = 64 * 1024;
 /// As much of what is said on standard error is kept for the log, in bytes.
 const MAX_COMPLAINT: usize = 512;
 

@@ -82,7 +82,7 @@ pub struct Backend {
 /// # Errors
 /// [`DialError`] other than `NoRoom`; of a server with several addresses the last one.
 pub async fn dial(target: &Target, within: Duration) -> Result<Backend, DialError> {
-    let asked = target.asked().await?;
+    let asked = target.asked(within).await?;
     let to = asked.as_ref().unwrap_or(target);
     let dialled = timeout(within, dial_any(to, within)).await.unwrap_or(Err(DialError::Timeout));
     if let Err(DialError::Server { code: [b'2', b'8', ..], .. }) = dialled {

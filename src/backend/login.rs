@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use pgwire::messages::Message;
 use pgwire::messages::startup::{SASLInitialResponse, SASLResponse, Startup};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 /// Largest length field of one message.
 const MAX_LEN: i32 = 64 * 1024;
@@ -113,8 +113,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
             (0, Stage::Start | Stage::Answered) => Stage::Done,
             (0, _) => return Err(AuthFault::Unproven.into()),
             (3, Stage::Start) => {
-                let password = self.password()?.expose().as_bytes();
-                self.send_password(&[password]).await?;
+                let password = self.password()?;
+                self.send_password(&[password.expose().as_bytes()]).await?;
                 Stage::Answered
             }
             (5, Stage::Start) => {
@@ -187,8 +187,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
         }
     }
 
-    fn password(&self) -> Result<&'a Secret, AuthFault> {
-        self.target.password.as_ref().ok_or(AuthFault::NoPassword)
+    fn password(&self) -> Result<Secret, AuthFault> {
+        self.target.password().ok_or(AuthFault::NoPassword)
     }
 
     /// The SCRAM keys, from the target's memory or from a thread that may compute. What a client has shown
@@ -198,11 +198,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Talk<'a, S> {
             return Ok(keys);
         }
         let password = self.password().map_err(|_| AuthFault::OtherVerifier)?;
-        let password = Zeroizing::new(password.expose().as_bytes().to_vec());
         let salt = salt.to_vec();
-        let derive = move || (ScramKeys::derive(&password, &salt, iterations), salt);
-        let (keys, salt) = tokio::task::spawn_blocking(derive).await.map_err(std::io::Error::other)?;
-        self.target.remember_keys(salt, iterations, keys.clone());
+        let derive =
+            move || (ScramKeys::derive(password.expose().as_bytes(), &salt, iterations), password, salt);
+        let (keys, password, salt) =
+            tokio::task::spawn_blocking(derive).await.map_err(std::io::Error::other)?;
+        self.target.remember_keys(&password, salt, iterations, keys.clone());
         Ok(keys)
     }
 

@@ -6,6 +6,7 @@
 //! | [`target`] | where a pool's backends are and as whom they log in |
 //! | [`mod@dial`] | from an address to a backend that is ready, under one deadline |
 //! | [`command`] | passwords that a program prints |
+//! | `file` | passwords in files, read for each dial |
 //! | [`error`] | why that may fail |
 //! | `secure` | whether it is encrypted, asked before anything else |
 //! | [`login`] | the messages of that, over any byte stream, from a server that may be hostile |
@@ -23,6 +24,7 @@ pub mod cancel;
 pub mod command;
 pub mod dial;
 pub mod error;
+mod file;
 pub mod inquire;
 pub mod login;
 pub mod scram;

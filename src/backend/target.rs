@@ -1,9 +1,10 @@
 //! Where a pool's backends are, and as whom they log in.
 //!
-//! Immutable but for one remembered key derivation, or what a client has shown in its place. A changed
+//! Immutable but for a password in a file and one remembered key derivation, or what a client has shown in its place. A changed
 //! configuration makes a new target.
 
 use super::command::{CommandFault, Source};
+use super::file::PasswordFile;
 use crate::auth::keys::{self, Key, ScramKeys};
 use crate::auth::{Passport, SecretKind, Verifier};
 use crate::config::{Database, Secret, SessionAttrs};
@@ -17,6 +18,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// One database and role, on one server or on whichever of several is fit.
@@ -34,7 +36,9 @@ pub struct Target {
     /// What else to say at start-up: nothing for a pool's connections.
     pub parameters: Vec<(String, String)>,
     /// Clear password; `None` = only servers that ask for none will do, or for what a client has shown.
-    pub password: Option<Secret>,
+    password: Option<Secret>,
+    /// Where the password is, if in a file: what that holds goes before.
+    file: Option<Arc<PasswordFile>>,
     /// `host:port` or the socket's path, for views and logs; several with commas between them,
     /// and which of them will do.
     pub address: Arc<str>,
@@ -44,7 +48,7 @@ pub struct Target {
     command: Option<Arc<Source>>,
     /// The last SCRAM derivation, or what a client has shown. One is enough: the salt belongs to the role and
     /// changes only with its password.
-    passport: Mutex<Option<Passport>>,
+    passport: Arc<Mutex<Option<Passport>>>,
 }
 
 /// One server.
@@ -82,6 +86,10 @@ impl Target {
         if database.target_session_attrs != SessionAttrs::Any {
             address = format!("{address} ({})", database.target_session_attrs.name());
         }
+        let password = match &database.password_command {
+            Some(_) => None,
+            None => database.password.clone().or_else(|| fallback.filter(is_clear).cloned()),
+        };
         Target {
             servers,
             last: Arc::default(),
@@ -89,25 +97,28 @@ impl Target {
             dbname: database.dbname.clone().unwrap_or_else(|| dbname.to_owned()),
             user: database.user.clone().unwrap_or_else(|| user.to_owned()),
             parameters: Vec::new(),
-            password: match &database.password_command {
-                Some(_) => None,
-                None => database.password.clone().or_else(|| fallback.filter(is_clear).cloned()),
-            },
+            file: password.as_ref().and_then(PasswordFile::of).map(Arc::new),
+            password,
             address: address.into(),
             tls: None,
             command: Source::of(database).map(Arc::new),
-            passport: Mutex::new(None),
+            passport: Arc::default(),
         }
     }
 
     /// Whether a backend of the one could be one of the other: the same servers, database and role, and the
-    /// same way to a password.
+    /// same way to a password. What is in a file changes without making it another.
     pub(super) fn is_like(&self, other: &Target) -> bool {
         let command = |target: &Target| target.command.as_ref().map(|source| source.setup());
+        let same_password = match (&self.file, &other.file) {
+            (Some(file), Some(other)) => file.is_like(other),
+            (None, None) => self.password == other.password,
+            _ => false,
+        };
         self.servers == other.servers
             && self.attrs == other.attrs
             && (&self.dbname, &self.user) == (&other.dbname, &other.user)
-            && self.password == other.password
+            && same_password
             && command(self) == command(other)
     }
 
@@ -135,21 +146,35 @@ impl Target {
             user: self.user.clone(),
             parameters: vec![("application_name".to_owned(), "bursar".to_owned())],
             password: self.password.clone(),
+            file: self.file.clone(),
             address: self.address.clone(),
             tls: self.tls.clone(),
             command: self.command.clone(),
-            passport: Mutex::new(self.passport.lock().clone()),
+            passport: self.passport.clone(),
         }
     }
 
-    /// The same with the password that its command prints; `None` where there is no command.
+    /// The same with the password that its command prints; `None` where there is no command. One that is in a
+    /// file is read again, in this time at most.
     ///
     /// # Errors
     /// [`CommandFault`]
-    pub(super) async fn asked(&self) -> Result<Option<Target>, CommandFault> {
+    pub(super) async fn asked(&self, within: Duration) -> Result<Option<Target>, CommandFault> {
+        if let Some(file) = &self.file
+            && file.refresh(within).await
+        {
+            // Derived from another password.
+            *self.passport.lock() = None;
+        }
         let Some(command) = &self.command else { return Ok(None) };
         let password = Some(command.password(self).await?);
-        Ok(Some(Target { password, parameters: self.parameters.clone(), ..self.aside() }))
+        let passport = Arc::new(Mutex::new(self.passport.lock().clone()));
+        Ok(Some(Target { password, passport, parameters: self.parameters.clone(), ..self.aside() }))
+    }
+
+    /// The clear password, if there is one.
+    pub(super) fn password(&self) -> Option<Secret> {
+        self.file.as_ref().map(|file| file.last()).or_else(|| self.password.clone())
     }
 
     /// The server has refused the password.
@@ -208,14 +233,23 @@ impl Target {
         }
     }
 
-    /// Remembers a derivation from the password.
-    pub(super) fn remember_keys(&self, salt: Vec<u8>, iterations: NonZeroU32, keys: ScramKeys) {
-        *self.passport.lock() = Some(Passport::Scram { salt, iterations, keys });
+    /// Remembers a derivation from this password, unless there is another by now.
+    pub(super) fn remember_keys(
+        &self,
+        password: &Secret,
+        salt: Vec<u8>,
+        iterations: NonZeroU32,
+        keys: ScramKeys,
+    ) {
+        let mut passport = self.passport.lock();
+        if self.password().as_ref() == Some(password) {
+            *passport = Some(Passport::Scram { salt, iterations, keys });
+        }
     }
 
     /// The digits that answer a server that asks for md5.
     pub(super) fn md5_digits(&self) -> Option<Zeroizing<Key>> {
-        if let Some(password) = &self.password {
+        if let Some(password) = self.password() {
             let digits = keys::md5_secret(self.user.as_bytes(), password.expose().as_bytes());
             return Some(Zeroizing::new(digits));
         }
@@ -267,7 +301,6 @@ fn unix_path(host: &str, port: u16) -> Option<PathBuf> {
 pub(super) mod tests {
     use super::*;
     use crate::config::PoolRules;
-    use std::time::Duration;
 
     pub(crate) fn rules() -> PoolRules {
         PoolRules { queue: 1000, client_gone_grace: Duration::from_secs(5), ..PoolRules::default() }
@@ -283,18 +316,18 @@ pub(super) mod tests {
         let mut table = database("db", 5432);
         let target = Target::new(&table, "app", "alice", Some(&secret("pw")));
         assert_eq!((&target.dbname[..], &target.user[..]), ("app", "alice"));
-        assert_eq!(target.password.as_ref().unwrap().expose(), "pw");
+        assert_eq!(target.password().unwrap().expose(), "pw");
         assert_eq!(&*target.address, "db:5432");
 
         let md5 = secret("md54a0a68b43b6cd5cf266fa02f196e2371");
-        assert!(Target::new(&table, "app", "alice", Some(&md5)).password.is_none());
+        assert!(Target::new(&table, "app", "alice", Some(&md5)).password().is_none());
 
         table.dbname = Some("main".into());
         table.user = Some("pool".into());
         table.password = Some(secret("own"));
         let target = Target::new(&table, "app", "alice", Some(&secret("pw")));
         assert_eq!((&target.dbname[..], &target.user[..]), ("main", "pool"));
-        assert_eq!(target.password.as_ref().unwrap().expose(), "own");
+        assert_eq!(target.password().unwrap().expose(), "own");
         assert!(!format!("{target:?}").contains("own"));
     }
 

@@ -6,7 +6,8 @@
 //!
 //! The way of a value: `written.rs` (the file) → `environment.rs` (over it) → `keys.rs` and
 //! `rules.rs` (what it may be) → `assemble.rs` (defaults, inheritance, checks) → `types.rs`.
-//! Files are read here, once, at start and reload; nothing is watched, logged or connected to.
+//! Files are read here, once, at start and reload; nothing is watched, logged or connected to. A password knows its
+//! file (`secret.rs`), for who must have what is in it now.
 
 mod assemble;
 mod budgets;
@@ -22,6 +23,7 @@ mod parking;
 mod pools;
 mod rules;
 mod scopes;
+mod secret;
 mod show;
 mod tls;
 mod types;
@@ -39,6 +41,7 @@ pub use pools::{
     SessionAttrs, TenantContext,
 };
 pub use scopes::{Places, Scope, Scopes};
+pub use secret::{FileFault, MAX_PASSWORD, PasswordKind, Secret};
 pub use show::{Caution, NeedsRestart, Setting, reload_faults};
 pub use tls::{DatabaseTls, Tls, TlsMode, TlsSide, TlsVersion};
 pub use types::*;

@@ -5,10 +5,11 @@
 use super::units::{
     read_day, read_duration, read_moment, read_percent, show_day, show_duration, show_moment,
 };
-use super::{PasswordCommand, Secret, Share, TagSource};
+use super::{MAX_PASSWORD, PasswordCommand, Secret, Share, TagSource};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A value as written.
@@ -29,14 +30,19 @@ pub(super) enum Raw {
     /// Text without TOML's types: from the environment, where lists are separated by commas.
     Loose(String),
     /// The same from the file that a `_file` key names; never shown.
-    FromFile(String),
+    FromFile {
+        /// What is in it.
+        text: String,
+        /// Its path.
+        path: Arc<Path>,
+    },
 }
 
 impl Raw {
     /// The text of a string.
     pub(super) fn text(&self) -> Option<&str> {
         match self {
-            Raw::Text(text) | Raw::Loose(text) | Raw::FromFile(text) => Some(text),
+            Raw::Text(text) | Raw::Loose(text) | Raw::FromFile { text, .. } => Some(text),
             _ => None,
         }
     }
@@ -45,7 +51,7 @@ impl Raw {
     fn number(&self) -> Option<u64> {
         match self {
             Raw::Integer(number) => u64::try_from(*number).ok(),
-            Raw::Loose(text) | Raw::FromFile(text) => text.trim().parse().ok(),
+            Raw::Loose(text) | Raw::FromFile { text, .. } => text.trim().parse().ok(),
             _ => None,
         }
     }
@@ -53,7 +59,7 @@ impl Raw {
     /// What sort of value it is, for a place that takes none of the sort.
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Raw::Text(_) | Raw::Loose(_) | Raw::FromFile(_) => "a text",
+            Raw::Text(_) | Raw::Loose(_) | Raw::FromFile { .. } => "a text",
             Raw::Integer(_) => "a number",
             Raw::Flag(_) => "a boolean",
             Raw::List(_) => "a list",
@@ -71,7 +77,7 @@ impl Raw {
             Raw::List(_) => "a list".to_owned(),
             Raw::Table(_) => "a table".to_owned(),
             Raw::Other(kind) => (*kind).to_owned(),
-            Raw::FromFile(_) => "the content of the file".to_owned(),
+            Raw::FromFile { .. } => "the content of the file".to_owned(),
         }
     }
 }
@@ -249,7 +255,7 @@ impl Rule for Flag {
     fn read(&self, raw: &Raw) -> Option<bool> {
         match raw {
             Raw::Flag(flag) => Some(*flag),
-            Raw::Loose(text) | Raw::FromFile(text) => text.trim().parse().ok(),
+            Raw::Loose(text) | Raw::FromFile { text, .. } => text.trim().parse().ok(),
             _ => None,
         }
     }
@@ -353,7 +359,12 @@ impl Rule for Password {
     type Value = Secret;
     fn read(&self, raw: &Raw) -> Option<Secret> {
         // A NUL ends the field of a PasswordMessage, so a password that has one never matches.
-        raw.text().filter(|text| !text.is_empty() && !text.contains('\0')).map(|t| Secret::new(t.to_owned()))
+        let fits = |text: &&str| (1..=MAX_PASSWORD).contains(&text.len()) && !text.contains('\0');
+        let secret = Secret::new(raw.text().filter(fits)?.to_owned());
+        Some(match raw {
+            Raw::FromFile { path, .. } => secret.in_file(path.clone()),
+            _ => secret,
+        })
     }
     fn show(&self, _value: &Secret) -> String {
         "(set)".to_owned()
@@ -362,7 +373,7 @@ impl Rule for Password {
         Some(value.clone())
     }
     fn expected(&self) -> String {
-        "a text that is not empty and has no NUL".to_owned()
+        "a text of 1 byte to 64 KiB without a NUL".to_owned()
     }
 }
 
@@ -507,7 +518,7 @@ impl<R: Rule> Rule for ListOf<R> {
     fn read(&self, raw: &Raw) -> Option<Vec<R::Value>> {
         let list: Vec<R::Value> = match raw {
             Raw::List(items) => items.iter().map(|item| self.each.read(item)).collect::<Option<_>>()?,
-            Raw::Loose(text) | Raw::FromFile(text) => text
+            Raw::Loose(text) | Raw::FromFile { text, .. } => text
                 .split(',')
                 .map(str::trim)
                 .filter(|item| !item.is_empty())
@@ -581,7 +592,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_never_shown() {
-        let raw = Raw::FromFile("hunter2".to_owned());
+        let raw = Raw::FromFile { text: "hunter2".to_owned(), path: Path::new("/run/pw").into() };
         assert_eq!(Password.show(&Password.read(&raw).unwrap()), "(set)");
         assert!(!raw.quoted().contains("hunter2"));
     }

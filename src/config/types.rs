@@ -1,6 +1,7 @@
 //! The nouns of the configuration, but for those of pools (`pools`), of what has a mode (`budgets`), and of classes
 //! (`class`).
 
+use super::Secret;
 use super::budgets::{Budgets, Isolation, Leak, Requests, TenantRule};
 use super::pools::{PoolMode, PoolRules};
 use std::collections::BTreeMap;
@@ -147,63 +148,6 @@ impl Auth {
             AuthMethod::Hba => self.rules.iter().any(|rule| rule.method.asks_passwords()),
             method => method.asks_passwords(),
         }
-    }
-}
-
-/// A secret that never shows in Debug, logs or views, and is wiped when dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(zeroize::Zeroizing<String>);
-
-impl Secret {
-    /// Wraps a secret text.
-    #[must_use]
-    pub fn new(text: String) -> Self {
-        Secret(zeroize::Zeroizing::new(text))
-    }
-
-    /// The text itself; for comparison and key derivation only.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-/// What a stored secret is, by its first characters, as PostgreSQL tells (`get_password_type`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PasswordKind {
-    /// A clear password.
-    Clear,
-    /// `md5` and 32 hexadecimal digits.
-    Md5,
-    /// A SCRAM-SHA-256 verifier.
-    Scram,
-}
-
-impl Secret {
-    /// What it is.
-    #[must_use]
-    pub fn kind(&self) -> PasswordKind {
-        let text = self.expose();
-        let hash = text.strip_prefix("md5").filter(|hex| hex.len() == 32);
-        if text.starts_with("SCRAM-SHA-256$") {
-            PasswordKind::Scram
-        } else if hash.is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())) {
-            PasswordKind::Md5
-        } else {
-            PasswordKind::Clear
-        }
-    }
-
-    /// Rounds and salt of a SCRAM verifier, as written.
-    #[must_use]
-    pub(super) fn scram_cost(&self) -> Option<&str> {
-        self.expose().strip_prefix("SCRAM-SHA-256$")?.split('$').next()
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
     }
 }
 

@@ -261,13 +261,8 @@ pub(super) fn insert(
     if in_file {
         // A key that was pasted where the path of its file belongs has several lines, and is no path to quote.
         let name = entry.raw.text().filter(|name| !name.contains(char::is_control));
-        match name.map(|name| (name, read_bounded(Path::new(name), VALUE_FILE_MAX))) {
-            Some((_, Ok(mut content))) => {
-                if content.ends_with('\n') {
-                    content.pop();
-                }
-                entry.raw = Raw::FromFile(content);
-            }
+        match name.map(|name| (name, read_value(Path::new(name), VALUE_FILE_MAX))) {
+            Some((name, Ok(text))) => entry.raw = Raw::FromFile { path: Path::new(name).into(), text },
             Some((name, Err(error))) => {
                 return fault(
                     &entry,
@@ -285,6 +280,15 @@ pub(super) fn insert(
         return fault(&entry, Wrong::Twice { other: first.name.clone() });
     }
     entries.insert(path, entry);
+}
+
+/// What a `_file` key's file holds, without one line break at its end.
+pub(super) fn read_value(path: &Path, limit: u64) -> Result<String, ErrorKind> {
+    let mut text = read_bounded(path, limit)?;
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(text)
 }
 
 /// Reads a text file that may be at most `limit` bytes long.

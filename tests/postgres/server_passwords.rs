@@ -1,20 +1,25 @@
-//! Passwords towards the server that a program prints (`password_command`): long ones, ones that change, and what
-//! is told where there is none.
+//! Passwords towards the server that a program prints (`password_command`) or a file holds (`password_file`): long
+//! ones, ones that change, and what is told where there is none.
 
 use crate::support::{Cluster, Config, Db, Login, Proxy, Refused, Reply, Wire, until};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A proxy that asks `script` for the password of `plain_user`, whom the server asks for it in the clear.
 fn start(db: &Db<'_>, script: &str, more: &[&str]) -> Proxy {
-    let table = format!("database.{}", db.name());
     let command = format!("password_command = [\"sh\", \"-c\", \"{script}\"]");
-    let config = Config::of_size(4)
-        .with(&table, "host = \"127.0.0.1\"")
-        .with(&table, &format!("port = {}", db.cluster().addr().port()))
+    let config = over_tcp(db).with(&table(db), &command);
+    Proxy::start(db, more.iter().fold(config, |config, line| config.with(&table(db), line)))
+}
+
+fn over_tcp(db: &Db<'_>) -> Config {
+    Config::of_size(4)
+        .with(&table(db), "host = \"127.0.0.1\"")
+        .with(&table(db), &format!("port = {}", db.cluster().addr().port()))
         .with("pool", "max_wait = \"15s\"")
-        .with(&table, &command);
-    let config = more.iter().fold(config, |config, line| config.with(&table, line));
-    Proxy::start(db, config)
+}
+
+fn table(db: &Db<'_>) -> String {
+    format!("database.{}", db.name())
 }
 
 fn log_in(proxy: &Proxy, db: &Db<'_>) -> Wire {
@@ -23,10 +28,53 @@ fn log_in(proxy: &Proxy, db: &Db<'_>) -> Wire {
 
 /// The role's password on the server, and what the script prints.
 fn set(db: &Db<'_>, file: &Path, password: &str) {
-    db.cluster().admin().batch(&format!(
-        "set password_encryption = 'scram-sha-256'; alter role plain_user password '{password}'"
-    ));
+    set_on_server(db, "plain_user", password);
     std::fs::write(file, format!("{password}\n")).expect("written");
+}
+
+fn set_on_server(db: &Db<'_>, role: &str, password: &str) {
+    db.cluster().admin().batch(&format!(
+        "set password_encryption = 'scram-sha-256'; alter role {role} password '{password}'"
+    ));
+}
+
+/// A Secret as the kubelet mounts it: `password` is a link into `..data`, and that is a link to the version.
+struct Mounted(tempfile::TempDir);
+
+impl Mounted {
+    fn new(password: &str) -> Mounted {
+        let mounted = Mounted(tempfile::tempdir().expect("a directory"));
+        mounted.write(password);
+        std::os::unix::fs::symlink("..data/password", mounted.path()).expect("a link");
+        mounted
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("password")
+    }
+
+    /// Another version: swapped in one step, and the one before is gone.
+    fn write(&self, password: &str) {
+        let dir = self.0.path();
+        let before = std::fs::read_link(dir.join("..data"));
+        let now = format!("..{}", std::fs::read_dir(dir).expect("a directory").count());
+        std::fs::create_dir(dir.join(&now)).expect("a directory");
+        std::fs::write(dir.join(&now).join("password"), format!("{password}\n")).expect("written");
+        std::os::unix::fs::symlink(&now, dir.join("..new")).expect("a link");
+        std::fs::rename(dir.join("..new"), dir.join("..data")).expect("swapped");
+        if let Ok(before) = before {
+            std::fs::remove_dir_all(dir.join(before)).expect("removed");
+        }
+    }
+}
+
+fn who(client: &mut Wire) -> String {
+    client.query("select current_user").value()
+}
+
+/// The next query opens a backend.
+fn reopen(proxy: &Proxy) {
+    assert_eq!(proxy.console().query("reconnect").trace(), "C(RECONNECT) Z(I)");
 }
 
 #[test]
@@ -111,6 +159,82 @@ fn a_command_that_does_not_end_is_ended() {
 fn is_running(pid: &str) -> bool {
     let stat = std::fs::read_to_string(Path::new("/proc").join(pid).join("stat")).unwrap_or_default();
     stat.contains("(sleep)") && !stat.contains(") Z ")
+}
+
+#[test]
+fn a_password_in_a_file_is_read_for_each_new_backend() {
+    let cluster = Cluster::new();
+    let db = Db::within(&cluster);
+    let long = |letter: &str| letter.repeat(12 * 1024);
+    // One in the table of the database, which the server asks for in the clear; one in the role's own table.
+    let (plain, scram) = (Mounted::new(&long("a")), Mounted::new("first"));
+    set_on_server(&db, "plain_user", &long("a"));
+    set_on_server(&db, "scram_user", "first");
+    let in_file = |file: &Mounted| format!("password_file = \"{}\"", file.path().display());
+    let pooled = format!("database.{}_pooled", db.name());
+    let config = over_tcp(&db)
+        .with("admin", "watch = false")
+        .with("user.scram_user", &in_file(&scram))
+        .with(&pooled, &format!("dbname = \"{}\"", db.name()))
+        .with(&pooled, "host = \"127.0.0.1\"")
+        .with(&pooled, &format!("port = {}", cluster.addr().port()))
+        .with(&pooled, "user = \"plain_user\"")
+        .with(&pooled, &in_file(&plain));
+    let proxy = Proxy::start(&db, config);
+    let clients = || {
+        let to = |database: String| Wire::login(proxy.addr(), &Login::new("scram_user", &database));
+        [to(db.name().to_owned()), to(format!("{}_pooled", db.name()))]
+    };
+    let asked = |mut clients: [Wire; 2]| clients.each_mut().map(who);
+    assert_eq!(asked(clients()), ["scram_user", "plain_user"]);
+
+    // Both change, as they do in a cluster: nobody tells Bursar.
+    set_on_server(&db, "plain_user", &long("b"));
+    set_on_server(&db, "scram_user", "second");
+    plain.write(&long("b"));
+    scram.write("second");
+    reopen(&proxy);
+    assert_eq!(asked(clients()), ["scram_user", "plain_user"]);
+    let log = proxy.log();
+    assert!(!log.contains("28P01"), "{log}");
+    assert!(!log.contains("second") && !log.contains(&long("b")[..64]), "{log}");
+    proxy.stop();
+}
+
+#[test]
+fn a_file_that_holds_no_password_for_a_while_is_told_once_and_the_last_one_serves() {
+    let db = Db::new();
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("password");
+    std::fs::write(&file, "plain_user").expect("written");
+    let config = over_tcp(&db)
+        .with("admin", "watch = false")
+        .with(&table(&db), &format!("password_file = \"{}\"", file.display()));
+    let proxy = Proxy::start(&db, config);
+    let mut client = log_in(&proxy, &db);
+    assert_eq!(who(&mut client), "plain_user");
+    let lines = |what: &str| proxy.log().lines().filter(|line| line.contains(what)).count();
+
+    for (content, said) in [
+        (None, "cannot be read: entity not found"),
+        (Some(String::new()), "holds no password: it must be a text that is not empty and has no NUL"),
+        (Some("x".repeat(64 * 1024 + 1)), "holds more than 64 KiB"),
+    ] {
+        match &content {
+            Some(text) => std::fs::write(&file, text).expect("written"),
+            None => std::fs::remove_file(&file).expect("removed"),
+        }
+        for _ in 0..2 {
+            reopen(&proxy);
+            assert_eq!(who(&mut client), "plain_user", "{said}");
+        }
+        assert_eq!(lines(said), 1, "{}", proxy.log());
+        std::fs::write(&file, "plain_user\n").expect("written");
+        reopen(&proxy);
+        assert_eq!(who(&mut client), "plain_user");
+    }
+    assert_eq!(lines("the password file can be used again"), 3, "{}", proxy.log());
+    proxy.stop();
 }
 
 fn refused(proxy: &Proxy, db: &Db<'_>) -> Reply {
