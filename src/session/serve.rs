@@ -389,7 +389,8 @@ impl<S: Socket> Session<S> {
 
     /// The backend closed. What it said is passed on; where it said nothing, we say it.
     pub(super) fn backend_gone(&mut self) -> End {
-        let in_transaction = self.tracker.status() != TxStatus::Idle || self.tracker.is_busy();
+        // Of an open transaction nothing stays, unless a COMMIT may be on its way.
+        let in_flight = self.tracker.is_busy();
         let torn = self.down.rest > 0 && self.down.keep;
         let dying = self.linked.dying;
         self.pools.broke(&self.pool);
@@ -397,7 +398,7 @@ impl<S: Socket> Session<S> {
         if dying || torn {
             End::BackendGone
         } else {
-            End::fault(if in_transaction { &Fault::OutcomeUnknown } else { &Fault::BackendLost })
+            End::fault(if in_flight { &Fault::OutcomeUnknown } else { &Fault::BackendLost })
         }
     }
 

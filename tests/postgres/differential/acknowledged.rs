@@ -183,7 +183,7 @@ impl<'p> Client<'p> {
             let reply = self.wire.recv_reply();
             if reply.closed {
                 let code = reply.code();
-                assert!(["57P01", "08007"].contains(&code.as_str()), "{}: {reply:?}", self.name);
+                assert!(["57P01", "08006", "08007"].contains(&code.as_str()), "{}: {reply:?}", self.name);
                 return self.lose();
             }
             self.hear(&reply, row);
