@@ -5,6 +5,7 @@ use super::cancel::CancelHandle;
 use super::error::{DialError, ProtocolFault};
 use super::login::login;
 use super::secure::{Secured, Way, is_of_the_way, ways};
+use super::stance::Stance;
 use super::target::{Endpoint, Server, Target};
 use super::trail::Trail;
 use crate::breaker::Failure;
@@ -27,10 +28,6 @@ const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 /// Pause before another attempt at a Unix socket whose queue of connections is full.
 const CROWDED: Duration = Duration::from_millis(20);
 
-/// What PostgreSQL 14 and newer report of themselves, at login and with the first ReadyForQuery after a change.
-const STANDBY: &[u8] = b"in_hot_standby";
-const READ_ONLY: &[u8] = b"default_transaction_read_only";
-
 /// What servers before PostgreSQL 14 do not tell at login.
 const ROLE: &str =
     "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
@@ -46,6 +43,8 @@ pub struct Backend {
     pub pid: i32,
     /// ParameterStatus as reported at login, in order.
     pub parameters: Vec<(Bytes, Bytes)>,
+    /// What it says of its server, likewise.
+    pub stance: Stance,
     /// When it was ready.
     pub connected: Instant,
     /// `host:port` or the socket's path, as configured.
@@ -142,7 +141,7 @@ async fn is_wanted(backend: &mut Backend, wanted: SessionAttrs) -> Result<bool, 
     if wanted == SessionAttrs::Any {
         return Ok(true);
     }
-    let (standby, read_only) = match backend.told() {
+    let (standby, read_only) = match backend.stance.known() {
         Some(told) => told,
         None => {
             let rows = ask(backend, ROLE).await.map_err(|error| match error {
@@ -231,6 +230,7 @@ async fn enter(
     Ok(Backend {
         stream,
         pid: login.pid,
+        stance: Stance::of(&login.parameters),
         parameters: login.parameters,
         connected: now,
         address: server.address.clone(),
@@ -300,22 +300,12 @@ impl Backend {
 
     /// The server reports a parameter. Names beyond a few dozen are a hostile server's and ignored.
     pub fn learn_parameter(&mut self, name: &[u8], value: &[u8]) {
-        self.doubted |= name == STANDBY || name == READ_ONLY;
+        self.doubted |= self.stance.hear(name, value);
         if let Some((_, known)) = self.parameters.iter_mut().find(|(known, _)| known == name) {
             *known = Bytes::copy_from_slice(value);
         } else if self.parameters.len() < MAX_PARAMETERS {
             self.parameters.push((Bytes::copy_from_slice(name), Bytes::copy_from_slice(value)));
         }
-    }
-
-    /// Whether its server is a standby, and whether its transactions may only read by default: as last reported
-    /// (PostgreSQL 14 and newer).
-    fn told(&self) -> Option<(bool, bool)> {
-        let value = |name: &[u8]| {
-            let found = self.parameters.iter().find(|(known, _)| known == name);
-            found.map(|(_, value)| value == "on")
-        };
-        Some((value(STANDBY)?, value(READ_ONLY)?))
     }
 
     /// Whether its server still is what was wanted of it when it was dialled, judged between two leases; `None`
@@ -327,7 +317,7 @@ impl Backend {
         if matches!(wanted, SessionAttrs::Any | SessionAttrs::PreferStandby) {
             return Some(true);
         }
-        match self.told() {
+        match self.stance.known() {
             Some((standby, read_only)) => {
                 let own = self.settings.value("default_transaction_read_only").is_some();
                 let read_only = if own { wanted == SessionAttrs::ReadOnly } else { read_only };

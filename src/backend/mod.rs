@@ -14,6 +14,7 @@
 //! | [`cancel`] | CancelRequest on a connection of its own |
 //! | [`mod@ask`] | a question of Bursar's own on a connection of its own |
 //! | [`mod@inquire`] | the same with a parameter that a client has sent |
+//! | [`stance`] | whether the server takes writes, as it says itself |
 //! | [`trail`] | the last statements of a lease |
 //! | [`store`] | idle backends and their life cycle, by deadpool |
 //!
@@ -29,6 +30,7 @@ pub mod inquire;
 pub mod login;
 pub mod scram;
 mod secure;
+pub mod stance;
 pub mod store;
 pub mod target;
 pub mod trail;
@@ -39,5 +41,6 @@ mod fake;
 pub use cancel::{CancelHandle, Cancelled};
 pub use dial::{Backend, dial};
 pub use error::{AuthFault, DialError, ProtocolFault};
+pub use stance::Stance;
 pub use store::{Manager, Object, Store};
 pub use target::{Endpoint, Target};

@@ -116,6 +116,7 @@ impl Pools {
             let result = match opened {
                 Ok(object) => {
                     pools.metrics.dialled(Connect::Ok, took);
+                    pool.hear(&object.parameters);
                     let mut backends = pool.backends.lock();
                     backends.retain(|backend| backend.cancel.strong_count() > 0);
                     backends.push(Opened {

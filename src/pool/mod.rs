@@ -234,6 +234,7 @@ impl Pools {
             parking: Parking::default(),
             tag: Mutex::default(),
             greetings: Mutex::default(),
+            reported: Mutex::default(),
             refusal: watch::Sender::new(None),
             backends: Mutex::default(),
         });

@@ -2,7 +2,7 @@
 
 use super::parking::Parking;
 use crate::auth::Passport;
-use crate::backend::{AuthFault, Backend, CancelHandle, Store, Target};
+use crate::backend::{AuthFault, Backend, CancelHandle, Stance, Store, Target};
 use crate::book::PoolId;
 use crate::config::PoolRules;
 use crate::state::fence::Fence;
@@ -18,8 +18,14 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// What a client is told of a server at login: ParameterStatus messages, as they are sent.
-pub type Greeting = Bytes;
+/// What a client is told of a server at login.
+#[derive(Clone)]
+pub struct Greeting {
+    /// ParameterStatus messages, as they are sent.
+    pub statuses: Bytes,
+    /// What they say of the server.
+    pub stance: Stance,
+}
 
 /// Greetings remembered for one pool.
 const MAX_GREETINGS: usize = 1_000;
@@ -43,6 +49,8 @@ pub struct Pool {
     /// What the tags of the last session came to at its login: those of most others come to the same.
     pub tag: Mutex<Arc<Tag>>,
     pub(super) greetings: Mutex<HashMap<SetKey, Greeting>>,
+    /// What the last backend that was opened reported.
+    pub(super) reported: Mutex<Vec<(Bytes, Bytes)>>,
     /// Why we were last not let in by the server, for logins that wait for a first backend.
     pub(super) refusal: watch::Sender<Option<NotLetIn>>,
     pub(super) backends: Mutex<Vec<Opened>>,
@@ -136,6 +144,16 @@ impl Pool {
         }
         if greetings.len() < MAX_GREETINGS {
             greetings.insert(settings.key(), greeting);
+        }
+    }
+
+    /// A backend was opened that has reported these parameters. If the one before had others, it was of another
+    /// server, or this one has changed: what logins are told is asked for anew.
+    pub(super) fn hear(&self, parameters: &[(Bytes, Bytes)]) {
+        let mut reported = self.reported.lock();
+        if *reported != parameters {
+            *reported = parameters.to_vec();
+            self.greetings.lock().clear();
         }
     }
 

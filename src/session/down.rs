@@ -260,6 +260,9 @@ impl<S> Session<S> {
                         kept_back = changes.keep_back(name, &backend.parameters);
                     }
                     backend.learn_parameter(name, value);
+                    if give == Give::Pass && !kept_back {
+                        self.told.hear(name, value);
+                    }
                 }
             }
             b'E' => {
@@ -395,6 +398,9 @@ impl<S> Session<S> {
         }
         if self.linked.changes.is_some() && self.settle_resets(give, op) {
             return Ok(true);
+        }
+        if give == Give::Pass {
+            self.report_stance();
         }
         if self.tracker.is_busy() {
             return Ok(false);

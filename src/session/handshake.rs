@@ -21,6 +21,7 @@ use super::tracker::Tracker;
 use super::virtual_tx::VirtualTx;
 use super::{Linked, Session, Socket, Stretch, locals};
 use crate::auth::Passport;
+use crate::backend::Stance;
 use crate::book::{SessionId, Warning};
 use crate::clock;
 use crate::config::{AuthMethod, CONSOLE, PoolMode};
@@ -29,7 +30,7 @@ use crate::net::lane::Lane;
 use crate::net::stream::Origin;
 use crate::net::tls::{Acceptor, Protection, Upgrade};
 use crate::pool::cell::Cell;
-use crate::pool::{Greeting, Pool, Pools};
+use crate::pool::{Pool, Pools};
 use crate::state::Set;
 use crate::state::fence::Fence;
 use crate::statements::Planner;
@@ -266,6 +267,7 @@ struct Prepared {
     seat: Seat,
     leftover: BytesMut,
     greeting: BytesMut,
+    stance: Stance,
 }
 
 impl Prepared {
@@ -291,6 +293,7 @@ impl Prepared {
             guarded: super::fence::guards(&rules, &visitor.pools.config()),
             fence: self.pool.fence(),
             violations: 0,
+            told: self.stance,
             verify: visitor.pools.config().isolation.verify.unwrap_or(0),
             park: super::park::Watch::of(&rules, rules.mode, &visitor.pools.config()),
             reads_statements: super::claim::reads_statements(&visitor.pools.config()),
@@ -439,10 +442,10 @@ async fn prepare(
     let (tags, tag, warning, seat) = admit(visitor, &cell, Some(&pool), &startup, suffix.as_deref())?;
 
     let session_mode = pool.rules().mode == PoolMode::Session;
-    let (parameters, lease) = greeting::greet(pools, &pool, &cell, &tag, &settings, session_mode).await?;
+    let (told, lease) = greeting::greet(pools, &pool, &cell, &tag, &settings, session_mode).await?;
     // In session mode the client may use the process id with pg_terminate_backend and the like.
     let pid = lease.as_ref().map_or(cell.id.process_id(), |(_, pid)| *pid as u32);
-    let registered = welcome(visitor, &startup, &cell, pid, &parameters, warning, &mut out);
+    let registered = welcome(visitor, &startup, &cell, pid, &told.statuses, warning, &mut out);
     cell.set_waiting(false, &tag, clock::now());
     Ok(Prepared {
         pool,
@@ -455,6 +458,7 @@ async fn prepare(
         seat,
         leftover,
         greeting: out,
+        stance: told.stance,
     })
 }
 
@@ -473,7 +477,7 @@ fn welcome(
     startup: &Startup,
     cell: &Arc<Cell>,
     pid: u32,
-    parameters: &Greeting,
+    parameters: &bytes::Bytes,
     warning: Option<Warning>,
     out: &mut BytesMut,
 ) -> Registered {

@@ -70,6 +70,7 @@ mod up;
 pub mod virtual_tx;
 mod wind_up;
 
+use crate::backend::Stance;
 use crate::book::Warning;
 use crate::config::{Config, PoolMode, PoolRules, Reset};
 use crate::net::lane::{Lane, Readable};
@@ -126,6 +127,8 @@ pub struct Session<S> {
     guarded: bool,
     /// How often it has mixed what is to be kept apart.
     violations: u8,
+    /// What its client has been told of the server.
+    told: Stance,
     /// After one lease in so many its backend is looked at (V4); 0: after none.
     verify: u32,
     /// Whether its transaction may be parked.

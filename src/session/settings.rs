@@ -257,7 +257,22 @@ impl<S> Session<S> {
         for (name, believed) in std::mem::take(&mut changes.reported) {
             let now = known(&lease.backend().parameters, &name);
             if let Some(value) = now.filter(|value| Some(value) != believed.as_ref()) {
+                self.told.hear(&name, &value);
                 self.down.lane.make(|out| parameter_status(out, &name, &value));
+            }
+        }
+    }
+
+    /// Before a ReadyForQuery, as PostgreSQL does it: tells the client what the backend has said of its server, where
+    /// that is not what the client was told last. After a failover it is of another server; and what it said to
+    /// another session, it does not say again.
+    pub(super) fn report_stance(&mut self) {
+        let Some(lease) = &mut self.lease else { return };
+        let (believed, now) = (self.told, lease.backend().stance);
+        if believed != now {
+            for (name, value) in believed.news(now) {
+                self.told.hear(name.as_bytes(), value.as_bytes());
+                self.down.lane.make(|out| parameter_status(out, name.as_bytes(), value.as_bytes()));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Several servers for one database: which of them will do, and who takes over. A real primary and a real
 //! streaming standby.
 
-use crate::support::{Cluster, Config, Db, Login, Proxy, Stop, Wire, ports, until};
+use crate::support::{Cluster, Config, Db, Login, Proxy, Reply, Stop, Wire, ports, until};
 
 /// Longer than a promotion takes on a busy machine.
 const LONG: &str = "max_wait = \"30s\"";
@@ -225,5 +225,61 @@ fn a_client_that_makes_itself_read_only_moves_nobody() {
         assert_eq!(other.query("show transaction_read_only").value(), "off");
     }
     drop((client, other));
+    proxy.stop();
+}
+
+/// What a reply says of the server, in the order told.
+fn reported(reply: &Reply) -> Vec<String> {
+    let about =
+        |text: &String| text.contains("in_hot_standby") || text.contains("default_transaction_read_only");
+    reply.messages.iter().map(|message| message.to_string()).filter(about).collect()
+}
+
+#[test]
+fn clients_are_told_what_their_server_is_now() {
+    let primary = Cluster::new();
+    let db = Db::within(&primary);
+    let standby = Cluster::standby_of(&primary);
+    let config = Config::of_size(1).with("pool", LONG).with("database.\"*\"", &hosts(&[&primary, &standby]));
+    let proxy = Proxy::start(&db, config);
+    let [mut one, mut other] = [proxy.connect(), proxy.connect()];
+    let told = |client: &Wire| client.parameters["in_hot_standby"].clone();
+    assert_eq!([told(&one), told(&other)], ["off", "off"]);
+    assert_eq!(reported(&one.query("select 1")), [""; 0], "nothing new");
+
+    primary.stop(Stop::Immediate);
+    for client in [&mut one, &mut other] {
+        assert_eq!(client.query("select 1").trace(), "T D C(SELECT 1) S(in_hot_standby=on) Z(I)");
+        assert_eq!(reported(&client.query("select 1")), [""; 0], "once");
+    }
+    let mut late = proxy.connect();
+    assert_eq!(told(&late), "on", "what was known of the old server is forgotten");
+
+    // What one of them sets itself is its own affair.
+    assert_eq!(
+        one.query("set default_transaction_read_only = on").trace(),
+        "C(SET) S(default_transaction_read_only=on) Z(I)"
+    );
+    assert_eq!(reported(&other.query("select 1")), [""; 0]);
+    assert_eq!(reported(&one.query("begin")), [""; 0]);
+    one.batch("commit");
+    assert_eq!(
+        reported(&one.query("reset default_transaction_read_only")),
+        ["S(default_transaction_read_only=off)"]
+    );
+
+    // The server says it once on each connection, to whoever has that then.
+    standby.promote();
+    until("it is said", || reported(&one.query("select 1")) == ["S(in_hot_standby=off)"]);
+    for client in [&mut other, &mut late] {
+        assert_eq!(reported(&client.query("select 1")), ["S(in_hot_standby=off)"]);
+        assert_eq!(reported(&client.query("select 1")), [""; 0], "once");
+    }
+    // So it is with the other.
+    standby.admin().batch("alter system set default_transaction_read_only = on");
+    standby.admin().batch("select pg_reload_conf()");
+    until("it is said", || reported(&one.query("select 1")) == ["S(default_transaction_read_only=on)"]);
+    assert_eq!(reported(&other.query("select 1")), ["S(default_transaction_read_only=on)"]);
+    drop((one, other, late));
     proxy.stop();
 }

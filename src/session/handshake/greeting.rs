@@ -61,7 +61,7 @@ pub(super) async fn greet(
             return Err(Fault::BackendLost.into());
         }
     }
-    let greeting = statuses(&backend.parameters);
+    let greeting = Greeting { statuses: statuses(&backend.parameters), stance: backend.stance };
     pool.learn_greeting(settings, greeting.clone());
     let pid = backend.pid;
     if session_mode {
@@ -121,7 +121,7 @@ async fn checkout(pools: &Arc<Pools>, pool: &Arc<Pool>, claim: &Claim) -> Result
 }
 
 /// ParameterStatus messages.
-pub(super) fn statuses(parameters: &[(Bytes, Bytes)]) -> Greeting {
+pub(super) fn statuses(parameters: &[(Bytes, Bytes)]) -> Bytes {
     let mut out = BytesMut::new();
     for (name, value) in parameters {
         parameter_status(&mut out, name, value);
@@ -130,7 +130,7 @@ pub(super) fn statuses(parameters: &[(Bytes, Bytes)]) -> Greeting {
 }
 
 /// Appends ParameterStatus, BackendKeyData and ReadyForQuery.
-pub(super) fn encode(parameters: &Greeting, pid: u32, key: &[u8], out: &mut BytesMut) {
+pub(super) fn encode(parameters: &Bytes, pid: u32, key: &[u8], out: &mut BytesMut) {
     out.extend_from_slice(parameters);
     message(out, b'K', |out| {
         out.put_u32(pid);
