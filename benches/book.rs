@@ -63,6 +63,7 @@ impl Rig {
             pool: self.pool,
             tag: Arc::new(tag),
             login: false,
+            within: None,
             resumes: None,
             fingerprint: 0,
             statement: None,

@@ -248,6 +248,7 @@ async fn connection(
         tls: house.pools.tls().load().clients.clone().filter(|_| matches!(stream, Stream::Tcp(_))),
         protection: None,
         guest: &guest,
+        deadline: crate::clock::now() + house.pools.config().listen.login_timeout,
         sit: &|| Counted::new(&house, limit).is_some_and(|counted| seat.set(counted).is_ok()),
     };
     let arrival = tokio::select! {

@@ -416,6 +416,7 @@ impl World {
                     pool,
                     tag: tag(tenant, request),
                     login,
+                    within: None,
                     // As if some went on with parked transactions.
                     resumes: (session.0 % 5 == 4).then_some(self.now),
                     fingerprint: 0,

@@ -42,6 +42,8 @@ pub struct Claim {
     /// Whether this checkout is for Bursar's own needs at login (parameters to learn): counts for
     /// capacity, not as a lease of the request (B1, B2).
     pub login: bool,
+    /// How long it may wait, where that is not for the rules alone to say: a login has `listen.login_timeout` in all.
+    pub within: Option<Duration>,
     /// A parked transaction goes on, which began then: no new lease of its request (B2), and it goes before
     /// those that begin.
     pub resumes: Option<Instant>,

@@ -117,6 +117,7 @@ impl Pools {
                 Ok(object) => {
                     pools.metrics.dialled(Connect::Ok, took);
                     pool.hear(&object.parameters);
+                    pool.let_in();
                     let mut backends = pool.backends.lock();
                     backends.retain(|backend| backend.cancel.strong_count() > 0);
                     backends.push(Opened {
@@ -133,13 +134,12 @@ impl Pools {
                         database = %pool.database, user = %pool.user, server = %pool.target().address, %error,
                         "cannot open a backend"
                     );
-                    let not_let_in = match &error {
-                        DialError::Server { body, .. } => Some(NotLetIn::Said(body.clone())),
-                        DialError::Auth(fault) => Some(NotLetIn::Unproved(*fault)),
-                        _ => None,
-                    };
-                    if not_let_in.is_some() {
-                        pool.refusal.send_replace(not_let_in);
+                    match &error {
+                        DialError::Server { body, .. } => pool.not_let_in(NotLetIn::Said(body.clone())),
+                        DialError::Auth(fault) => pool.not_let_in(NotLetIn::Unproved(*fault)),
+                        // The server's last words are not why.
+                        DialError::Command(_) => pool.let_in(),
+                        _ => {}
                     }
                     Err(DialFailure { kind: error.kind(), error: error.to_string().into() })
                 }

@@ -157,6 +157,20 @@ impl Pool {
         }
     }
 
+    /// Tells logins that wait for a first backend why there will be none, and those that come while its door is
+    /// closed.
+    pub(super) fn not_let_in(&self, why: NotLetIn) {
+        self.refusal.send_replace(Some(why));
+    }
+
+    /// What was said before is no reason any more. Nobody who waits is told.
+    pub(super) fn let_in(&self) {
+        self.refusal.send_if_modified(|why| {
+            *why = None;
+            false
+        });
+    }
+
     /// Tells that the server does not let us in.
     #[must_use]
     pub fn refusals(&self) -> watch::Receiver<Option<NotLetIn>> {

@@ -22,7 +22,7 @@ use super::virtual_tx::VirtualTx;
 use super::{Linked, Session, Socket, Stretch, locals};
 use crate::auth::Passport;
 use crate::backend::Stance;
-use crate::book::{SessionId, Warning};
+use crate::book::{Claim, SessionId, Warning};
 use crate::clock;
 use crate::config::{AuthMethod, CONSOLE, PoolMode};
 use crate::metrics::Login;
@@ -48,6 +48,7 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 
 /// What a connection turned out to be.
@@ -132,6 +133,8 @@ pub struct Visitor<'a> {
     pub protection: Option<Protection>,
     /// Its place among those who have not proved who they are.
     pub guest: &'a Guest,
+    /// When its login must be over.
+    pub deadline: Instant,
     /// Takes a seat among the sessions; `false` = there is none left.
     pub sit: &'a (dyn Fn() -> bool + Send + Sync),
 }
@@ -160,14 +163,13 @@ impl Bounds {
 }
 
 /// Brings a connection to its first ReadyForQuery, or tells the client why not. `None` = it is over.
-/// Not cancel safe; takes at most `listen.login_timeout`, and less if it is sent away.
+/// Not cancel safe; takes until the visitor's deadline at most, and less if it is sent away.
 pub async fn arrive<S: Socket + Upgrade>(
     mut stream: S,
     mut visitor: Visitor<'_>,
     sent_away: SentAway,
 ) -> Option<Arrival<S>> {
-    let deadline = tokio::time::Instant::now() + visitor.pools.config().listen.login_timeout;
-    let mut bounds = Bounds { deadline, sent_away };
+    let mut bounds = Bounds { deadline: visitor.deadline.into(), sent_away };
     let mut told = BytesMut::new();
     let mut intake = Intake::default();
     let met = loop {
@@ -442,7 +444,19 @@ async fn prepare(
     let (tags, tag, warning, seat) = admit(visitor, &cell, Some(&pool), &startup, suffix.as_deref())?;
 
     let session_mode = pool.rules().mode == PoolMode::Session;
-    let (told, lease) = greeting::greet(pools, &pool, &cell, &tag, &settings, session_mode).await?;
+    // A tenth of what is left is for saying why there is no backend.
+    let within = visitor.deadline.saturating_duration_since(clock::now()).mul_f64(0.9);
+    let claim = Claim {
+        session: cell.id,
+        pool: pool.id,
+        tag: tag.clone(),
+        login: !session_mode,
+        within: Some(within),
+        resumes: None,
+        fingerprint: 0,
+        statement: None,
+    };
+    let (told, lease) = greeting::greet(pools, &pool, &claim, &settings).await?;
     // In session mode the client may use the process id with pg_terminate_backend and the like.
     let pid = lease.as_ref().map_or(cell.id.process_id(), |(_, pid)| *pid as u32);
     let registered = welcome(visitor, &startup, &cell, pid, &told.statuses, warning, &mut out);

@@ -477,7 +477,7 @@ impl<S> Session<S> {
         if resumes.is_some() {
             self.may_resume(&tag).map_err(|report| Slow::Forbidden(Box::new(report)))?;
         }
-        let claim = Claim { session, pool, tag, login: false, resumes, fingerprint, statement };
+        let claim = Claim { session, pool, tag, login: false, within: None, resumes, fingerprint, statement };
         let mut mixed = false;
         let start = self.pools.checkout(&self.pool, &claim, now, &mut mixed);
         if mixed {

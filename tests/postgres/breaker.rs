@@ -130,3 +130,55 @@ fn a_server_without_room_is_no_reason_to_open_it() {
     drop((client, second));
     proxy.stop();
 }
+
+#[test]
+fn a_login_is_told_that_the_server_is_away_before_its_own_time_is_up() {
+    let db = Db::new();
+    let gate = Gate::before(db.cluster().addr());
+    let config = Config::of_size(3)
+        .with("pool", "max_wait = \"10m\"")
+        .with("listen", "login_timeout = \"5s\"")
+        .with("breaker", "failures = 2")
+        .with("breaker", "open = \"25s\"");
+    let proxy = Proxy::start_at(&gate, &db, config);
+    gate.shut();
+    let refused =
+        || format!("{:?}", Wire::try_login(proxy.addr(), &proxy.as_app()).err().expect("no way in"));
+    // It waits as long as it can, and then says for what.
+    let told = refused();
+    assert!(told.contains("FATAL 57P03") && told.contains("connection failed"), "{told}");
+    assert!(is(&proxy, "open"));
+    let dials = gate.came();
+    let told = refused();
+    assert!(told.contains("FATAL 57P03") && told.contains("circuit breaker"), "at once: {told}");
+    assert_eq!(gate.came(), dials, "nobody dialled for it");
+    proxy.stop();
+}
+
+#[test]
+fn what_the_server_said_once_is_not_said_when_there_is_another_reason() {
+    let db = Db::new();
+    let dir = tempfile::tempdir().expect("a directory");
+    let token = dir.path().join("token");
+    let table = format!("database.{}", db.name());
+    let config = Config::of_size(1)
+        .with("pool", "max_wait = \"1s\"")
+        .with(&table, "host = \"127.0.0.1\"")
+        .with(&table, &format!("port = {}", db.cluster().addr().port()))
+        .with(&table, &format!("password_command = [\"cat\", \"{}\"]", token.display()));
+    let proxy = Proxy::start(&db, config);
+    let refused = || {
+        let to = Login::new("plain_user", db.name());
+        format!("{:?}", Wire::try_login(proxy.addr(), &to).err().expect("no way in"))
+    };
+    std::fs::write(&token, "wrong").expect("written");
+    let told = refused();
+    assert!(told.contains("FATAL 28P01"), "in PostgreSQL's words: {told}");
+    // Nobody asks PostgreSQL any more.
+    std::fs::remove_file(&token).expect("removed");
+    for _ in 0..2 {
+        let told = refused();
+        assert!(told.contains("FATAL 57P03") && told.contains("the password command failed"), "{told}");
+    }
+    proxy.stop();
+}

@@ -168,6 +168,7 @@ impl Desk {
             pool: self.pool,
             tag: Arc::new(tag),
             login: false,
+            within: None,
             resumes: None,
             fingerprint: 0,
             statement: None,

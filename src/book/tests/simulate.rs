@@ -146,6 +146,7 @@ impl<E> World<E> {
             pool: self.pool,
             tag: Arc::new(tag),
             login: false,
+            within: None,
             resumes: None,
             fingerprint,
             statement: None,

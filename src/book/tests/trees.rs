@@ -216,8 +216,16 @@ impl Town {
         };
         let pool = self.pools[node.tree.pool];
         let (session, tag) = (node.session, Arc::new(tag));
-        let claim =
-            Claim { session, pool, tag, login: false, resumes: None, fingerprint: 0, statement: None };
+        let claim = Claim {
+            session,
+            pool,
+            tag,
+            login: false,
+            within: None,
+            resumes: None,
+            fingerprint: 0,
+            statement: None,
+        };
         let (mut actions, mut warnings) = (Vec::new(), Vec::new());
         self.nodes[at].state = State::Waiting;
         self.nodes[at].since = self.now;

@@ -47,6 +47,9 @@ fn while_a_breaker_is_open_waiters_wait_and_newcomers_whom_it_outlasts_are_told_
     assert_eq!((told, own, error.as_deref()), (opens, false, Some("refused")));
     assert!(standing.retry > opens && standing.retry <= opens + S);
     desk.queued_for(within(20_000));
+    let claim = Claim { within: Some(S), ..desk.claim(of("c", None)) };
+    let answer = desk.book.checkout(desk.now, &claim, |id| id, &mut desk.warnings, &mut desk.actions);
+    assert!(matches!(answer, Checkout::Refused(Refusal::Unavailable { own: false, .. })), "{answer:?}");
     let queue = desk.book.view(desk.now);
     assert!(queue.waiters.iter().all(|waiter| waiter.reason == "breaker"), "{:?}", queue.waiters);
 

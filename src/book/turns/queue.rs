@@ -83,7 +83,7 @@ impl<B, W> Book<B, W> {
         let own = of_class.or(self.limits.budgets(who.budgets).max_wait);
         let most = own.unwrap_or(self.pools[claim.pool.0 as usize].rules.max_wait);
         let asked = claim.tag.deadline_ms.map_or(Duration::MAX, |ms| Duration::from_millis(ms.into()));
-        most.min(asked)
+        most.min(asked).min(claim.within.unwrap_or(Duration::MAX))
     }
 
     /// Queues a claim; B1 decides in which line.

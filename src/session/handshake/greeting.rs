@@ -8,14 +8,12 @@ use super::Refused;
 use crate::backend::DialError;
 use crate::book::{Claim, Refusal};
 use crate::metrics::Isolation;
-use crate::pool::cell::Cell;
 use crate::pool::lease::Lease;
 use crate::pool::wait::Granted;
 use crate::pool::{Greeting, NotLetIn, Pool, Pools, Start};
 use crate::session::private::{self, Trouble};
 use crate::session::reply::{self, Fault};
 use crate::state::Set;
-use crate::tag::Tag;
 use crate::wire::backend::{TxStatus, message, parameter_status, ready_for_query};
 use crate::wire::sql::scan::Traces;
 use crate::wire::walk::cstr;
@@ -27,24 +25,15 @@ use std::sync::Arc;
 pub(super) async fn greet(
     pools: &Arc<Pools>,
     pool: &Arc<Pool>,
-    cell: &Arc<Cell>,
-    tag: &Arc<Tag>,
+    claim: &Claim,
     settings: &Set,
-    session_mode: bool,
 ) -> Result<(Greeting, Option<(Lease, i32)>), Refused> {
+    // Otherwise the lease is the session's.
+    let session_mode = !claim.login;
     if !session_mode && let Some(greeting) = pool.greeting(settings) {
         return Ok((greeting, None));
     }
-    let claim = Claim {
-        session: cell.id,
-        pool: pool.id,
-        tag: tag.clone(),
-        login: !session_mode,
-        resumes: None,
-        fingerprint: 0,
-        statement: None,
-    };
-    let mut lease = checkout(pools, pool, &claim).await?;
+    let mut lease = checkout(pools, pool, claim).await?;
     let backend = lease.backend();
     match private::fit(backend, &pools.buffers, settings).await {
         Ok(()) => {}
