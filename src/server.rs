@@ -12,7 +12,7 @@ use crate::config::{Config, Traced};
 use crate::console::{self, Source};
 use crate::drain::Drain;
 use crate::metrics::Metrics;
-use crate::net::listen::{Listener, socket_path};
+use crate::net::listen::{Complaints, Listener, socket_path};
 use crate::net::stream::Stream;
 use crate::notify::Notify;
 use crate::pool::{Pools, janitor};
@@ -165,11 +165,12 @@ fn unix_remedy(error: &io::Error) -> &'static str {
 
 async fn accept(house: Arc<House>, listener: Listener, source: Arc<dyn Source>) {
     let closing = house.drain.closing();
+    let mut complaints = Complaints::default();
     loop {
         let (stream, peer) = tokio::select! {
             biased;
             () = closing.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(&mut complaints) => accepted,
         };
         let most = house.pools.config().listen.max_logins;
         let guest = tokio::select! {

@@ -11,7 +11,7 @@ mod openmetrics;
 mod tenants;
 
 use crate::console::{Source, views};
-use crate::net::listen::Listener;
+use crate::net::listen::{Complaints, Listener};
 use families::Exported;
 use health::{Health, Status};
 use http_body_util::Full;
@@ -89,10 +89,11 @@ pub async fn serve(
             }
         });
     };
+    let mut complaints = Complaints::default();
     loop {
         let next = async {
             let permit = Arc::clone(&room).acquire_owned().await;
-            (permit.ok(), listener.accept().await)
+            (permit.ok(), listener.accept(&mut complaints).await)
         };
         let (permit, (stream, _)) = tokio::select! {
             biased;

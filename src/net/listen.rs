@@ -4,13 +4,14 @@
 //! What happens with an accepted stream, and how many there may be, is decided by the caller.
 
 use super::stream::{Stream, keep_alive, spare_loopback};
+use crate::clock;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// Connections the kernel may hold for us; it is cut to `net.core.somaxconn`.
@@ -18,6 +19,8 @@ const BACKLOG: i32 = 1024;
 /// Rest after an accept that failed for want of descriptors or memory: sessions must end first,
 /// and asking again at once would only burn the processor they need for it.
 const PAUSE: Duration = Duration::from_millis(100);
+/// As often it is said that connections cannot be accepted, while that goes on.
+const AGAIN: Duration = Duration::from_secs(60);
 /// Silence after which the kernel probes whether a client is still there (budgets.md §5.1): its session may
 /// hold a transaction. There is no TCP_USER_TIMEOUT beside it, as for servers, because that also ends a
 /// connection whose other side lives and does not read for a while (tcp(7)); B13 is for those.
@@ -51,6 +54,21 @@ pub struct SocketFile {
     path: PathBuf,
     /// Device and inode: another process may have replaced the file since.
     identity: (u64, u64),
+}
+
+/// When it was last said that no connection can be accepted. Short of descriptors, each session that ends lets one
+/// in, and the next fails again.
+#[derive(Debug, Default)]
+pub struct Complaints(Option<Instant>);
+
+impl Complaints {
+    fn are_due(&mut self, now: Instant) -> bool {
+        let due = self.0.is_none_or(|last| now.saturating_duration_since(last) >= AGAIN);
+        if due {
+            self.0 = Some(now);
+        }
+        due
+    }
 }
 
 impl Listener {
@@ -127,9 +145,8 @@ impl Listener {
     /// The next client and its printable address. Cancel safe.
     ///
     /// Never fails: a client that is gone again is skipped, and when the process is out of
-    /// descriptors or memory it rests 100 ms between attempts, with one warning.
-    pub async fn accept(&self) -> (Stream, String) {
-        let mut warned = false;
+    /// descriptors or memory it rests 100 ms between attempts, and warns as often as `complaints` lets it.
+    pub async fn accept(&self, complaints: &mut Complaints) -> (Stream, String) {
         loop {
             let error = match self.accept_once().await {
                 Ok(accepted) => return accepted,
@@ -138,9 +155,8 @@ impl Listener {
             if is_of_one_client(&error) {
                 continue;
             }
-            if !warned {
+            if complaints.are_due(clock::now()) {
                 tracing::warn!(address = %self.address(), %error, "cannot accept connections for now");
-                warned = true;
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -297,7 +313,7 @@ mod tests {
     async fn accepted_tcp_streams_inherit_their_options() {
         let listener = Listener::tcp("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let client = TcpStream::connect(listener.address()).await.unwrap();
-        let (stream, peer) = listener.accept().await;
+        let (stream, peer) = listener.accept(&mut Complaints::default()).await;
         assert_eq!(peer, client.local_addr().unwrap().to_string());
         let Stream::Tcp(tcp) = &stream else { panic!("not TCP") };
         assert!(tcp.nodelay().unwrap());
@@ -319,7 +335,7 @@ mod tests {
         let listener = Listener::unix(dir.path(), 6432, false).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o777);
         let _client = UnixStream::connect(&path).await.unwrap();
-        let (_stream, peer) = listener.accept().await;
+        let (_stream, peer) = listener.accept(&mut Complaints::default()).await;
         assert_eq!(peer, format!("unix({})", std::process::id()));
         drop(listener);
         assert!(!path.exists());
@@ -363,7 +379,7 @@ mod tests {
         assert!(!dir.path().join(NEW).exists());
         let late = UnixStream::connect(&path).await.unwrap();
         assert_eq!(old.close().await.len(), 1, "who connected before, and no other");
-        let (_stream, _) = new.accept().await;
+        let (_stream, _) = new.accept(&mut Complaints::default()).await;
         drop((early, late, new));
         assert!(!path.exists());
 
@@ -383,7 +399,7 @@ mod tests {
         let mut taken = old.close().await;
         assert!(!taken.is_empty(), "the kernel gives some to each");
         while taken.len() < clients.len() {
-            taken.push(new.accept().await);
+            taken.push(new.accept(&mut Complaints::default()).await);
         }
         let mut served: Vec<_> = taken.into_iter().map(|(_, peer)| peer).collect();
         let mut asked: Vec<_> = clients.iter().map(|c| c.local_addr().unwrap().to_string()).collect();
@@ -421,6 +437,13 @@ mod tests {
             drop(lucky);
             assert!(!path.exists());
         }
+    }
+
+    #[test]
+    fn a_want_of_descriptors_is_told_once_a_minute() {
+        let (mut complaints, start) = (Complaints::default(), Instant::now());
+        let due = [0, 1, 59, 60, 61, 119, 121].map(|at| complaints.are_due(start + Duration::from_secs(at)));
+        assert_eq!(due, [true, false, false, true, false, false, true]);
     }
 
     #[test]

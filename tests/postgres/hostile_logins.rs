@@ -13,6 +13,18 @@ fn limit_descriptors(proxy: &Proxy, to: u64) {
     prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(to), maximum }).expect("a limit");
 }
 
+/// Somebody who asks whether there is TLS, and is answered once they have been accepted.
+fn asks_for_tls(proxy: &Proxy) -> TcpStream {
+    let mut stream = TcpStream::connect(proxy.addr()).expect("connected");
+    stream.write_all(&[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f]).expect("sent");
+    stream.set_nonblocking(true).expect("a socket");
+    stream
+}
+
+fn is_answered(stream: &TcpStream) -> bool {
+    stream.peek(&mut [0]).is_ok_and(|n| n == 1)
+}
+
 #[test]
 fn out_of_descriptors_it_waits_for_some_and_goes_on() {
     const LIMIT: u64 = 64;
@@ -25,9 +37,15 @@ fn out_of_descriptors_it_waits_for_some_and_goes_on() {
 
     limit_descriptors(&proxy, LIMIT);
     // The kernel completes what is not accepted, so none of these fails.
-    let crowd: Vec<TcpStream> =
-        (0..LIMIT * 2).map(|_| TcpStream::connect(proxy.addr()).expect("connected")).collect();
+    let mut crowd: Vec<TcpStream> = (0..LIMIT * 2).map(|_| asks_for_tls(&proxy)).collect();
     until("the descriptors are used up", || complaints() == 1);
+    // One leaves, another comes in, and there is none left again.
+    for _ in 0..8 {
+        let answered = |crowd: &[TcpStream]| crowd.iter().filter(|stream| is_answered(stream)).count();
+        let (before, at) = (answered(&crowd), crowd.iter().position(is_answered).expect("somebody is in"));
+        drop(crowd.remove(at));
+        until("another is let in", || answered(&crowd) >= before);
+    }
     // Who is in stays in, and it is not said at each attempt.
     for _ in 0..20 {
         assert_eq!(client.query("select pg_sleep(0.05)").code(), "");
