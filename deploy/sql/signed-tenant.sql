@@ -1,6 +1,7 @@
 -- Row-level security that believes only what Bursar has signed (docs/row-level-security.md, L2).
 --
--- Run it in each database as a role that may create a schema and that applications do not log in as. Then:
+-- Run it in each database as a role that may create a schema and that applications do not log in as; again, and beside
+-- verifier.sql in either order, as the same role. A secret that is set stays. Then:
 --
 --   SELECT bursar.set_secret('the text of tenant_context.secret');
 --
@@ -12,18 +13,19 @@
 
 BEGIN;
 
-CREATE SCHEMA bursar;
+CREATE SCHEMA IF NOT EXISTS bursar;
 GRANT USAGE ON SCHEMA bursar TO PUBLIC;
 
 -- The secret with both pads of HMAC: nobody else's to read.
-CREATE TABLE bursar.secret (
+CREATE TABLE IF NOT EXISTS bursar.secret (
     only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
     inner_pad bytea NOT NULL,
     outer_pad bytea NOT NULL
 );
+ALTER TABLE bursar.secret OWNER TO CURRENT_USER;
 REVOKE ALL ON bursar.secret FROM PUBLIC;
 
-CREATE FUNCTION bursar.set_secret(secret text) RETURNS void
+CREATE OR REPLACE FUNCTION bursar.set_secret(secret text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE
     key bytea := convert_to(secret, 'UTF8');
@@ -40,10 +42,11 @@ BEGIN
     DELETE FROM bursar.secret;
     INSERT INTO bursar.secret VALUES (true, inner_pad, outer_pad);
 END $$;
+ALTER FUNCTION bursar.set_secret(text) OWNER TO CURRENT_USER;
 REVOKE ALL ON FUNCTION bursar.set_secret(text) FROM PUBLIC;
 
 -- The tenant, or NULL if the value is not one that Bursar has signed for this backend.
-CREATE FUNCTION bursar.tenant() RETURNS text
+CREATE OR REPLACE FUNCTION bursar.tenant() RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
     parts text[] := string_to_array(current_setting('app.tenant_id', true), '|');
@@ -59,5 +62,6 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
+ALTER FUNCTION bursar.tenant() OWNER TO CURRENT_USER;
 
 COMMIT;

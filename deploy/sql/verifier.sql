@@ -1,5 +1,6 @@
--- What auth.query asks (docs/authentication.md). Run it as a superuser, once, in the database that
--- auth.query_database names. Then give the role bursar a password, and in config.toml:
+-- What auth.query asks (docs/authentication.md). Run it as a superuser in the database that auth.query_database
+-- names; again, and beside signed-tenant.sql in either order. Then give the role bursar a password, and in
+-- config.toml:
 --
 --   [auth]
 --   query = "SELECT * FROM bursar.verifier($1)"
@@ -22,9 +23,11 @@ END
 $$;
 
 CREATE SCHEMA IF NOT EXISTS bursar;
+-- Whoever owned it could put another function in the place of this one.
+ALTER SCHEMA bursar OWNER TO CURRENT_USER;
 GRANT USAGE ON SCHEMA bursar TO bursar;
 
-CREATE FUNCTION bursar.verifier(INOUT name text, OUT verifier text, OUT valid_until timestamptz)
+CREATE OR REPLACE FUNCTION bursar.verifier(INOUT name text, OUT verifier text, OUT valid_until timestamptz)
 RETURNS SETOF record
 LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog AS $$
     SELECT rolname::text, rolpassword, rolvaliduntil
@@ -32,6 +35,8 @@ LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog AS $$
     WHERE rolname::text = name AND rolcanlogin AND NOT rolsuper AND NOT rolreplication
 $$;
 
+-- One that was there keeps its owner, as whom it runs.
+ALTER FUNCTION bursar.verifier(text) OWNER TO CURRENT_USER;
 REVOKE ALL ON FUNCTION bursar.verifier(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION bursar.verifier(text) TO bursar;
 

@@ -63,6 +63,7 @@ mod secrets;
 mod server_passwords;
 mod settings;
 mod soft_abort;
+mod sql_files;
 mod startup;
 mod state;
 mod statement_budgets;
