@@ -114,6 +114,14 @@ fn under_load(db: &Db<'_>, proxy: &Proxy, outage: impl FnOnce(&AtomicUsize)) -> 
             all.slowest = all.slowest.max(told.slowest);
         }
     });
+    println!(
+        "{} acknowledged, the slowest after {:?}, {} lost, {} unknown, {} refused",
+        all.acknowledged.len(),
+        all.slowest,
+        all.lost,
+        all.unknown.len(),
+        all.refused
+    );
     assert_eq!(leases(proxy), 0, "no slot is leaked");
     let kept = db.direct().query("select client, n from kept").rows();
     let number =
@@ -141,13 +149,6 @@ fn a_server_that_is_killed_and_comes_back_fails_nobody_who_waits() {
         cluster.start();
         println!("the server was away for {:?}", away.elapsed());
     });
-    println!(
-        "{} acknowledged, {} lost, {} unknown, the slowest after {:?}",
-        told.acknowledged.len(),
-        told.lost,
-        told.unknown.len(),
-        told.slowest
-    );
     assert_eq!(told.refused, 0, "everybody who waited was served");
     // Each backend that broke was one session's, which was told and nobody else.
     assert!((1..=SIZE).contains(&(told.lost + told.unknown.len())), "{} and {:?}", told.lost, told.unknown);
@@ -193,13 +194,6 @@ fn a_long_outage_is_survived_with_few_dials_and_clean_errors() {
         let openings = (lasted.as_secs_f64() / 1.6).ceil() as usize + 1;
         assert!((5..=6 + openings).contains(&dials), "{dials} dials in {lasted:?}");
     });
-    println!(
-        "{} acknowledged, {} lost, {} unknown, {} refused",
-        told.acknowledged.len(),
-        told.lost,
-        told.unknown.len(),
-        told.refused
-    );
     assert!(told.refused >= CLIENTS, "each was told at least once: {}", told.refused);
     assert!((1..=SIZE).contains(&(told.lost + told.unknown.len())), "{} and {:?}", told.lost, told.unknown);
     proxy.stop();

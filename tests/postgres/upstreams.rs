@@ -18,6 +18,16 @@ fn config(servers: &[&Cluster], attrs: &str) -> Config {
         .with("database.\"*\"", &format!("target_session_attrs = \"{attrs}\""))
 }
 
+/// Six clients of a primary whose standby is at hand, and a table to write to.
+fn six_clients<'c>(primary: &'c Cluster, attrs: &str) -> (Db<'c>, Cluster, Proxy, Vec<Wire>) {
+    let db = Db::within(primary);
+    db.run(&["create table kept (id int)"]);
+    let standby = Cluster::standby_of(primary);
+    let proxy = Proxy::start(&db, config(&[primary, &standby], attrs));
+    let clients = (0..6).map(|_| proxy.connect()).collect();
+    (db, standby, proxy, clients)
+}
+
 #[test]
 fn a_pool_is_where_its_session_attributes_are() {
     let primary = Cluster::new();
@@ -48,11 +58,7 @@ fn a_pool_is_where_its_session_attributes_are() {
 #[test]
 fn after_a_failover_writes_go_to_the_new_primary_and_nothing_acknowledged_is_lost() {
     let primary = Cluster::new();
-    let db = Db::within(&primary);
-    db.run(&["create table kept (id int)"]);
-    let standby = Cluster::standby_of(&primary);
-    let proxy = Proxy::start(&db, config(&[&primary, &standby], "read-write"));
-    let mut clients: Vec<Wire> = (0..6).map(|_| proxy.connect()).collect();
+    let (db, standby, proxy, mut clients) = six_clients(&primary, "read-write");
     let mut written = 0;
     for client in &mut clients {
         assert_eq!(client.query("insert into kept values (1)").trace(), "C(INSERT 0 1) Z(I)");
@@ -121,11 +127,7 @@ fn write_on(clients: &mut [Wire], written: &mut usize) -> usize {
 fn a_primary_that_is_demoted_with_its_connections_open_is_left_after_one_refused_write() {
     const SIZE: usize = 3;
     let primary = Cluster::new();
-    let db = Db::within(&primary);
-    db.run(&["create table kept (id int)"]);
-    let standby = Cluster::standby_of(&primary);
-    let proxy = Proxy::start(&db, config(&[&primary, &standby], "read-write"));
-    let mut clients: Vec<Wire> = (0..6).map(|_| proxy.connect()).collect();
+    let (db, standby, proxy, mut clients) = six_clients(&primary, "read-write");
     // All backends are open, and one is in a transaction that goes on where it is.
     for client in &mut clients[..SIZE] {
         client.batch("begin");
@@ -165,11 +167,7 @@ fn a_primary_that_is_demoted_with_its_connections_open_is_left_after_one_refused
 #[test]
 fn a_primary_that_restarts_as_a_standby_is_left_for_the_other() {
     let primary = Cluster::new();
-    let db = Db::within(&primary);
-    db.run(&["create table kept (id int)"]);
-    let standby = Cluster::standby_of(&primary);
-    let proxy = Proxy::start(&db, config(&[&primary, &standby], "primary"));
-    let mut clients: Vec<Wire> = (0..6).map(|_| proxy.connect()).collect();
+    let (db, standby, proxy, mut clients) = six_clients(&primary, "primary");
     let mut written = 0;
     assert_eq!(write_on(&mut clients, &mut written), 0);
     // A primary that is asked to stop waits until its standby has everything.
