@@ -176,51 +176,35 @@ pub async fn arrive<S: Socket + Upgrade>(
         let met = bounds.within(pin!(meet(&mut stream, &mut intake, &visitor))).await;
         match met {
             Ok(Ok(Met::Tls { acceptor, direct })) => {
-                let upgraded = bounds.within(Box::pin(stream.upgrade(&acceptor, direct)).as_mut()).await;
-                // Nobody is there to be told in the clear, or could be in the other way.
-                stream = match upgraded {
-                    Ok(Ok(stream)) => stream,
-                    Ok(Err(error)) => {
-                        tracing::info!(client = visitor.peer, %error, "TLS handshake failed");
-                        visitor.pools.metrics.logins.inc(Login::Tls);
-                        return None;
-                    }
-                    Err(over) => {
-                        visitor.pools.metrics.logins.inc(match over {
-                            Over::Timeout => Login::Timeout,
-                            Over::Crowded => Login::Limit,
-                        });
-                        return None;
-                    }
-                };
+                stream = upgrade(stream, &acceptor, direct, &mut bounds, &visitor).await?;
                 visitor.protection = stream.protection();
                 visitor.guest.go_on();
                 visitor.certified = stream.common_name();
             }
-            met => break met,
+            Ok(Ok(Met::In(come))) => break Ok(come),
+            Ok(Err(refused)) => break Err(refused),
+            Err(Over::Timeout) => break Err(Fault::LoginTimeout.into()),
+            Err(Over::Crowded) => {
+                break Err(Fault::Crowded { limit: visitor.pools.config().listen.max_logins }.into());
+            }
         }
     };
     let refused = match met {
-        Ok(Ok(Met::Tls { .. })) => return None,
-        Ok(Ok(Met::Cancel { pid, key })) => return Some(Arrival::Cancel { from: stream, pid, key }),
-        Ok(Ok(Met::Console(out))) => return Some(Arrival::Console(stream, out)),
-        Ok(Ok(Met::Session(part))) => {
+        Ok(Come::Cancel { pid, key }) => return Some(Arrival::Cancel { from: stream, pid, key }),
+        Ok(Come::Console(out)) => return Some(Arrival::Console(stream, out)),
+        Ok(Come::Session(part)) => {
             visitor.pools.metrics.logins.inc(Login::Ok);
             visitor.pools.logged_in(part.pool.id);
             return Some(Arrival::Session(Box::new(part.with(stream, &visitor))));
         }
-        Ok(Ok(Met::Replication(opened))) => {
+        Ok(Come::Replication(opened)) => {
             visitor.pools.metrics.logins.inc(Login::Ok);
             let Opened { backend, cell, registered, seat, leftover, greeting } = *opened;
             let said = (&leftover[..], &greeting[..]);
             let relay = Passthrough::new(stream, backend, cell, &visitor.pools.buffers, said);
             return Some(Arrival::Replication(Box::new(Passed { relay, registered, seat })));
         }
-        Ok(Err(refused)) => refused,
-        Err(Over::Timeout) => Refused::from(Fault::LoginTimeout),
-        Err(Over::Crowded) => {
-            Refused::from(Fault::Crowded { limit: visitor.pools.config().listen.max_logins })
-        }
+        Err(refused) => refused,
     };
     match refused {
         Refused::Told(report) => {
@@ -242,19 +226,39 @@ pub async fn arrive<S: Socket + Upgrade>(
     None
 }
 
+/// The TLS handshake. `None` = it is over: nobody is there to be told in the clear, or could be in the other way.
+async fn upgrade<S: Socket + Upgrade>(
+    stream: S,
+    acceptor: &Acceptor,
+    direct: bool,
+    bounds: &mut Bounds,
+    visitor: &Visitor<'_>,
+) -> Option<S> {
+    let failed = match bounds.within(Box::pin(stream.upgrade(acceptor, direct)).as_mut()).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) => {
+            tracing::info!(client = visitor.peer, %error, "TLS handshake failed");
+            Login::Tls
+        }
+        Err(Over::Timeout) => Login::Timeout,
+        Err(Over::Crowded) => Login::Limit,
+    };
+    visitor.pools.metrics.logins.inc(failed);
+    None
+}
+
 enum Met {
+    /// What the client has come for.
+    In(Come),
+    /// It waits for a handshake, or has begun one (`direct`).
+    Tls { acceptor: Acceptor, direct: bool },
+}
+
+enum Come {
     Session(Box<Prepared>),
     Replication(Box<Opened>),
     Console(BytesMut),
-    Cancel {
-        pid: u32,
-        key: CancelKey,
-    },
-    /// The client waits for a handshake, or has begun one (`direct`).
-    Tls {
-        acceptor: Acceptor,
-        direct: bool,
-    },
+    Cancel { pid: u32, key: CancelKey },
 }
 
 /// A session as far as it exists without its socket.
@@ -356,7 +360,7 @@ async fn meet<S: Socket + Upgrade>(
                     return Ok(Met::Tls { acceptor: acceptor.clone(), direct: false });
                 }
             }
-            First::Cancel { pid, key } => return Ok(Met::Cancel { pid, key }),
+            First::Cancel { pid, key } => return Ok(Met::In(Come::Cancel { pid, key })),
             First::Startup(startup) => break startup,
         }
     };
@@ -373,7 +377,7 @@ async fn meet<S: Socket + Upgrade>(
     // Who looks after a crowded house must come in.
     if startup.database == CONSOLE && startup.replication == Replication::No {
         return if may_administer(visitor, &user) {
-            Ok(Met::Console(out))
+            Ok(Met::In(Come::Console(out)))
         } else {
             Err(Fault::ConsoleDenied { user: user.into() }.into())
         };
@@ -385,11 +389,11 @@ async fn meet<S: Socket + Upgrade>(
     if startup.replication != Replication::No {
         let leftover = std::mem::take(intake).leftover();
         let opened = replication::open(visitor, startup, (user, passport), suffix, leftover, out).await?;
-        return Ok(Met::Replication(Box::new(opened)));
+        return Ok(Met::In(Come::Replication(Box::new(opened))));
     }
     let leftover = std::mem::take(intake).leftover();
     let prepared = prepare(visitor, startup, (user, passport), suffix, leftover, out).await?;
-    Ok(Met::Session(Box::new(prepared)))
+    Ok(Met::In(Come::Session(Box::new(prepared))))
 }
 
 /// NegotiateProtocolVersion: the version we speak in full, and the options we do not know.
