@@ -25,7 +25,7 @@ use crate::wire::backend::{TxStatus, error_field, parameter_status, ready_for_qu
 use crate::wire::sql::bound::Bound;
 use crate::wire::sql::reserved::mentions;
 use crate::wire::sql::scan::{Scan, Traces};
-use crate::wire::sql::settings::{Touched, touched, touched_for_now};
+use crate::wire::sql::settings::{IDENTITY, Touched, is_identity, touched, touched_for_now};
 use bytes::Bytes;
 use std::ops::Range;
 
@@ -297,11 +297,10 @@ impl<S> Session<S> {
         let mut settings = self.startup.clone();
         let hidden = self.linked.traces.any(Traces::HIDDEN);
         if !segment.discard {
-            let roles = ["session_authorization", "role"];
-            if hidden || roles.iter().any(|role| changes.lease.names.iter().any(|name| **name == **role)) {
+            if hidden || changes.lease.names.iter().any(|name| is_identity(name)) {
                 return;
             }
-            let roles = roles.iter().filter_map(|role| Some((*role, Some(self.settings.value(role)?))));
+            let roles = IDENTITY.iter().filter_map(|role| Some((*role, Some(self.settings.value(role)?))));
             match self.pools.settings().change(&settings, roles) {
                 Ok(with_roles) => settings = with_roles,
                 Err(_) => return,
@@ -367,7 +366,7 @@ impl<S: Socket> Session<S> {
             names.dedup();
         }
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
-        let roles = names.iter().any(|name| text::is_identity(name)) || text::has_role(&self.settings);
+        let roles = names.iter().any(|name| is_identity(name)) || text::has_role(&self.settings);
         let Some(read) = self.read_back(&names, roles).await? else { return Ok(self.pin_settings()) };
         let new = |(name, now, base): (&str, Option<Vec<u8>>, Option<Vec<u8>>)| {
             // What is as on any backend need not be set. Once it has been set, an application's

@@ -7,6 +7,7 @@
 
 use super::{Set, Setting};
 use crate::wire::sql::scan::Traces;
+use crate::wire::sql::settings::{IDENTITY, is_identity};
 
 /// Settings that would bear on Bursar's own statements: undone before anything else is set.
 const EARLY: [&str; 5] = [
@@ -90,19 +91,9 @@ pub fn has_role(set: &Set) -> bool {
     set.settings().iter().any(|(name, value)| is_identity(name) && **value != *b"none")
 }
 
-/// Who one is is a setting too.
-#[must_use]
-pub fn is_identity(name: &str) -> bool {
-    rank(name) > 0
-}
-
-/// Who one is: set last, given up first.
-fn rank(name: &str) -> u8 {
-    match name {
-        "session_authorization" => 1,
-        "role" => 2,
-        _ => 0,
-    }
+/// Who one is is a setting too: set last, given up first.
+fn rank(name: &str) -> usize {
+    IDENTITY.iter().position(|known| *known == name).map_or(0, |at| at + 1)
 }
 
 /// Sets some settings of a set again; empty for none. In a transaction as `SET`, which needs no
@@ -179,7 +170,7 @@ pub fn read_back(names: &[&str], roles: bool) -> Vec<u8> {
     let mut text = NOT_SERIALIZABLE.to_vec();
     values(&mut text, names);
     // To the end of this query, which is one transaction.
-    let identities = if roles { &["session_authorization", "role"][..] } else { &[] };
+    let identities = if roles { &IDENTITY[..] } else { &[] };
     for name in identities.iter().chain(names) {
         text.extend_from_slice(b";SET LOCAL ");
         identifier(&mut text, name);

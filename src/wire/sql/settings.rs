@@ -135,8 +135,13 @@ fn has(names: &Names, name: &str) -> bool {
     names.iter().any(|other| **other == *name)
 }
 
-fn is_identity(name: &str) -> bool {
-    matches!(name, "role" | "session_authorization")
+/// As whom a session works, in the order to be set: the first ends the second.
+pub const IDENTITY: [&str; 2] = ["session_authorization", "role"];
+
+/// Whether this is one of [`IDENTITY`].
+#[must_use]
+pub fn is_identity(name: &str) -> bool {
+    IDENTITY.contains(&name)
 }
 
 /// Whether this could be a setting's name: identifiers of ASCII letters, joined by dots.
