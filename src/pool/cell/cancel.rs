@@ -3,7 +3,7 @@
 //! Who wants to cancel gets a ticket under the lock that also guards what the session does. While there is one the
 //! session keeps its backend; whether the statement still runs is asked again just before the signal goes.
 
-use super::{Cell, Order, State};
+use super::{Cell, Link, Order, State};
 use crate::backend::CancelHandle;
 use crate::book::LeaseId;
 use std::sync::Arc;
@@ -48,10 +48,7 @@ impl Cell {
         if link.cancels > 0 {
             return Begun::Underway(running);
         }
-        link.cancels += 1;
-        self.cancelling.store(true, Ordering::Release);
-        let (handle, lease) = (link.cancel.clone(), link.lease);
-        Begun::Signal(CancelTicket { cell: self.clone(), handle, lease, statement })
+        Begun::Signal(self.ticket(link, statement))
     }
 
     /// The statement that this lease has been running since `since` is to be cancelled, because it
@@ -66,10 +63,15 @@ impl Cell {
         let mut live = self.live.lock();
         let runs = self.statement_of(&live) == Some(since);
         let link = live.link.as_mut().filter(|link| runs && link.lease == lease && !link.injected)?;
+        link.own_lock = Some(Box::new(lock));
+        Some(self.ticket(link, Some(since)))
+    }
+
+    /// One more cancel is on its way to the backend of this link.
+    fn ticket(self: &Arc<Self>, link: &mut Link, statement: Option<Instant>) -> CancelTicket {
         link.cancels += 1;
         self.cancelling.store(true, Ordering::Release);
-        link.own_lock = Some(Box::new(lock));
-        Some(CancelTicket { cell: self.clone(), handle: link.cancel.clone(), lease, statement: Some(since) })
+        CancelTicket { cell: self.clone(), handle: link.cancel.clone(), lease: link.lease, statement }
     }
 
     /// Why the statement that has just been cancelled was, if it was for a lock of its own request.
