@@ -37,6 +37,12 @@ pub enum Stream {
     Tls(Box<Encrypted>),
 }
 
+/// A socket of the system's.
+enum Plain<'a> {
+    Tcp(&'a TcpStream),
+    Unix(&'a UnixStream),
+}
+
 /// From where somebody connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -75,14 +81,12 @@ impl Stream {
     /// Who is on the other side: `ip:port`, or `unix(PID)` as far as the kernel tells.
     #[must_use]
     pub fn peer(&self) -> String {
-        let named = |tcp: &TcpStream| match tcp.peer_addr() {
-            Ok(address) => address.to_string(),
-            Err(_) => "unknown".to_owned(), // already disconnected
-        };
-        match self {
-            Stream::Tcp(tcp) => named(tcp),
-            Stream::Tls(tls) => named(tls.tcp()),
-            Stream::Unix(unix) => match unix.peer_cred().ok().and_then(|cred| cred.pid()) {
+        match self.socket() {
+            Plain::Tcp(tcp) => match tcp.peer_addr() {
+                Ok(address) => address.to_string(),
+                Err(_) => "unknown".to_owned(), // already disconnected
+            },
+            Plain::Unix(unix) => match unix.peer_cred().ok().and_then(|cred| cred.pid()) {
                 Some(pid) => format!("unix({pid})"),
                 None => "unix".to_owned(),
             },
@@ -92,25 +96,22 @@ impl Stream {
     /// From where the other side connects.
     #[must_use]
     pub fn origin(&self) -> Origin {
-        // One that has disconnected already is nobody's; it will not be let in either.
-        let from = |tcp: &TcpStream| {
-            Origin::Tcp(tcp.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip()))
-        };
-        match self {
-            Stream::Tcp(tcp) => from(tcp),
-            Stream::Tls(tls) => from(tls.tcp()),
-            Stream::Unix(unix) => Origin::Unix(unix.peer_cred().ok().map(|cred| cred.uid())),
+        match self.socket() {
+            // One that has disconnected already is nobody's; it will not be let in either.
+            Plain::Tcp(tcp) => {
+                Origin::Tcp(tcp.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip()))
+            }
+            Plain::Unix(unix) => Origin::Unix(unix.peer_cred().ok().map(|cred| cred.uid())),
         }
     }
 
-    /// Whether the other side is on this machine.
-    #[must_use]
-    pub fn is_local(&self) -> bool {
-        let loops = |tcp: &TcpStream| tcp.peer_addr().is_ok_and(|address| address.ip().is_loopback());
+    /// The socket below, with TLS over it or not.
+    #[inline]
+    fn socket(&self) -> Plain<'_> {
         match self {
-            Stream::Tcp(tcp) => loops(tcp),
-            Stream::Tls(tls) => loops(tls.tcp()),
-            Stream::Unix(_) => true,
+            Stream::Tcp(tcp) => Plain::Tcp(tcp),
+            Stream::Tls(tls) => Plain::Tcp(tls.tcp()),
+            Stream::Unix(unix) => Plain::Unix(unix),
         }
     }
 
@@ -153,13 +154,10 @@ impl Stream {
     #[must_use]
     pub fn quiet(&self) -> Quiet {
         let mut byte = [MaybeUninit::<u8>::uninit()];
-        let mut look =
-            |tcp: &TcpStream| tcp.try_io(Interest::READABLE, || SockRef::from(tcp).peek(&mut byte));
-        let seen = match self {
-            Stream::Tcp(tcp) => look(tcp),
-            // What is not a client's or server's message is looked at as if it were one.
-            Stream::Tls(tls) => look(tls.tcp()),
-            Stream::Unix(unix) => unix.try_io(Interest::READABLE, || SockRef::from(unix).peek(&mut byte)),
+        // Of TLS, what is not a client's or server's message is looked at as if it were one.
+        let seen = match self.socket() {
+            Plain::Tcp(tcp) => tcp.try_io(Interest::READABLE, || SockRef::from(tcp).peek(&mut byte)),
+            Plain::Unix(unix) => unix.try_io(Interest::READABLE, || SockRef::from(unix).peek(&mut byte)),
         };
         match seen {
             Ok(0) => Quiet::Closed,
@@ -173,13 +171,18 @@ impl Stream {
     #[must_use]
     #[inline]
     pub fn is_readable(&self) -> bool {
-        let seen = match self {
-            Stream::Tcp(tcp) => tcp.try_io(Interest::READABLE, || Ok(())),
-            Stream::Tls(tls) if tls.has_more() => return true,
-            Stream::Tls(tls) => tls.tcp().try_io(Interest::READABLE, || Ok(())),
-            Stream::Unix(unix) => unix.try_io(Interest::READABLE, || Ok(())),
+        let seen = match self.socket() {
+            _ if self.has_more() => return true,
+            Plain::Tcp(tcp) => tcp.try_io(Interest::READABLE, || Ok(())),
+            Plain::Unix(unix) => unix.try_io(Interest::READABLE, || Ok(())),
         };
         seen.is_ok()
+    }
+
+    /// Whether TLS has read more than it has given out.
+    #[inline]
+    fn has_more(&self) -> bool {
+        matches!(self, Stream::Tls(tls) if tls.has_more())
     }
 
     /// Reads once, if the reactor has seen something to read. Not of TLS.
@@ -218,10 +221,9 @@ impl Stream {
     }
 
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Stream::Tcp(tcp) => tcp.poll_write_ready(cx),
-            Stream::Tls(tls) => tls.tcp().poll_write_ready(cx),
-            Stream::Unix(unix) => unix.poll_write_ready(cx),
+        match self.socket() {
+            Plain::Tcp(tcp) => tcp.poll_write_ready(cx),
+            Plain::Unix(unix) => unix.poll_write_ready(cx),
         }
     }
 
@@ -245,11 +247,10 @@ impl Stream {
     /// # Errors
     /// Those of the reactor, at shutdown of the runtime.
     pub async fn readable(&self) -> io::Result<()> {
-        match self {
-            Stream::Tcp(tcp) => tcp.readable().await,
-            Stream::Tls(tls) if tls.has_more() => Ok(()),
-            Stream::Tls(tls) => tls.tcp().readable().await,
-            Stream::Unix(unix) => unix.readable().await,
+        match self.socket() {
+            _ if self.has_more() => Ok(()),
+            Plain::Tcp(tcp) => tcp.readable().await,
+            Plain::Unix(unix) => unix.readable().await,
         }
     }
 
@@ -277,7 +278,7 @@ impl Stream {
         keep_alive(&socket, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES)?;
         #[cfg(target_os = "linux")]
         socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-        if self.is_local() {
+        if self.origin().is_local() {
             spare_loopback(socket);
         }
         Ok(())
