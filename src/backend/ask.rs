@@ -2,7 +2,7 @@
 //! that come back. For a few short rows; anything unexpected ends it.
 
 use super::dial::Backend;
-use crate::wire::backend::row_values;
+use crate::wire::backend::{error_field, row_values};
 use crate::wire::compose::query;
 use crate::wire::walk::{HEADER, Header};
 use bytes::{Buf, Bytes, BytesMut};
@@ -20,7 +20,10 @@ pub enum AskError {
     Io(#[from] io::Error),
     /// The server raised an error.
     #[error("the server refused the question")]
-    Refused,
+    Refused {
+        /// SQLSTATE; zeros if there was none.
+        code: [u8; 5],
+    },
     /// Too long, or not the protocol's.
     #[error("an answer that makes no sense")]
     Senseless,
@@ -28,6 +31,15 @@ pub enum AskError {
 
 /// A row's values, as text.
 pub type Row = Vec<Option<Bytes>>;
+
+/// An answer, read to its end.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    /// The body of its RowDescription; empty if there was none.
+    pub(super) description: Bytes,
+    /// Its rows.
+    pub(super) rows: Vec<Row>,
+}
 
 /// Asks, and reads to the end of the answer. Bounded in time by the caller. Not cancel safe: dropped
 /// half way, the connection must be closed.
@@ -38,17 +50,27 @@ pub async fn ask(backend: &mut Backend, text: &str) -> Result<Vec<Row>, AskError
     let mut out = BytesMut::new();
     query(&mut out, text.as_bytes());
     backend.stream.write_all(&out).await?;
-    let (mut rows, mut buf, mut left) = (Vec::new(), BytesMut::new(), MAX_ANSWER);
+    Ok(answer(backend).await?.rows)
+}
+
+/// Reads an answer to its ReadyForQuery, or to the first error in it. Not cancel safe.
+pub(super) async fn answer(backend: &mut Backend) -> Result<Answer, AskError> {
+    let (mut read, mut buf, mut left) = (Answer::default(), BytesMut::new(), MAX_ANSWER);
     loop {
         while let Some(head) = Header::read(&buf) {
             let total = head.total().filter(|&total| total <= MAX_ANSWER).ok_or(AskError::Senseless)?;
             if buf.len() < total {
                 break;
             }
+            let body = &buf[HEADER..total];
             match head.kind {
-                b'D' => rows.push(row_values(&buf[HEADER..total]).ok_or(AskError::Senseless)?),
-                b'E' => return Err(AskError::Refused),
-                b'Z' => return Ok(rows),
+                b'T' => read.description = Bytes::copy_from_slice(body),
+                b'D' => read.rows.push(row_values(body).ok_or(AskError::Senseless)?),
+                b'E' => {
+                    let code = error_field(body, b'C').and_then(|code| code.try_into().ok());
+                    return Err(AskError::Refused { code: code.unwrap_or_default() });
+                }
+                b'Z' => return Ok(read),
                 _ => {}
             }
             buf.advance(total);
@@ -96,7 +118,11 @@ mod tests {
         let mut backend = dial(&fake.target(), Duration::from_secs(5)).await.unwrap();
         let mut server = fake.end().await;
         server.write_all(b"E\0\0\0\x05\0").await.unwrap();
-        assert!(matches!(ask(&mut backend, "select").await, Err(AskError::Refused)));
+        let refused = ask(&mut backend, "select").await;
+        assert!(matches!(refused, Err(AskError::Refused { code: [0, 0, 0, 0, 0] })));
+        server.write_all(b"E\0\0\0\x0cC42P01\0\0").await.unwrap();
+        let refused = ask(&mut backend, "select").await;
+        assert!(matches!(refused, Err(AskError::Refused { code }) if &code == b"42P01"));
         drop(server);
         assert!(matches!(ask(&mut backend, "select").await, Err(AskError::Io(_))));
     }

@@ -146,7 +146,7 @@ async fn is_wanted(backend: &mut Backend, wanted: SessionAttrs) -> Result<bool, 
         None => {
             let rows = ask(backend, ROLE).await.map_err(|error| match error {
                 AskError::Io(error) => DialError::Io(error),
-                AskError::Refused | AskError::Senseless => ProtocolFault::Unexpected(b'E').into(),
+                AskError::Refused { .. } | AskError::Senseless => ProtocolFault::Unexpected(b'E').into(),
             })?;
             let value = |at: usize| rows.first().and_then(|row| row.get(at)).and_then(Option::as_ref);
             (value(0).is_some_and(|value| value == "t"), value(1).is_some_and(|value| value == "on"))

@@ -1,17 +1,14 @@
 //! A question with one parameter, by the extended protocol, on a connection that nobody else uses: what a client
 //! has sent goes beside the statement and never into it.
 
-use super::ask::{AskError, Row};
+use super::ask::{self, AskError, Row, answer};
 use super::dial::Backend;
-use crate::wire::backend::{error_field, message, row_values};
+use crate::wire::backend::message;
 use crate::wire::compose::parse;
-use crate::wire::walk::{HEADER, Header, cstr};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use std::io;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use crate::wire::walk::cstr;
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::AsyncWriteExt;
 
-/// Most bytes of an answer.
-const MAX_ANSWER: usize = 64 << 10;
 /// Most rows asked for: one is right, two are too many.
 const MAX_ROWS: i32 = 2;
 
@@ -27,32 +24,13 @@ pub type Answer = (Vec<Bytes>, Vec<Row>);
 pub async fn inquire(backend: &mut Backend, text: &str, parameter: &str) -> Result<Option<Answer>, AskError> {
     backend.stream.write_all(&question(text, parameter)).await?;
     backend.stream.flush().await?;
-    let (mut columns, mut rows) = (Vec::new(), Vec::new());
-    let (mut buf, mut left) = (BytesMut::new(), MAX_ANSWER);
-    loop {
-        while let Some(head) = Header::read(&buf) {
-            let total = head.total().filter(|&total| total <= MAX_ANSWER).ok_or(AskError::Senseless)?;
-            if buf.len() < total {
-                break;
-            }
-            let body = &buf[HEADER..total];
-            match head.kind {
-                b'T' => columns = column_names(body).ok_or(AskError::Senseless)?,
-                b'D' => rows.push(row_values(body).ok_or(AskError::Senseless)?),
-                b'E' if error_field(body, b'C').is_some_and(|code| code.starts_with(b"22")) => {
-                    return Ok(None);
-                }
-                b'E' => return Err(AskError::Refused),
-                b'Z' => return Ok(Some((columns, rows))),
-                _ => {}
-            }
-            buf.advance(total);
+    match answer(backend).await {
+        Ok(ask::Answer { description, .. }) if description.is_empty() => Ok(Some(Answer::default())),
+        Ok(ask::Answer { description, rows }) => {
+            Ok(Some((column_names(&description).ok_or(AskError::Senseless)?, rows)))
         }
-        let n = backend.stream.read_buf(&mut buf).await?;
-        left = left.checked_sub(n).ok_or(AskError::Senseless)?;
-        if n == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
+        Err(AskError::Refused { code: [b'2', b'2', ..] }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -92,6 +70,7 @@ fn column_names(body: &[u8]) -> Option<Vec<Bytes>> {
 mod tests {
     use super::*;
     use crate::wire::backend::text_columns;
+    use crate::wire::walk::HEADER;
 
     #[test]
     fn names_of_columns_are_read_and_half_a_description_is_none() {
