@@ -12,7 +12,7 @@
 //! | 5 faces | [`console`], [`http`] |
 //! | 4 session | [`session`]: handshake → tag → serve → close, the relay, the tracker |
 //! | 3 doors | [`net`], [`backend`], [`pool`], [`auth`] |
-//! | 2 rules (pure) | [`book`], [`breaker`], [`statements`], [`state`] |
+//! | 2 rules (pure) | [`book`], [`breaker`], [`adapt`], [`statements`], [`state`] |
 //! | 1 wire (pure) | [`wire`] |
 //! | 0 ground | [`tag`], [`config`], [`metrics`], [`clock`], [`log`] |
 //!
@@ -49,6 +49,7 @@ pub mod tag;
 
 pub mod wire;
 
+pub mod adapt;
 pub mod book;
 pub mod breaker;
 pub mod state;

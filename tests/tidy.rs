@@ -14,14 +14,15 @@ const FLOORS: [(u8, &[&str]); 7] = [
     (5, &["console", "http"]),
     (4, &["session"]),
     (3, &["net", "backend", "pool", "auth"]),
-    (2, &["book", "breaker", "statements", "state"]),
+    (2, &["book", "breaker", "adapt", "statements", "state"]),
     (1, &["wire"]),
     (0, &["tag", "config", "metrics", "clock", "log"]),
 ];
 
 /// Rooms and files that decide and do not act.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "breaker",
+    "adapt",
     "session/tracker",
     "session/virtual_tx",
     "session/reply",
