@@ -9,6 +9,9 @@ use crate::tag::Tag;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 
+#[path = "tests/able.rs"]
+mod able;
+
 const POOLS: usize = 3;
 
 #[derive(Debug, Clone)]
@@ -20,6 +23,8 @@ enum Op {
     IdleDies { pool: u8 },
     DialEnds { pick: u8, ok: bool },
     EvictEnds { pick: u8 },
+    Lend { pool: u8 },
+    BringBack { pick: u8, gone: bool },
     Tick { ms: u16 },
     EndRequest { request: u8, closed: bool },
     Pause { database: Option<u8>, on: bool },
@@ -37,6 +42,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<u8>().prop_map(|pool| Op::IdleDies { pool }),
         6 => (any::<u8>(), prop::bool::weighted(0.8)).prop_map(|(pick, ok)| Op::DialEnds { pick, ok }),
         3 => any::<u8>().prop_map(|pick| Op::EvictEnds { pick }),
+        2 => any::<u8>().prop_map(|pool| Op::Lend { pool }),
+        2 => (any::<u8>(), prop::bool::weighted(0.2)).prop_map(|(pick, gone)| Op::BringBack { pick, gone }),
         3 => (0..400u16).prop_map(|ms| Op::Tick { ms }),
         1 => (0..4u8, any::<bool>()).prop_map(|(request, closed)| Op::EndRequest { request, closed }),
         1 => (prop::option::of(any::<u8>()), any::<bool>()).prop_map(|(database, on)| Op::Pause { database, on }),
@@ -75,6 +82,8 @@ struct World {
     stores: Vec<Vec<u32>>,
     dials: Vec<PoolId>,
     evictions: Vec<PoolId>,
+    /// Backends that Bursar asks something itself.
+    lent: Vec<(PoolId, u32)>,
     held: BTreeMap<LeaseId, Holds>,
     waiting: BTreeMap<u32, Waits>,
     next_token: u32,
@@ -115,6 +124,7 @@ impl World {
             pools,
             dials: Vec::new(),
             evictions: Vec::new(),
+            lent: Vec::new(),
             held: BTreeMap::new(),
             waiting: BTreeMap::new(),
             next_token: 0,
@@ -183,87 +193,6 @@ impl World {
         self.held.values().filter(|h| h.claim.pool == pool && h.claim.tag.tenant == *tenant).count()
     }
 
-    /// Whether a waiter could be served if there were a backend, by the rules alone.
-    fn able(&self, waits: &Waits, rows: &View) -> bool {
-        let claim = &waits.claim;
-        let row = rows.waiters.iter().find(|row| row.session == claim.session);
-        let row = row.expect("a waiter is shown");
-        let capped = self.held_by_tenant(claim.pool, &claim.tag.tenant) >= self.setup.cap as usize;
-        let paused = rows.pools[claim.pool.0 as usize].paused;
-        let k = self.setup.k as usize;
-        let request = claim.tag.request.as_ref().filter(|_| !claim.login);
-        if row.reason == "request_cap" {
-            // Held back: then its request's leases and lined-up waiters use up the budget.
-            let request = request.expect("only a request is held back");
-            let lined_up = |other: &&WaiterView| {
-                other.reason != "request_cap" && other.tag.request.as_ref() == Some(request)
-            };
-            // Logins of the same request are lined up too, but never count.
-            let lined_up = rows.waiters.iter().filter(lined_up).filter(|o| !self.is_login(o.session)).count();
-            assert!(self.held_by_request(request) + lined_up >= k, "held back without need");
-        }
-        let over = request.is_some_and(|request| self.held_by_request(request) >= k);
-        if capped || paused || over || row.reason == "request_cap" || row.reason == "deadlock" {
-            return false;
-        }
-        let safe = self.is_safe(claim, rows);
-        assert!(row.reason != "unsafe" || !safe, "{row:?}");
-        assert!(row.reason != "express" && row.reason != "reserve" && row.reason != "class_cap");
-        safe
-    }
-
-    /// The banker's test, by trying: can all who hold something and may need more finish one after
-    /// another once this claim is granted, in its pool and within its tenant's cap?
-    fn is_safe(&self, claim: &Claim, rows: &View) -> bool {
-        let Some(own) = claim.tag.request.as_ref().filter(|_| !claim.login) else { return true };
-        let need = |request: &Arc<str>, more: usize| {
-            (self.setup.k as usize).saturating_sub(self.held_by_request(request) + more)
-        };
-        if need(own, 1) == 0 {
-            return true;
-        }
-        let finishes = |capacity: usize, within: &dyn Fn(&Claim) -> bool, more: usize| {
-            // By request and tenant, as different tenants' leases are told apart.
-            let mut stakes: BTreeMap<(&Arc<str>, &Arc<str>), usize> = BTreeMap::new();
-            let held = self.held.values().map(|held| &held.claim);
-            for claim in held.chain(std::iter::repeat_n(claim, more)).filter(|c| within(c) && !c.login) {
-                let Some(request) = &claim.tag.request else { continue };
-                *stakes.entry((request, &claim.tag.tenant)).or_default() += 1;
-            }
-            let mut left: Vec<(usize, usize)> = stakes
-                .into_iter()
-                .map(|((id, _), held)| (need(id, if id == own { more } else { 0 }), held))
-                .filter(|&(need, _)| need > 0)
-                .collect();
-            let taken: usize = left.iter().map(|(_, held)| held).sum();
-            let mut free = capacity as i64 - taken as i64;
-            while left.len() > 1 {
-                let Some(at) = left.iter().position(|&(need, _)| need as i64 <= free) else { return false };
-                free += left.swap_remove(at).1 as i64;
-            }
-            true
-        };
-        let pool = &rows.pools[claim.pool.0 as usize];
-        let elsewhere = |at: fn(&super::report::view::PoolView) -> usize| {
-            rows.pools.iter().filter(|other| other.id != pool.id).map(at).sum::<usize>()
-        };
-        let taken =
-            pool.leased + pool.idle + pool.dialling + elsewhere(|other| other.leased + other.dialling);
-        let server = self.setup.max_backends.saturating_sub(taken);
-        let limit = self.setup.rules.size + self.setup.rules.overflow;
-        let own_room = limit.saturating_sub(pool.leased + pool.idle + pool.dialling);
-        let spare = (pool.idle + pool.dialling + own_room.min(server)).max(1);
-        let holds = self.held_by_request(own) > 0;
-        let (in_pool, of_tenant) = (
-            |other: &Claim| other.pool == claim.pool,
-            |other: &Claim| other.pool == claim.pool && other.tag.tenant == claim.tag.tenant,
-        );
-        let ok = |capacity, within: &dyn Fn(&Claim) -> bool| {
-            finishes(capacity, within, 1) || (holds && !finishes(capacity, within, 0))
-        };
-        ok(pool.leased + spare, &in_pool) && ok(self.setup.cap as usize, &of_tenant)
-    }
-
     fn is_login(&self, session: SessionId) -> bool {
         self.waiting.values().any(|waits| waits.claim.session == session && waits.claim.login)
     }
@@ -285,7 +214,8 @@ impl World {
             total += sum;
             let id = self.pools[at];
             assert_eq!(pool.leased, self.held.values().filter(|held| held.claim.pool == id).count());
-            assert_eq!(pool.dialling, self.dials.iter().filter(|&&dial| dial == id).count());
+            let lent = self.lent.iter().filter(|(lent, _)| *lent == id).count();
+            assert_eq!(pool.dialling, self.dials.iter().filter(|&&dial| dial == id).count() + lent);
             assert_eq!(pool.leaving, self.evictions.iter().filter(|&&leaving| leaving == id).count());
             assert_eq!(pool.idle + pool.leaving, self.stores[at].len(), "pool {at}: idle");
         }
@@ -343,7 +273,7 @@ impl World {
             let idle_elsewhere = view.pools.iter().any(|other| other.idle > 0);
             if idle_elsewhere && total >= self.setup.max_backends && !self.failing {
                 let full = slots >= self.setup.rules.size + self.setup.rules.overflow;
-                let coming = !self.dials.is_empty() || !self.evictions.is_empty();
+                let coming = [self.dials.len(), self.evictions.len(), self.lent.len()] != [0, 0, 0];
                 assert!(full || coming, "waits beside an idle backend of another pool");
             }
         }
@@ -460,6 +390,8 @@ impl World {
             }
             Op::DialEnds { pick: at, ok } => self.end_dial(at, ok, &mut actions),
             Op::EvictEnds { pick: at } => self.end_eviction(at, &mut actions),
+            Op::Lend { pool } => self.lend(pool as usize % POOLS),
+            Op::BringBack { pick, gone } => self.bring_back(pick, gone, &mut actions),
             Op::Tick { ms } => {
                 self.now += Duration::from_millis(ms.into());
                 self.tick(&mut actions);
@@ -525,6 +457,25 @@ impl World {
         self.book.evicted(self.now, pool, actions);
     }
 
+    /// Takes an idle backend for a question, if the book has one to lend.
+    fn lend(&mut self, at: usize) {
+        if self.book.lend_idle(self.now, self.pools[at]) {
+            let backend = self.stores[at].pop().expect("a backend counted idle is in the store");
+            self.lent.push((self.pools[at], backend));
+        }
+    }
+
+    fn bring_back(&mut self, at: u8, gone: bool, actions: &mut Vec<Action<u32, u32>>) {
+        if self.lent.is_empty() {
+            return;
+        }
+        let (pool, backend) = self.lent.remove(at as usize % self.lent.len());
+        if gone {
+            self.live.remove(&backend);
+        }
+        self.book.bring_back(self.now, pool, (!gone).then_some(backend), actions);
+    }
+
     /// Everybody goes home: then nothing is held, waited for, or counted.
     fn finish(&mut self) {
         while let Some((lease, Holds { backend, .. })) = self.held.pop_first() {
@@ -539,6 +490,7 @@ impl World {
             let mut actions = Vec::new();
             self.end_dial(0, true, &mut actions);
             self.end_eviction(0, &mut actions);
+            self.bring_back(0, false, &mut actions);
             self.carry_out(actions);
             if let Some((lease, Holds { backend, .. })) = self.held.pop_first() {
                 self.give_back(lease, Some(backend), None);

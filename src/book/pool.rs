@@ -21,11 +21,13 @@ pub(super) enum Place {
     Dialling,
     /// In the idle store, to be closed: counts until it is gone.
     Leaving,
+    /// With Bursar itself, for a question: idle but for a moment.
+    Lent,
 }
 
 /// Slots by place: of one pool, or of all.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Census([usize; 4]);
+pub(super) struct Census([usize; 5]);
 
 impl Census {
     pub(super) fn at(&self, place: Place) -> usize {
@@ -38,7 +40,12 @@ impl Census {
 
     /// Leased or idle: backends that are up.
     pub(super) fn up(&self) -> usize {
-        self.at(Place::Leased) + self.at(Place::Idle)
+        self.at(Place::Leased) + self.at(Place::Idle) + self.at(Place::Lent)
+    }
+
+    /// Those that will be at hand by themselves.
+    pub(super) fn coming(&self) -> usize {
+        self.at(Place::Dialling) + self.at(Place::Lent)
     }
 
     /// Moves one slot; `None` is outside. False if there was none to move.

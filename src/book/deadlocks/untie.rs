@@ -237,7 +237,8 @@ impl<B, W> Book<B, W> {
         }
         let hopeless = pool.dials.failures >= HOPELESS;
         let dialling = pool.census.at(Place::Dialling) > 0 && !hopeless;
-        if dialling || pool.census.at(Place::Leaving) > 0 || pool.awaited > 0 {
+        let coming = pool.census.at(Place::Leaving) + pool.census.at(Place::Lent) + pool.awaited;
+        if dialling || coming > 0 {
             (Scope::Coming, false)
         } else if pool.census.total() >= pool.limit() || hopeless {
             (Scope::Pool(id), !hopeless)

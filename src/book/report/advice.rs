@@ -27,7 +27,7 @@ const WAIT: f64 = 0.01;
 /// One thing to change.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Advice {
-    /// `client_pool_saturated`, `lease_efficiency`, `idle_transactions`, `parking`, `repeated_statements`,
+    /// `connection_limit`, `connection_refused`, `client_pool_saturated`, `lease_efficiency`, `idle_transactions`, `parking`, `repeated_statements`,
     /// `nested_sessions`, `pool_size`.
     pub topic: &'static str,
     /// Whose it is: a pool, a call site, a route, an instance.

@@ -56,7 +56,7 @@ impl<B, W> Book<B, W> {
                 size: pool.rules.size,
                 leased: pool.census.at(Place::Leased),
                 idle: pool.census.at(Place::Idle),
-                dialling: pool.census.at(Place::Dialling),
+                dialling: pool.census.coming(),
                 leaving: pool.census.at(Place::Leaving),
                 waiting: pool.waiting,
                 oldest_wait: oldest

@@ -42,7 +42,30 @@ impl<B, W> Book<B, W> {
         self.shift(pool, Some(Place::Dialling), None, now);
         self.end_dial(pool, result.as_ref().err(), now, actions);
         self.move_on(pool);
-        if let Ok(backend) = result
+        self.come(pool, result.ok(), now, actions);
+    }
+
+    /// Lends an idle backend to Bursar itself, for a question, if there is one that nobody wants: take it out of the
+    /// store, ask, and call [`Book::bring_back`]. It keeps its slot, and is nobody's lease.
+    pub fn lend_idle(&mut self, now: Instant, pool: PoolId) -> bool {
+        !self.closing && self.shift(pool, Some(Place::Idle), Some(Place::Lent), now)
+    }
+
+    /// The question has been asked; `None` = the backend is gone, and its connection closed.
+    pub fn bring_back(
+        &mut self,
+        now: Instant,
+        pool: PoolId,
+        backend: Option<B>,
+        actions: &mut Vec<Action<B, W>>,
+    ) {
+        self.shift(pool, Some(Place::Lent), None, now);
+        self.come(pool, backend, now, actions);
+    }
+
+    /// A slot is free, and perhaps a backend at hand for it.
+    fn come(&mut self, pool: PoolId, backend: Option<B>, now: Instant, actions: &mut Vec<Action<B, W>>) {
+        if let Some(backend) = backend
             && let Some(backend) = self.arrive(pool, backend, now, actions)
         {
             actions.push(Action::Store { pool, backend });

@@ -133,7 +133,7 @@ impl<B, W> Book<B, W> {
     pub(in crate::book) fn spare(&self, id: PoolId) -> u32 {
         let pool = &self.pools[id.0 as usize];
         let census = &pool.census;
-        let ready = census.at(Place::Idle) + census.at(Place::Dialling);
+        let ready = census.at(Place::Idle) + census.coming();
         let own = pool.limit().saturating_sub(census.total() - census.at(Place::Leaving));
         let fixed = self.census.total() - self.census.at(Place::Leaving);
         let movable = self.census.at(Place::Idle) - census.at(Place::Idle);
