@@ -18,6 +18,18 @@ pub const QUESTIONS: [&str; 4] = [
      WHERE pg_catalog.split_part(name, '.', 1) IN ('rds', 'cloudsql', 'azure')",
 ];
 
+/// Columns of each.
+const COLUMNS: [usize; QUESTIONS.len()] = [4, 2, 1, 1];
+
+/// All of them as one, which costs one way to the server and back; [`Limits::of`] reads the answer.
+#[must_use]
+pub fn together() -> String {
+    let [first, others @ ..] = QUESTIONS;
+    let join =
+        |all: String, question: &str| format!("{all} LEFT JOIN ({question}) AS q{} ON true", all.len());
+    others.into_iter().fold(format!("SELECT * FROM ({first}) AS q"), join)
+}
+
 /// What a server has said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -70,6 +82,18 @@ impl Managed {
 }
 
 impl Limits {
+    /// From the answer to [`together`].
+    #[must_use]
+    pub fn of(mut row: &[Option<Bytes>]) -> Limits {
+        let mut limits = Limits::default();
+        for (question, columns) in COLUMNS.into_iter().enumerate() {
+            let (own, rest) = row.split_at(columns.min(row.len()));
+            limits.learn(question, Some(own));
+            row = rest;
+        }
+        limits
+    }
+
     /// Takes over the answer to a question by its number; `None` = it was refused.
     pub fn learn(&mut self, question: usize, row: Option<&[Option<Bytes>]>) {
         let text = |at: usize| std::str::from_utf8(row?.get(at)?.as_deref()?).ok();
@@ -128,6 +152,11 @@ mod tests {
         };
         assert_eq!(limits, expected);
         assert_eq!(limits.free(), Some(92));
+        let all =
+            [Some("16.4"), Some("100"), Some("3"), Some("5"), Some("7"), Some("f"), Some("-1"), Some("rds")];
+        assert_eq!(Limits::of(&row(&all)), expected);
+        assert_eq!(Limits::of(&row(&all[..4])), Limits { role: None, managed: None, ..expected.clone() });
+        assert_eq!(Limits::of(&[]), Limits::default());
         limits.learn(1, Some(&row(&[Some("7"), Some("t")])));
         assert!(limits.superuser);
     }

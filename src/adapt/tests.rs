@@ -265,7 +265,6 @@ fn sizes_give_way_last_and_pools_of_one_role_alike() {
         extra: 0,
         min_idle: 0,
         limits: Some((3, Arc::new(Limits { role: Some(9), ..Limits::default() }))),
-        ..sizes.pools[0].clone()
     };
     sizes.pools.push(other);
     assert_eq!(set(&sizes)[0], key("size", 7), "the other keeps its 2 of 9");
