@@ -124,6 +124,7 @@ families! {
     CONNECT_SECONDS Histogram "bursar_backend_connect_seconds" [] "Time from dial to ready of the dials that succeeded.";
     BREAKER Gauge "bursar_breaker_state" ["upstream"] "A server's circuit breaker: 0 closed, 1 half-open, 2 open.";
     BREAKER_TURNS Counter "bursar_breaker_transitions_total" ["upstream", "reason"] "Changes of a server's circuit breaker.";
+    MAX_CONNECTIONS Gauge "bursar_server_max_connections" ["upstream"] "Connections the server lets in, max_connections, once it was asked.";
     RESETS Counter "bursar_backend_resets_total" ["kind"] "Used backends made fit for the next session, by how.";
     ISOLATION Counter "bursar_isolation_violations_total" ["kind"] "Work of different tenants, users or requests that would have mixed, by kind (V1 to V7).";
     CONTEXT_MISMATCHES Counter "bursar_tenant_context_mismatch_total" [] "Backends closed because they did not have the tenant context that they should.";

@@ -39,6 +39,17 @@ pub(super) struct Answer {
     pub(super) description: Bytes,
     /// Its rows.
     pub(super) rows: Vec<Row>,
+    /// The SQLSTATE of an error in it; zeros if that had none.
+    pub(super) refused: Option<[u8; 5]>,
+}
+
+/// What to do at an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AtError {
+    /// It is the end of the answer: nobody needs the connection any more.
+    Stop,
+    /// Read on, so that the connection is ready for the next question.
+    ReadOn,
 }
 
 /// Asks, and reads to the end of the answer. Bounded in time by the caller. Not cancel safe: dropped
@@ -50,11 +61,33 @@ pub async fn ask(backend: &mut Backend, text: &str) -> Result<Vec<Row>, AskError
     let mut out = BytesMut::new();
     query(&mut out, text.as_bytes());
     backend.stream.write_all(&out).await?;
-    Ok(answer(backend).await?.rows)
+    answer(backend, AtError::Stop).await?.rows()
 }
 
-/// Reads an answer to its ReadyForQuery, or to the first error in it. Not cancel safe.
-pub(super) async fn answer(backend: &mut Backend) -> Result<Answer, AskError> {
+/// As [`ask`], of a server that may refuse this question and answer the next: `None` = it has. The connection is
+/// ready then as after an answer.
+///
+/// # Errors
+/// See [`AskError`]; it is never `Refused`.
+pub async fn try_ask(backend: &mut Backend, text: &str) -> Result<Option<Vec<Row>>, AskError> {
+    let mut out = BytesMut::new();
+    query(&mut out, text.as_bytes());
+    backend.stream.write_all(&out).await?;
+    Ok(answer(backend, AtError::ReadOn).await?.rows().ok())
+}
+
+impl Answer {
+    /// The rows, unless there was an error.
+    pub(super) fn rows(self) -> Result<Vec<Row>, AskError> {
+        match self.refused {
+            Some(code) => Err(AskError::Refused { code }),
+            None => Ok(self.rows),
+        }
+    }
+}
+
+/// Reads an answer to its ReadyForQuery. Not cancel safe.
+pub(super) async fn answer(backend: &mut Backend, at_error: AtError) -> Result<Answer, AskError> {
     let (mut read, mut buf, mut left) = (Answer::default(), BytesMut::new(), MAX_ANSWER);
     loop {
         while let Some(head) = Header::read(&buf) {
@@ -68,7 +101,10 @@ pub(super) async fn answer(backend: &mut Backend) -> Result<Answer, AskError> {
                 b'D' => read.rows.push(row_values(body).ok_or(AskError::Senseless)?),
                 b'E' => {
                     let code = error_field(body, b'C').and_then(|code| code.try_into().ok());
-                    return Err(AskError::Refused { code: code.unwrap_or_default() });
+                    read.refused = Some(code.unwrap_or_default());
+                    if at_error == AtError::Stop {
+                        return Ok(read);
+                    }
                 }
                 b'Z' => return Ok(read),
                 _ => {}
@@ -123,7 +159,14 @@ mod tests {
         server.write_all(b"E\0\0\0\x0cC42P01\0\0").await.unwrap();
         let refused = ask(&mut backend, "select").await;
         assert!(matches!(refused, Err(AskError::Refused { code }) if &code == b"42P01"));
+        // Where another question follows, the answer is read to its end.
+        server.write_all(b"E\0\0\0\x0cC42501\0\0Z\0\0\0\x05I").await.unwrap();
+        assert!(matches!(try_ask(&mut backend, "select").await, Ok(None)));
+        server.write_all(b"Z\0\0\0\x05I").await.unwrap();
+        assert!(matches!(try_ask(&mut backend, "select").await, Ok(Some(rows)) if rows.is_empty()));
+        server.write_all(b"E\0\0\0\x0cC57P01\0\0").await.unwrap();
         drop(server);
+        assert!(matches!(try_ask(&mut backend, "select").await, Err(AskError::Io(_))));
         assert!(matches!(ask(&mut backend, "select").await, Err(AskError::Io(_))));
     }
 }

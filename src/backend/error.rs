@@ -1,6 +1,7 @@
 //! Why a backend could not be had.
 
 use super::scram::ScramFault;
+use crate::adapt::refused::Full;
 use crate::breaker::Failure;
 use bytes::Bytes;
 use std::io;
@@ -20,7 +21,7 @@ pub enum DialError {
     #[error("no backend within the connect timeout")]
     Timeout,
     /// PostgreSQL refused, in its own words.
-    #[error("refused by the server with SQLSTATE {}", .code.escape_ascii())]
+    #[error("refused by the server with SQLSTATE {}{}", .code.escape_ascii(), for_want_of(.body))]
     Server {
         /// SQLSTATE, five ASCII characters from a genuine server.
         code: [u8; 5],
@@ -48,6 +49,11 @@ pub enum DialError {
     /// The store holds as many backends as it may; the book's accounting is off.
     #[error("no room in the store")]
     NoRoom,
+}
+
+/// Which limit it was, where it was one.
+fn for_want_of(body: &[u8]) -> String {
+    Full::of(body).map_or_else(String::new, |full| format!(", {} being used up", full.name()))
 }
 
 impl DialError {

@@ -1,7 +1,7 @@
 //! A question with one parameter, by the extended protocol, on a connection that nobody else uses: what a client
 //! has sent goes beside the statement and never into it.
 
-use super::ask::{self, AskError, Row, answer};
+use super::ask::{AskError, AtError, Row, answer};
 use super::dial::Backend;
 use crate::wire::backend::message;
 use crate::wire::compose::parse;
@@ -24,14 +24,15 @@ pub type Answer = (Vec<Bytes>, Vec<Row>);
 pub async fn inquire(backend: &mut Backend, text: &str, parameter: &str) -> Result<Option<Answer>, AskError> {
     backend.stream.write_all(&question(text, parameter)).await?;
     backend.stream.flush().await?;
-    match answer(backend).await {
-        Ok(ask::Answer { description, .. }) if description.is_empty() => Ok(Some(Answer::default())),
-        Ok(ask::Answer { description, rows }) => {
-            Ok(Some((column_names(&description).ok_or(AskError::Senseless)?, rows)))
-        }
-        Err(AskError::Refused { code: [b'2', b'2', ..] }) => Ok(None),
-        Err(error) => Err(error),
+    let answer = answer(backend, AtError::Stop).await?;
+    if let Some([b'2', b'2', ..]) = answer.refused {
+        return Ok(None);
     }
+    let columns = match &*answer.description {
+        [] => Vec::new(),
+        description => column_names(description).ok_or(AskError::Senseless)?,
+    };
+    Ok(Some((columns, answer.rows()?)))
 }
 
 /// Parse, Bind, Describe, Execute, Sync, all unnamed and in text.

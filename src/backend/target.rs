@@ -5,6 +5,7 @@
 
 use super::command::{CommandFault, Source};
 use super::file::PasswordFile;
+use crate::adapt::Place;
 use crate::auth::keys::{self, Key, ScramKeys};
 use crate::auth::{Passport, SecretKind, Verifier};
 use crate::config::{Database, Secret, SessionAttrs};
@@ -152,6 +153,12 @@ impl Target {
             command: self.command.clone(),
             passport: self.passport.clone(),
         }
+    }
+
+    /// Where its connections go.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place { server: self.address.clone(), dbname: (&*self.dbname).into(), role: (&*self.user).into() }
     }
 
     /// The same with the password that its command prints; `None` where there is no command. One that is in a

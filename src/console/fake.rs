@@ -1,6 +1,8 @@
 //! A planted [`Source`] for the tests of both faces: one moment of a small busy process.
 
 use super::source::{Command, Running, Source};
+use crate::adapt::Limits;
+use crate::adapt::limits::Managed;
 use crate::backend::trail::fingerprint;
 use crate::book::advice::Advice;
 use crate::book::view::{
@@ -17,7 +19,7 @@ use crate::session::registry::ClientRow;
 use crate::tag::Tag;
 use crate::wire::error::{Report, Severity};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -319,6 +321,17 @@ impl Source for Fake {
             xid_assigned: (backend_pid == 4711).then_some(true),
         };
         HashMap::from([(1, detail(4700, "0000000000000001")), (2, detail(4711, "0000000000000002"))])
+    }
+
+    fn server_limits(&self) -> BTreeMap<Arc<str>, Arc<Limits>> {
+        let limits = Limits {
+            version: Some("16.4".into()),
+            max_connections: Some(100),
+            reserved: 3,
+            managed: Some(Managed::Rds),
+            ..Limits::default()
+        };
+        BTreeMap::from([("db:5432".into(), Arc::new(limits))])
     }
 
     fn advice(&self) -> Vec<Advice> {

@@ -1,6 +1,7 @@
 //! What the faces may see and do. The house implements it over pools, registry and configuration;
 //! tests implement it over planted rows.
 
+use crate::adapt::Limits;
 use crate::book::advice::Advice;
 use crate::book::view::{CallSiteView, RequestView};
 use crate::book::{PoolId, View};
@@ -9,7 +10,7 @@ use crate::metrics::Metrics;
 use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, ParkingRow, PreparedRow};
 use crate::session::registry::ClientRow;
 use crate::wire::error::Report;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub trait Source: Send + Sync + 'static {
     fn leases(&self) -> Vec<LeaseDetail>;
     /// What the book does not know of the leak cases in its view, by case number.
     fn leaks(&self) -> HashMap<u64, LeakDetail>;
+    /// What each server said last of the connections that it lets in, by its address.
+    fn server_limits(&self) -> BTreeMap<Arc<str>, Arc<Limits>>;
     /// What to change, the gravest first.
     fn advice(&self) -> Vec<Advice>;
     /// How often an application was found to starve on its own pool.

@@ -299,6 +299,11 @@ fn over_all(source: &dyn Source, view: &View) -> Vec<MetricFamily> {
     let turns = view.upstreams.iter().flat_map(|upstream| {
         upstream.turns.iter().map(|(reason, count)| sample!(&*upstream.name, *reason => *count))
     });
+    let limits = source.server_limits();
+    let connections = limits.iter().filter_map(|(server, limits)| {
+        let max = limits.max_connections?;
+        Some(sample!(&**server => max))
+    });
     vec![
         family(&metrics::ALL_LEASES_PEAK, [sample!(=> view.leases_peak)]),
         family(&metrics::UNKNOWN_CLASSES, [sample!(=> view.unknown_classes)]),
@@ -309,6 +314,7 @@ fn over_all(source: &dyn Source, view: &View) -> Vec<MetricFamily> {
         family(&metrics::DEADLOCKS, deadlocks),
         family(&metrics::BREAKER, view.upstreams.iter().map(breaker)),
         family(&metrics::BREAKER_TURNS, turns),
+        family(&metrics::MAX_CONNECTIONS, connections),
         family(&metrics::SATURATED, [sample!(=> source.saturated_total())]),
         family(&metrics::PINS, view.pins.iter().map(|(reason, count)| sample!(*reason => *count))),
         family(&metrics::REQUESTS_ENDED, view.request_ends.iter().map(|(by, count)| sample!(*by => *count))),

@@ -3,6 +3,7 @@
 //!
 //! What is remembered, and for how long, is decided in [`crate::auth::account`].
 
+use crate::adapt::Place;
 use crate::auth::account::AnswerError;
 use crate::auth::{Account, Accounts};
 use crate::backend::ask::AskError;
@@ -82,7 +83,8 @@ struct Shared {
 
 impl Directory {
     /// `None` if the configuration asks nobody. `old` stays, with all it knows, if nothing changed.
-    pub(super) fn of(
+    #[must_use]
+    pub fn of(
         config: &Config,
         tls: &Arc<ArcSwap<Tls>>,
         old: Option<&Arc<Directory>>,
@@ -116,6 +118,12 @@ impl Directory {
             asked: Mutex::default(),
         });
         Some(Arc::new(Directory { rules, shared, questions, unasked: Mutex::new(Some(unasked)) }))
+    }
+
+    /// Where its connection goes.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.shared.target.place()
     }
 
     /// Who this is; with `news`, not from memory. Cancel safe: the question is asked all the same.

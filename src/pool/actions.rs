@@ -6,6 +6,7 @@ use super::lease::Lease;
 use super::one::Opened;
 use super::wait::{Granted, Waiter};
 use super::{NotLetIn, Pool, Pools};
+use crate::adapt::refused::Full;
 use crate::backend::{DialError, Object, Store};
 use crate::book::{Action, Checkout, Claim, DialFailure, LeaseId, PoolId, SessionId, Warning};
 use crate::clock;
@@ -126,6 +127,7 @@ impl Pools {
                         generation: object.generation,
                         prepared: object.prepared.count(),
                     });
+                    pool.note_server(&object, backends.len() == 1);
                     Ok(object)
                 }
                 Err(error) => {
@@ -135,7 +137,10 @@ impl Pools {
                         "cannot open a backend"
                     );
                     match &error {
-                        DialError::Server { body, .. } => pool.not_let_in(NotLetIn::Said(body.clone())),
+                        DialError::Server { body, .. } => {
+                            Full::of(body).into_iter().for_each(|full| pool.note_full(full));
+                            pool.not_let_in(NotLetIn::Said(body.clone()));
+                        }
                         DialError::Auth(fault) => pool.not_let_in(NotLetIn::Unproved(*fault)),
                         // The server's last words are not why.
                         DialError::Command(_) => pool.let_in(),

@@ -74,14 +74,16 @@ impl Pools {
         let observed = self.config().budget.parking.mode == ParkMode::Observe;
         let parking = if observed { self.parking() } else { HashMap::new() };
         let parkable: Vec<_> = parking.into_iter().map(|(pool, row)| (pool, row.parkable)).collect();
-        advise(&Seen {
+        let mut rows = self.advice_of_limits();
+        rows.extend(advise(&Seen {
             pools: &view.pools,
             requests: &view.requests,
             callsites: &callsites,
             saturated: &self.saturated(),
             parkable: &parkable,
             uptime: now.saturating_duration_since(self.started),
-        })
+        }));
+        rows
     }
 
     /// The daily line.

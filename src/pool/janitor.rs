@@ -26,6 +26,7 @@ pub async fn run(pools: Arc<Pools>) {
             pools.ask_who_writes();
             pools.close_spares();
             pools.look_at_instances();
+            pools.look_at_limits();
             if now.saturating_duration_since(advised) >= DAILY {
                 advised = now;
                 pools.log_advice();

@@ -16,6 +16,7 @@
 //! | [`janitor`] | deadlines, leaks, idle backends: whatever happens while nobody asks |
 //! | `advise` | looking for applications that starve on their own pool; the daily line of advice |
 //! | `xids` | asking PostgreSQL whether a transaction that may be leaked has written |
+//! | [`limits`] | asking PostgreSQL how many connections it lets in |
 //! | `locks` | asking PostgreSQL who waits for a lock of its own request |
 //! | [`events`] | leak and deadlock events for the log |
 //! | [`view`] | rows for the faces |
@@ -30,6 +31,7 @@ pub mod events;
 pub mod janitor;
 pub mod lease;
 mod levers;
+pub mod limits;
 mod locks;
 mod one;
 pub mod parking;
@@ -100,6 +102,7 @@ pub struct Pools {
     spares: Mutex<locks::Spares>,
     unasked: Mutex<Vec<xids::Open>>,
     saturation: Mutex<crate::book::saturation::Saturation>,
+    sizing: limits::Sizing,
     settings: Mutex<state::Table>,
     /// Process counters.
     pub metrics: Arc<Metrics>,
@@ -146,6 +149,7 @@ impl Pools {
             spares: Mutex::default(),
             unasked: Mutex::default(),
             saturation: Mutex::default(),
+            sizing: limits::Sizing::default(),
             settings: Mutex::default(),
             metrics,
             buffers: crate::net::buffers::Buffers::default(),
@@ -237,6 +241,7 @@ impl Pools {
             reported: Mutex::default(),
             refusal: watch::Sender::new(None),
             backends: Mutex::default(),
+            limits: Mutex::default(),
         });
         // Before its first backends are opened.
         pool.admit(passport);
@@ -531,6 +536,7 @@ impl Pools {
         let at = Arc::as_ptr(&config).cast_mut();
         self.config.store(config);
         self.current.store(at, Ordering::Release);
+        self.sizing.has_changed();
         self.carry_out(actions);
     }
 }

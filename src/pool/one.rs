@@ -54,6 +54,7 @@ pub struct Pool {
     /// Why we were last not let in by the server, for logins that wait for a first backend.
     pub(super) refusal: watch::Sender<Option<NotLetIn>>,
     pub(super) backends: Mutex<Vec<Opened>>,
+    pub(super) limits: Mutex<super::limits::Known>,
 }
 
 /// A backend that was opened, and perhaps is still there.

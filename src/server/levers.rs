@@ -1,6 +1,7 @@
 //! What the faces see and pull: the house behind [`Source`].
 
 use super::House;
+use crate::adapt::Limits;
 use crate::book::advice::Advice;
 use crate::book::view::{CallSiteView, RequestView};
 use crate::book::{PoolId, View};
@@ -13,7 +14,7 @@ use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, ParkingRow, Prepare
 use crate::session::registry::{self, ClientRow};
 use crate::session::reply::{self, Fault};
 use crate::wire::error::Report;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -123,6 +124,10 @@ impl Source for Levers {
 
     fn leaks(&self) -> HashMap<u64, LeakDetail> {
         self.house.pools.leak_details()
+    }
+
+    fn server_limits(&self) -> BTreeMap<Arc<str>, Arc<Limits>> {
+        self.house.pools.server_limits()
     }
 
     fn advice(&self) -> Vec<Advice> {

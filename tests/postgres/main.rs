@@ -46,6 +46,7 @@ mod life;
 mod life_drain;
 mod life_hand_over;
 mod life_notify;
+mod limits;
 mod load;
 mod outages;
 mod overload;

@@ -85,6 +85,8 @@ pub(crate) struct Cluster {
     bin: PathBuf,
     account: Option<(u32, u32)>,
     guardian: Mutex<Option<Child>>,
+    /// Settings of its own, after [`SETTINGS`].
+    settings: Mutex<Vec<String>>,
 }
 
 impl Cluster {
@@ -96,11 +98,17 @@ impl Cluster {
 
     /// One more, for tests that stop the server.
     pub(crate) fn new() -> Cluster {
+        Cluster::with(&[])
+    }
+
+    /// The same, with settings otherwise than usual.
+    pub(crate) fn with(settings: &[&str]) -> Cluster {
         let bin = find_binaries();
         let account = server_account();
         let port = ports::free();
         let dir = std::env::temp_dir().join(format!("bursar-test-{}-{port}", std::process::id()));
-        let cluster = Cluster { port, dir, bin, account, guardian: Mutex::new(None) };
+        let settings = Mutex::new(settings.iter().map(|&setting| setting.to_owned()).collect());
+        let cluster = Cluster { port, dir, bin, account, guardian: Mutex::new(None), settings };
         cluster.make_dir(&cluster.dir);
         cluster.initialise();
         cluster.start();
@@ -113,7 +121,8 @@ impl Cluster {
         let port = ports::free();
         let dir = std::env::temp_dir().join(format!("bursar-test-{}-{port}", std::process::id()));
         let (bin, account) = (primary.bin.clone(), primary.account);
-        let cluster = Cluster { port, dir, bin, account, guardian: Mutex::new(None) };
+        let settings = Mutex::default();
+        let cluster = Cluster { port, dir, bin, account, guardian: Mutex::new(None), settings };
         cluster.make_dir(&cluster.dir);
         let copied = cluster
             .command(&cluster.program("pg_basebackup"))
@@ -162,14 +171,21 @@ impl Cluster {
         command.args(["-c", GUARDIAN, "guardian"]).arg(&self.dir).arg(self.bin.join("postgres"));
         command.arg("-D").arg(self.dir.join("data")).arg(format!("-p{}", self.port));
         command.args(["-c", &format!("unix_socket_directories={}", self.dir.display())]);
-        for setting in SETTINGS {
+        let own = self.settings.lock().expect("not poisoned");
+        for setting in SETTINGS.iter().copied().chain(own.iter().map(String::as_str)) {
             command.args(["-c", setting]);
         }
+        drop(own);
         command.stdin(Stdio::piped()).stdout(log.try_clone().expect("the log again")).stderr(log);
         *self.guardian.lock().expect("not poisoned") = Some(command.spawn().expect("sh runs"));
         eventually("PostgreSQL takes connections", START, || {
             Wire::try_login(self.addr(), &super::Login::new("postgres", "postgres")).ok()
         });
+    }
+
+    /// One more setting, from its next start on.
+    pub(crate) fn set(&self, setting: &str) {
+        self.settings.lock().expect("not poisoned").push(setting.to_owned());
     }
 
     /// Stops the server and waits until it is gone. Its data stay.
