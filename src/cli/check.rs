@@ -3,8 +3,9 @@
 //!
 //! Trying means: connect and send an SSLRequest, the one message PostgreSQL answers before it knows
 //! who asks. No login, so it needs no password and leaves no trace but a line in the server's log.
+//! With `--connect` it does log in: see `connect`.
 
-use super::{CheckArgs, Exit};
+use super::{CheckArgs, Exit, connect};
 use crate::clock;
 use crate::config::{self, Database, Fault, Faults, Traced, Wrong};
 use crate::net::tls::{Tls, TlsError};
@@ -29,16 +30,20 @@ pub fn run(
     out: &mut dyn Write,
 ) -> io::Result<Exit> {
     let checked = config::load_traced(file, env).and_then(|traced| {
-        certificates(&traced)?;
+        let tls = certificates(&traced)?;
         if !args.offline {
             surroundings(&traced)?;
         }
-        Ok(traced)
+        Ok((traced, tls))
     });
     match checked {
-        Ok(traced) => {
+        Ok((traced, tls)) => {
             for caution in traced.config.cautions(clock::since_epoch()) {
                 writeln!(out, "{}: caution: {caution}", traced.origin)?;
+            }
+            if args.connect && !connect::run(&traced, tls, out)? && args.strict {
+                writeln!(out, "{}: not good: see above (--strict)", traced.origin)?;
+                return Ok(Exit::BadConfig);
             }
             let tried = if args.offline { "; servers not tried" } else { "; every server answers" };
             writeln!(out, "{}: good{tried}", traced.origin)?;
@@ -52,12 +57,12 @@ pub fn run(
 }
 
 /// Reads certificates and keys as a start would.
-fn certificates(traced: &Traced) -> Result<(), Faults> {
+fn certificates(traced: &Traced) -> Result<Tls, Faults> {
     let fault = |TlsError { key, reason }| {
         let wrong = Wrong::Certificate { reason };
         Fault { place: traced.place(&key), key, wrong }
     };
-    Faults::none_in(Tls::new(&traced.config).err().map(fault).into_iter().collect())
+    Tls::new(&traced.config).map_err(|error| fault(error).into())
 }
 
 /// Tries the socket's directory, and the server of every database, each address once.
@@ -156,7 +161,9 @@ mod tests {
         let file = dir.path().join("b.toml");
         std::fs::write(&file, toml).unwrap();
         let mut out = Vec::new();
-        let exit = run(&CheckArgs { offline }, Some(&file), &BTreeMap::new(), &mut out).unwrap();
+        let exit =
+            run(&CheckArgs { offline, ..CheckArgs::default() }, Some(&file), &BTreeMap::new(), &mut out)
+                .unwrap();
         (exit, String::from_utf8(out).unwrap().replace(&format!("{}/", dir.path().display()), ""))
     }
 

@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod check;
 pub mod completions;
+mod connect;
 pub mod demo;
 mod driver;
 pub mod health;
@@ -53,11 +54,17 @@ pub enum Command {
 }
 
 /// `bursar check`
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct CheckArgs {
     /// Do not try to reach the servers
     #[arg(long)]
     pub offline: bool,
+    /// Log in to each database and compare its limits with the sizes of the pools
+    #[arg(long, conflicts_with = "offline")]
+    pub connect: bool,
+    /// With --connect: fail if something does not fit or could not be asked
+    #[arg(long, requires = "connect")]
+    pub strict: bool,
 }
 
 /// `bursar bench`
@@ -139,7 +146,13 @@ mod tests {
         assert_eq!(parse("bursar --config b.toml").unwrap().config, file);
         let check = parse("bursar check --config b.toml").unwrap();
         assert_eq!(check.config, file);
-        assert_eq!(check.command, Some(Command::Check(CheckArgs { offline: false })));
+        assert_eq!(check.command, Some(Command::Check(CheckArgs::default())));
+        let connect = parse("bursar check --connect --strict").unwrap().command;
+        let all = CheckArgs { connect: true, strict: true, ..CheckArgs::default() };
+        assert_eq!(connect, Some(Command::Check(all)));
+        assert!(
+            parse("bursar check --connect --offline").is_err() && parse("bursar check --strict").is_err()
+        );
         let bench = BenchArgs { sessions: 100, url: None, waves: 1, users: None };
         assert_eq!(parse("bursar bench").unwrap().command, Some(Command::Bench(bench.clone())));
         let many = Command::Bench(BenchArgs { sessions: 500, ..bench });
