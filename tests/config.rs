@@ -466,6 +466,45 @@ fn values_that_contradict_each_other_are_faults() {
 }
 
 #[test]
+fn who_is_given_a_right_must_be_able_to_log_in() {
+    let fault = |text: &str| match report(text, &[]) {
+        lines if lines.len() == 1 => lines.into_iter().next().unwrap_or_default(),
+        lines => panic!("{text}: {lines:?}"),
+    };
+    for right in ["view", "act", "sql"] {
+        assert_eq!(
+            fault(&format!("[admin]\n{right} = [\"known\", \"ghost\"]\n[user.known]\npassword = \"x\"")),
+            format!(
+                "c.toml:2:{}: admin.{right}: there is no [user.ghost], so \"ghost\" cannot log in; add one with a \
+                 password, or take the name out",
+                right.len() + 4
+            )
+        );
+    }
+    assert!(
+        fault("[admin]\nviewers = [\"a\"]").contains("admin.viewers: there is no such key"),
+        "a right that there is not"
+    );
+    // Who is not asked for a password, or is known to the server, needs no table; admin.users never did.
+    read("[auth]\nmethod = \"trust\"\n[admin]\nview = [\"ghost\"]");
+    read(
+        "[auth]\nquery = \"SELECT * FROM f($1)\"\nquery_user = \"a\"\n[admin]\nview = [\"ghost\"]\n[user.a]\npassword = \"x\"",
+    );
+    read("[admin]\nusers = [\"ghost\"]");
+    // Of a method that is wrong itself nothing else is said.
+    assert!(fault("[auth]\nmethod = \"scrum\"\n[admin]\nview = [\"ghost\"]").contains("auth.method"));
+
+    let metrics = "nobody who is named in admin.view, act, sql or users has a password in a [user.NAME], so nobody could \
+                   read /metrics; add such a user, or set it to false";
+    for admin in ["", "users = [\"ghost\"]\n", "view = [\"bare\"]\n"] {
+        let text = format!("[admin]\n{admin}metrics_login = true\n[user.bare]");
+        assert!(fault(&text).ends_with(&format!("admin.metrics_login: {metrics}")), "{text}");
+    }
+    read("[admin]\nview = [\"a\"]\nmetrics_login = true\n[user.a]\npassword = \"x\"");
+    read("[admin]\naddress = \"off\"\nmetrics_login = true");
+}
+
+#[test]
 fn show_can_be_written_back() {
     let text = "\
 [listen]

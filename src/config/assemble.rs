@@ -128,6 +128,7 @@ impl Checks<'_> {
     fn all(mut self, config: &Config) {
         self.listeners(config);
         self.login(config);
+        self.rights(config);
         self.budgets(&config.budget);
         self.above(
             ("drain.notice", Some(config.drain.notice)),
@@ -330,6 +331,18 @@ impl Checks<'_> {
             return;
         }
         for (key, wrong) in super::login::faults(config) {
+            if let Some(place) = self.place(key) {
+                self.fault(place, key, wrong);
+            }
+        }
+    }
+
+    /// Who is named in `[admin]` must be able to come in.
+    fn rights(&mut self, config: &Config) {
+        if self.faulty.iter().any(|key| key.starts_with("auth.")) {
+            return;
+        }
+        for (key, wrong) in super::rights::faults(config) {
             if let Some(place) = self.place(key) {
                 self.fault(place, key, wrong);
             }

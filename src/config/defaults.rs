@@ -21,7 +21,15 @@ impl Default for Config {
                 max_logins: 2_000,
                 login_timeout: seconds(10),
             },
-            admin: Admin { address: Some(loopback(9432)), watch: true, users: Vec::new() },
+            admin: Admin {
+                address: Some(loopback(9432)),
+                watch: true,
+                users: Vec::new(),
+                view: Vec::new(),
+                act: Vec::new(),
+                sql: Vec::new(),
+                metrics_login: false,
+            },
             auth: Auth {
                 method: AuthMethod::ScramSha256,
                 peer_map: Vec::new(),

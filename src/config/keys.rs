@@ -374,6 +374,10 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
         key!(Config, "admin.address", OrOff(Address), admin.address).restart(),
         key!(Config, "admin.watch", Flag, admin.watch),
         key!(Config, "admin.users", ListOf { each: NAME, least: 0 }, admin.users),
+        key!(Config, "admin.view", ListOf { each: NAME, least: 0 }, admin.view),
+        key!(Config, "admin.act", ListOf { each: NAME, least: 0 }, admin.act),
+        key!(Config, "admin.sql", ListOf { each: NAME, least: 0 }, admin.sql),
+        key!(Config, "admin.metrics_login", Flag, admin.metrics_login),
         key!(Config, "auth.method", METHODS, auth.method),
         key!(Config, "auth.peer_map", ListOf { each: AliasRule, least: 0 }, auth.peer_map),
         Key {

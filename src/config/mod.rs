@@ -21,6 +21,7 @@ mod keys;
 mod login;
 mod parking;
 mod pools;
+mod rights;
 mod rules;
 mod scopes;
 mod secret;
@@ -40,6 +41,7 @@ pub use pools::{
     ContextPolicy, ContextSource, Policies, Policy, PoolMode, PoolRules, ReplicationRule, Reset, Reuse,
     SessionAttrs, TenantContext,
 };
+pub use rights::{Keeper, Right, Rights};
 pub use scopes::{Places, Scope, Scopes};
 pub use secret::{FileFault, MAX_PASSWORD, PasswordKind, Secret};
 pub use show::{Caution, NeedsRestart, Setting, reload_faults};

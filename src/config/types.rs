@@ -85,9 +85,17 @@ pub struct Admin {
     pub address: Option<SocketAddr>,
     /// Reload when the configuration file changes.
     pub watch: bool,
-    /// Users that may open the console database `bursar`. Empty = any user with method trust on
-    /// loopback only, otherwise nobody.
+    /// Users with every right on the console and over HTTP. Nobody in any of the four lists = this machine is let
+    /// in ([`super::Keeper::rights`], [`Config::anonymous_rights`]), and nobody else.
     pub users: Vec<String>,
+    /// Users that may see the views.
+    pub view: Vec<String>,
+    /// Users that may see them and give commands.
+    pub act: Vec<String>,
+    /// Users that may see them with the texts of statements.
+    pub sql: Vec<String>,
+    /// Whether `/metrics` is for users with the right to see the views, too.
+    pub metrics_login: bool,
 }
 
 /// How clients prove who they are.
