@@ -8,7 +8,7 @@ mod reloading;
 
 use crate::auth::Users;
 use crate::cli::Exit;
-use crate::config::{Config, Traced};
+use crate::config::{Config, Keeper, Traced};
 use crate::console::{self, Source};
 use crate::drain::Drain;
 use crate::metrics::Metrics;
@@ -263,10 +263,10 @@ async fn connection(
             cancel::request(&house.registry, &house.pools.metrics, pid, &key).await;
             drop((from, guest));
         }
-        Arrival::Console(stream, greeting) => {
+        Arrival::Console(stream, greeting, keeper) => {
             // The console sees the process leave.
             drop(here);
-            serve_console(stream, greeting, source, house.drain.stopped()).await;
+            serve_console(stream, (greeting, keeper), source, house.drain.stopped()).await;
         }
         Arrival::Replication(mut passed) => {
             let seat = seat.into_inner();
@@ -305,14 +305,14 @@ impl House {
 /// The console, greeted and served until it is left.
 async fn serve_console(
     mut stream: Stream,
-    mut greeting: BytesMut,
+    (mut greeting, keeper): (BytesMut, Keeper),
     source: Arc<dyn Source>,
     stopped: tokio_util::sync::CancellationToken,
 ) {
     greet_console(&mut greeting);
     let served = async {
         stream.write_all(&greeting).await?;
-        console::serve(stream, source, stopped).await
+        console::serve(stream, keeper, source, stopped).await
     };
     if let Err(error) = served.await {
         tracing::debug!(%error, "a console connection broke");

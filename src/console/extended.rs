@@ -181,21 +181,30 @@ impl Session {
         let mut fields = Fields(body);
         let (name, limit) = fields.cstr().zip(fields.i32()).ok_or(Fault::Malformed)?;
         fields.end().ok_or(Fault::Malformed)?;
-        let portal = self.extended.portals.get_mut(utf8(name)?).ok_or(Fault::NoPortal)?;
+        let name = utf8(name)?;
+        let portal = self.extended.portals.get(name).ok_or(Fault::NoPortal)?;
         let prepared = Arc::clone(&portal.prepared);
+        let Some(plan) = &prepared.plan else {
+            bare(out, b'I');
+            return Ok(Step::Next);
+        };
         let failed = self.status == TxStatus::Failed;
-        match &prepared.plan {
-            None => bare(out, b'I'),
-            Some(Plan::Session(statement)) => {
-                self.permit(statement)?;
+        match plan {
+            Plan::Session(statement) => self.permit(statement)?,
+            Plan::Rows(_) | Plan::Command(_) if failed => return Err(Fault::Aborted),
+            Plan::Rows(_) | Plan::Command(_) => {}
+        }
+        let rights = self.allow(source, plan)?;
+        match plan {
+            Plan::Session(statement) => {
                 let tag = self.control(statement)?;
                 command_complete(out, tag);
             }
-            Some(_) if failed => return Err(Fault::Aborted),
-            Some(Plan::Command(command)) => return Ok(Step::Run(command.clone())),
-            Some(Plan::Rows(query)) => {
+            Plan::Command(command) => return Ok(Step::Run(command.clone())),
+            Plan::Rows(query) => {
+                let portal = self.extended.portals.get_mut(name).ok_or(Fault::NoPortal)?;
                 let Portal { rows, parameters, formats, .. } = portal;
-                let rows = rows.get_or_insert_with(|| query.rows(source, parameters).into_iter());
+                let rows = rows.get_or_insert_with(|| query.rows(source, rights, parameters).into_iter());
                 // 0, and with it anything below, is no limit.
                 let limit = usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
                 let columns = query.columns();

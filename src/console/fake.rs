@@ -3,6 +3,7 @@
 use super::source::{Command, Running, Source};
 use crate::adapt::Limits;
 use crate::adapt::limits::Managed;
+use crate::auth::Users;
 use crate::backend::trail::fingerprint;
 use crate::book::advice::Advice;
 use crate::book::view::{
@@ -12,7 +13,7 @@ use crate::book::{
     Activity, Deadlock, DeadlockKind, Doing, Evidence, LeakClass, LeakEvent, LeaseId, Outcome, PoolId,
     Resolution, SessionId, Threshold, Usage, View,
 };
-use crate::config::{Config, Mode};
+use crate::config::{Config, Keeper, Mode};
 use crate::metrics::{Connect, Login, Metrics};
 use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, ParkingRow, PreparedRow, StatementTrace};
 use crate::session::registry::ClientRow;
@@ -28,7 +29,12 @@ pub(crate) struct Fake {
     pub(crate) now: Instant,
     pub(crate) view: View,
     pub(crate) metrics: Metrics,
+    /// Nobody is named: who is on this machine may do all.
+    pub(crate) config: Mutex<Arc<Config>>,
+    pub(crate) users: Arc<Users>,
     pub(crate) draining: bool,
+    /// Whether texts of statements are kept: [`Fake::TEXT`].
+    pub(crate) quoting: bool,
     /// Leases being made fit again, each with so many cancel requests on their way.
     pub(crate) cleaning: Vec<u32>,
     pub(crate) commands: Mutex<Vec<Command>>,
@@ -49,6 +55,13 @@ fn tag(tenant: &str, request: Option<&str>) -> Arc<Tag> {
 }
 
 impl Fake {
+    /// In the text of every statement, and nowhere else.
+    pub(crate) const TEXT: &str = "hunter2";
+
+    fn quoted(&self, text: &str) -> Option<String> {
+        self.quoting.then(|| format!("{text} /* {} */", Fake::TEXT))
+    }
+
     /// Two pools; `acme` holds a lease idle in transaction and waits for another, `quiet` runs.
     pub(crate) fn planted() -> Fake {
         // Far enough from the clock's origin to subtract from.
@@ -97,7 +110,37 @@ impl Fake {
                 turns: vec![("connect", 2), ("starting", 1), ("recovered", 3)],
             }],
         };
-        Fake { now, view, metrics, draining: false, cleaning: Vec::new(), commands: Mutex::default() }
+        Fake {
+            now,
+            view,
+            metrics,
+            users: Arc::new(Users::new(&Config::default()).expect("no users")),
+            config: Mutex::default(),
+            draining: false,
+            quoting: false,
+            cleaning: Vec::new(),
+            commands: Mutex::default(),
+        }
+        .configured("[auth]\nmethod = \"trust\"")
+    }
+
+    /// The same with this configuration.
+    pub(crate) fn configured(mut self, text: &str) -> Fake {
+        self.reload(text);
+        let config = self.config();
+        self.users = Arc::new(Users::new(&config).expect("users"));
+        self
+    }
+
+    /// Takes this configuration from now on.
+    pub(crate) fn reload(&self, text: &str) {
+        let config = crate::config::parse(text, "fake.toml", &Default::default());
+        *self.config.lock() = Arc::new(config.unwrap_or_else(|faults| panic!("{faults}")));
+    }
+
+    /// Somebody on this machine.
+    pub(crate) fn keeper() -> Keeper {
+        Keeper { user: "keeper".into(), local: true }
     }
 }
 
@@ -259,7 +302,11 @@ impl Source for Fake {
     }
 
     fn config(&self) -> Arc<Config> {
-        Arc::new(Config::default())
+        self.config.lock().clone()
+    }
+
+    fn users(&self) -> Arc<Users> {
+        self.users.clone()
     }
 
     fn view(&self) -> View {
@@ -303,7 +350,7 @@ impl Source for Fake {
         first.statements.push(StatementTrace {
             fingerprint: "00000000000077ab".into(),
             ago: ms(30_000),
-            text: None,
+            text: self.quoted("select 7"),
         });
         let mut leases = vec![first, detail(8, 2, 4712, Doing::Active, ms(200))];
         for (lease, cancels) in leases.iter_mut().zip(&self.cleaning) {
@@ -374,7 +421,7 @@ impl Source for Fake {
             names,
             bytes: text.len() + 3,
             fingerprint: fingerprint(text),
-            text: None,
+            text: self.quoted("select 1"),
         };
         vec![row(3, 40, b"select * from orders where id = $1"), row(1, 0, b"select 1")]
     }

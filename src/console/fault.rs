@@ -4,6 +4,8 @@
 
 use super::table::Type;
 use super::views::{FUNCTION_COLUMNS, VIEWS};
+use crate::config::Right;
+use crate::session::reply;
 use crate::wire::error::{Report, Severity};
 
 /// A statement that cannot be run. Codes: PostgreSQL's appendix "Error Codes".
@@ -53,6 +55,8 @@ pub(super) enum Fault {
     NotUtf8,
     #[error("current transaction is aborted, commands ignored until end of transaction block")]
     Aborted,
+    #[error("a right is missing")]
+    Denied { right: Right },
     #[error("function calls are not served here")]
     FunctionCall,
     #[error("invalid message format")]
@@ -81,6 +85,7 @@ impl Fault {
             Fault::TooMany { .. } => "54000",
             Fault::NotUtf8 => "22021",
             Fault::Aborted => "25P02",
+            Fault::Denied { .. } => "42501",
         }
     }
 
@@ -127,6 +132,9 @@ impl Fault {
 
     /// As it is told.
     pub(super) fn report(&self) -> Report {
+        if let Fault::Denied { right } = self {
+            return reply::fault(&reply::Fault::RightMissing { right: *right });
+        }
         let mut report = Report::new(Severity::Error, self.code(), self.to_string());
         report.detail = self.detail();
         report.hint = self.hint();

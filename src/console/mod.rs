@@ -17,11 +17,14 @@ pub mod views;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
+mod rights_tests;
+#[cfg(test)]
 mod tests;
 
 pub use source::{Command, Done, Running, ShutdownMode, Source};
 pub use table::{Column, Row, Table, Type, Value};
 
+use crate::config::Keeper;
 use crate::wire::error::{Report, Severity};
 use bytes::BytesMut;
 use frame::{Broken, Frames};
@@ -53,17 +56,22 @@ pub fn statements(text: &str) -> Option<usize> {
     sql::parse(text).ok().map(|statements| statements.len())
 }
 
-/// Serves one administrator, from the first ReadyForQuery (already sent) to the end. Ends by itself
+/// Serves one keeper, whose rights are asked for each statement anew, from the first ReadyForQuery (already sent) to the end. Ends by itself
 /// when the client leaves, breaks the protocol, or `shutdown` says so (FATAL 57P01). Not cancel safe:
 /// dropping it may cut a reply.
 ///
 /// # Errors
 /// The connection failed.
-pub async fn serve<S>(mut stream: S, source: Arc<dyn Source>, shutdown: CancellationToken) -> io::Result<()>
+pub async fn serve<S>(
+    mut stream: S,
+    keeper: Keeper,
+    source: Arc<dyn Source>,
+    shutdown: CancellationToken,
+) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut frames, mut session, mut out) = (Frames::default(), Session::new(), BytesMut::new());
+    let (mut frames, mut session, mut out) = (Frames::default(), Session::new(keeper), BytesMut::new());
     loop {
         if !frames.is_ready() || out.len() >= ENOUGH {
             send(&mut stream, &mut out, &shutdown).await?;

@@ -5,6 +5,7 @@ use super::source::{Command, Source};
 use super::sql::{Bound, Statement};
 use super::table::{Column, Row, Type, Value};
 use super::views::View;
+use crate::config::{Right, Rights};
 use crate::wire::backend::message;
 use bytes::{BufMut, BytesMut};
 use std::borrow::Cow;
@@ -40,6 +41,18 @@ impl Plan {
         })
     }
 
+    /// The right that it takes; `None` = whoever is here may.
+    pub(super) fn right(&self) -> Option<Right> {
+        match self {
+            Plan::Rows(Query::View(_)) => Some(Right::View),
+            // What drivers ask of any server, and says nothing of this one.
+            Plan::Rows(Query::Setting(..)) => None,
+            Plan::Rows(Query::Select(bound)) => bound.select.reads().then_some(Right::View),
+            Plan::Command(command) => Some(command.right()),
+            Plan::Session(_) => None,
+        }
+    }
+
     /// Types of the parameters.
     pub(super) fn parameters(&self) -> &[Type] {
         match self {
@@ -67,12 +80,12 @@ impl Query {
         }
     }
 
-    /// The rows now.
-    pub(super) fn rows(&self, source: &dyn Source, parameters: &[Value]) -> Vec<Row> {
+    /// The rows now, for somebody with these rights.
+    pub(super) fn rows(&self, source: &dyn Source, rights: Rights, parameters: &[Value]) -> Vec<Row> {
         match self {
-            Query::View(view) => (view.rows)(source),
+            Query::View(view) => view.rows(source, rights),
             Query::Setting(_, value) => vec![vec![(*value).into()]],
-            Query::Select(bound) => bound.select.run(source, parameters),
+            Query::Select(bound) => bound.select.run(source, rights, parameters),
         }
     }
 

@@ -7,6 +7,8 @@
 //!   either:    a command ──► Step::Run, then done() goes on where it stopped
 //! ```
 //!
+//! What the user may do is asked for each statement anew: a reload may have changed it.
+//!
 //! Transactions are only a status: drivers open one without being asked, and a view is as consistent
 //! inside as outside. After an error inside one, statements are refused until it ends, as drivers
 //! expect.
@@ -16,6 +18,7 @@ use super::fault::Fault;
 use super::plan::{Formats, Plan, Query, data_row, describe};
 use super::source::{Command, Done, Source};
 use super::sql::{Statement, parse};
+use crate::config::{Keeper, Rights};
 use crate::wire::backend::{TxStatus, bare, command_complete, ready_for_query};
 use crate::wire::error::{Report, Severity};
 use crate::wire::frontend::Kind;
@@ -42,6 +45,7 @@ pub(super) const ENOUGH: usize = 64 * 1024;
 /// The state of one console session.
 #[derive(Debug)]
 pub(super) struct Session {
+    keeper: Keeper,
     pub(super) status: TxStatus,
     pub(super) extended: Extended,
     /// After an error in the extended protocol: until Sync.
@@ -54,8 +58,9 @@ pub(super) struct Session {
 
 impl Session {
     /// A session that was told ReadyForQuery.
-    pub(super) fn new() -> Session {
+    pub(super) fn new(keeper: Keeper) -> Session {
         Session {
+            keeper,
             status: TxStatus::Idle,
             extended: Extended::default(),
             skipping: false,
@@ -140,8 +145,9 @@ impl Session {
         if !plan.parameters().is_empty() {
             return Err(Fault::NoParameter { number: 1 });
         }
+        let rights = self.allow(source, &plan)?;
         match plan {
-            Plan::Rows(query) => whole(source, &query, out),
+            Plan::Rows(query) => whole(source, rights, &query, out),
             Plan::Command(command) => return Ok(Some(command)),
             Plan::Session(statement) => command_complete(out, self.control(&statement)?),
         }
@@ -152,6 +158,15 @@ impl Session {
     pub(super) fn permit(&self, statement: &Statement) -> Result<(), Fault> {
         let ends = matches!(statement, Statement::Commit | Statement::Rollback | Statement::RollbackTo);
         if self.status == TxStatus::Failed && !ends { Err(Fault::Aborted) } else { Ok(()) }
+    }
+
+    /// The rights of the user now, if they are enough for this.
+    pub(super) fn allow(&self, source: &dyn Source, plan: &Plan) -> Result<Rights, Fault> {
+        let rights = self.keeper.rights(&source.config());
+        match plan.right() {
+            Some(right) if !rights.has(right) => Err(Fault::Denied { right }),
+            _ => Ok(rights),
+        }
     }
 
     /// Does what concerns only this session; CommandComplete's tag.
@@ -219,10 +234,10 @@ impl Session {
 }
 
 /// A whole result in text format.
-fn whole(source: &dyn Source, query: &Query, out: &mut BytesMut) {
+fn whole(source: &dyn Source, rights: Rights, query: &Query, out: &mut BytesMut) {
     let (columns, formats) = (query.columns(), Formats::default());
     describe(&columns, &formats, out);
-    let rows = query.rows(source, &[]);
+    let rows = query.rows(source, rights, &[]);
     for row in &rows {
         data_row(&columns, row, &formats, out);
     }
@@ -276,7 +291,7 @@ mod tests {
         fn any_messages_get_whole_replies_and_a_status(
             frames in prop::collection::vec((prop::sample::select(&b"QPBDECSHFdcf"[..]), body()), 1..20)
         ) {
-            let (fake, mut session) = (Fake::planted(), Session::new());
+            let (fake, mut session) = (Fake::planted(), Session::new(Fake::keeper()));
             for (kind, body) in frames {
                 let mut out = BytesMut::new();
                 let kind = Kind::of(kind).expect("only legal types");

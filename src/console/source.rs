@@ -2,10 +2,11 @@
 //! tests implement it over planted rows.
 
 use crate::adapt::Limits;
+use crate::auth::Users;
 use crate::book::advice::Advice;
 use crate::book::view::{CallSiteView, RequestView};
 use crate::book::{PoolId, View};
-use crate::config::Config;
+use crate::config::{Config, Right};
 use crate::metrics::Metrics;
 use crate::pool::view::{BackendRow, LeakDetail, LeaseDetail, ParkingRow, PreparedRow};
 use crate::session::registry::ClientRow;
@@ -44,6 +45,8 @@ pub trait Source: Send + Sync + 'static {
     fn started(&self) -> Instant;
     /// The configuration as used.
     fn config(&self) -> Arc<Config>;
+    /// The users it names, for who logs in over HTTP.
+    fn users(&self) -> Arc<Users>;
     /// Pools, tenants, requests, leases, waiters, leaks and budgets.
     fn view(&self) -> View;
     /// One request, current or lately ended; `None` if its id was never seen or is forgotten.
@@ -115,6 +118,28 @@ pub enum Command {
         /// Its new value.
         value: String,
     },
+}
+
+impl Command {
+    /// The right that it takes. No wildcard: a new command must say.
+    #[must_use]
+    pub fn right(&self) -> Right {
+        match self {
+            Command::Pause(_)
+            | Command::Resume(_)
+            | Command::Reload
+            | Command::Kill(_)
+            | Command::KillClient(_)
+            | Command::KillRequest(_)
+            | Command::KillTenant(_)
+            | Command::Reconnect(_)
+            | Command::Disable(_)
+            | Command::Enable(_)
+            | Command::WaitClose(_)
+            | Command::Shutdown(_)
+            | Command::Set { .. } => Right::Act,
+        }
+    }
 }
 
 /// How to leave.

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
 
 /// Messages of a server: kind and body.
-type Replies = Vec<(u8, Vec<u8>)>;
+pub(super) type Replies = Vec<(u8, Vec<u8>)>;
 
 fn split(mut bytes: &[u8]) -> Replies {
     let mut replies = Vec::new();
@@ -27,51 +27,51 @@ fn split(mut bytes: &[u8]) -> Replies {
     replies
 }
 
-fn kinds(replies: &Replies) -> String {
+pub(super) fn kinds(replies: &Replies) -> String {
     replies.iter().map(|(kind, _)| char::from(*kind)).collect()
 }
 
-fn field(reply: &(u8, Vec<u8>), kind: u8) -> &str {
+pub(super) fn field(reply: &(u8, Vec<u8>), kind: u8) -> &str {
     assert_eq!(reply.0, b'E');
     std::str::from_utf8(error_field(&reply.1, kind).unwrap_or_default()).unwrap()
 }
 
 /// Frontend messages, built.
 #[derive(Default)]
-struct Say(BytesMut);
+pub(super) struct Say(BytesMut);
 
 impl Say {
-    fn raw(mut self, kind: u8, body: &[u8]) -> Say {
+    pub(super) fn raw(mut self, kind: u8, body: &[u8]) -> Say {
         message(&mut self.0, kind, |out| out.extend_from_slice(body));
         self
     }
 
-    fn query(self, text: &str) -> Say {
+    pub(super) fn query(self, text: &str) -> Say {
         self.raw(b'Q', format!("{text}\0").as_bytes())
     }
 
-    fn parse(self, name: &str, text: &str) -> Say {
+    pub(super) fn parse(self, name: &str, text: &str) -> Say {
         self.raw(b'P', format!("{name}\0{text}\0\0\0").as_bytes())
     }
 
     /// Binds the unnamed portal without parameters.
-    fn bind(self, statement: &str) -> Say {
+    pub(super) fn bind(self, statement: &str) -> Say {
         self.raw(b'B', format!("\0{statement}\0\0\0\0\0\0\0").as_bytes())
     }
 
-    fn execute(self, limit: u8) -> Say {
+    pub(super) fn execute(self, limit: u8) -> Say {
         self.raw(b'E', &[0, 0, 0, 0, limit])
     }
 
-    fn sync(self) -> Say {
+    pub(super) fn sync(self) -> Say {
         self.raw(b'S', b"")
     }
 
     /// Sends all of it, then end of file; everything the console said until it closed.
-    async fn hear(self, fake: &Arc<Fake>) -> Replies {
+    pub(super) async fn hear(self, fake: &Arc<Fake>) -> Replies {
         let (mut client, server) = duplex(4096);
         let source: Arc<dyn super::Source> = Arc::clone(fake) as _;
-        let console = tokio::spawn(serve(server, source, CancellationToken::new()));
+        let console = tokio::spawn(serve(server, Fake::keeper(), source, CancellationToken::new()));
         let (mut reader, mut writer) = tokio::io::split(&mut client);
         let mut bytes = Vec::new();
         let (read, _) = tokio::join!(reader.read_to_end(&mut bytes), async {
@@ -225,7 +225,7 @@ async fn many_statements_are_written_as_they_come() {
 async fn shutdown_says_why_and_so_does_nobody_waiting_for_a_command() {
     let shutdown = CancellationToken::new();
     let (mut client, server) = duplex(4096);
-    let console = tokio::spawn(serve(server, Arc::new(Fake::planted()), shutdown.clone()));
+    let console = tokio::spawn(serve(server, Fake::keeper(), Arc::new(Fake::planted()), shutdown.clone()));
     client.write_all(&Say::default().query("WAIT_CLOSE").0).await.unwrap();
     tokio::task::yield_now().await;
     shutdown.cancel();
@@ -235,7 +235,8 @@ async fn shutdown_says_why_and_so_does_nobody_waiting_for_a_command() {
     console.await.unwrap().unwrap();
 
     let (mut client, server) = duplex(4096);
-    let console = tokio::spawn(serve(server, Arc::new(Fake::planted()), CancellationToken::new()));
+    let console =
+        tokio::spawn(serve(server, Fake::keeper(), Arc::new(Fake::planted()), CancellationToken::new()));
     client.write_all(&Say::default().query("WAIT_CLOSE").0).await.unwrap();
     drop(client);
     // The command never ends; the console does, because its client has gone.
@@ -261,7 +262,7 @@ async fn connect(fake: Fake) -> Client {
     let (client, mut server) = duplex(64 * 1024);
     tokio::spawn(async move {
         log_in(&mut server).await;
-        serve(server, Arc::new(fake), CancellationToken::new()).await
+        serve(server, Fake::keeper(), Arc::new(fake), CancellationToken::new()).await
     });
     let mut config = tokio_postgres::Config::new();
     config.user("admin").dbname("bursar");

@@ -2,6 +2,7 @@
 
 use super::House;
 use crate::adapt::Limits;
+use crate::auth::Users;
 use crate::book::advice::Advice;
 use crate::book::view::{CallSiteView, RequestView};
 use crate::book::{PoolId, View};
@@ -102,6 +103,10 @@ impl Source for Levers {
 
     fn config(&self) -> Arc<Config> {
         self.house.pools.config()
+    }
+
+    fn users(&self) -> Arc<Users> {
+        self.house.pools.users()
     }
 
     fn view(&self) -> View {

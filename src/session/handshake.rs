@@ -24,7 +24,7 @@ use crate::auth::Passport;
 use crate::backend::Stance;
 use crate::book::{Claim, SessionId, Warning};
 use crate::clock;
-use crate::config::{AuthMethod, CONSOLE, PoolMode};
+use crate::config::{CONSOLE, Keeper, PoolMode, Right};
 use crate::metrics::Login;
 use crate::net::lane::Lane;
 use crate::net::stream::Origin;
@@ -58,7 +58,7 @@ pub enum Arrival<S> {
     /// A replication connection, logged in and greeted.
     Replication(Box<Passed<S>>),
     /// The console, logged in; its greeting is still to be sent.
-    Console(S, BytesMut),
+    Console(S, BytesMut, Keeper),
     /// A cancel request.
     Cancel {
         /// Its connection, to be closed when it has been dealt with.
@@ -191,7 +191,7 @@ pub async fn arrive<S: Socket + Upgrade>(
     };
     let refused = match met {
         Ok(Come::Cancel { pid, key }) => return Some(Arrival::Cancel { from: stream, pid, key }),
-        Ok(Come::Console(out)) => return Some(Arrival::Console(stream, out)),
+        Ok(Come::Console(out, keeper)) => return Some(Arrival::Console(stream, out, keeper)),
         Ok(Come::Session(part)) => {
             visitor.pools.metrics.logins.inc(Login::Ok);
             visitor.pools.logged_in(part.pool.id);
@@ -257,7 +257,7 @@ enum Met {
 enum Come {
     Session(Box<Prepared>),
     Replication(Box<Opened>),
-    Console(BytesMut),
+    Console(BytesMut, Keeper),
     Cancel { pid: u32, key: CancelKey },
 }
 
@@ -376,10 +376,11 @@ async fn meet<S: Socket + Upgrade>(
     visitor.guest.stay();
     // Who looks after a crowded house must come in.
     if startup.database == CONSOLE && startup.replication == Replication::No {
-        return if may_administer(visitor, &user) {
-            Ok(Met::In(Come::Console(out)))
+        let keeper = Keeper { user: user.into(), local: visitor.origin.is_local() };
+        return if keeper.rights(&visitor.pools.config()).has(Right::View) {
+            Ok(Met::In(Come::Console(out, keeper)))
         } else {
-            Err(Fault::ConsoleDenied { user: user.into() }.into())
+            Err(Fault::ConsoleDenied { user: (*keeper.user).into() }.into())
         };
     }
     if !(visitor.sit)() {
@@ -406,17 +407,6 @@ fn negotiate(startup: &Startup, out: &mut BytesMut) {
             out.put_u8(0);
         }
     });
-}
-
-/// Without a list of administrators the console is open to this machine where nobody is asked for a
-/// password, and closed otherwise.
-fn may_administer(visitor: &Visitor<'_>, user: &str) -> bool {
-    let config = visitor.pools.config();
-    if config.admin.users.is_empty() {
-        visitor.origin.is_local() && config.auth.method == AuthMethod::Trust
-    } else {
-        config.admin.users.iter().any(|admin| admin == user)
-    }
 }
 
 /// The tenant context is not a client's to set, in whatever form its first packet says it.

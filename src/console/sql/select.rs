@@ -9,6 +9,7 @@ use super::super::table::{Column, Row, Type, Value};
 use super::super::views::{FUNCTION_COLUMNS, View, request_row};
 use super::expr::{Ast, Op};
 use super::parse::{Item, Relation, Written};
+use crate::config::Rights;
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
@@ -250,11 +251,22 @@ fn natural_name(ast: &Ast) -> &str {
 }
 
 impl Select {
-    /// Runs it. `parameters` are as many as [`Bound::parameters`], of those types or NULL.
-    pub(in crate::console) fn run(&self, source: &dyn Source, parameters: &[Value]) -> Vec<Row> {
+    /// Whether it shows anything of the process.
+    pub(in crate::console) fn reads(&self) -> bool {
+        !matches!(self.from, Rows::One)
+    }
+
+    /// Runs it for somebody with these rights. `parameters` are as many as [`Bound::parameters`], of those types or
+    /// NULL.
+    pub(in crate::console) fn run(
+        &self,
+        source: &dyn Source,
+        rights: Rights,
+        parameters: &[Value],
+    ) -> Vec<Row> {
         let mut rows = match &self.from {
             Rows::One => vec![Row::new()],
-            Rows::View(view) => (view.rows)(source),
+            Rows::View(view) => view.rows(source, rights),
             Rows::Request(id) => match id.value(&[], parameters, 0) {
                 Value::Text(id) => source.request(&id).iter().map(|r| request_row(source.now(), r)).collect(),
                 _ => Vec::new(),
@@ -392,7 +404,7 @@ mod tests {
     }
 
     fn ask(text: &str) -> Vec<Row> {
-        bound(text).unwrap().select.run(&Fake::planted(), &[])
+        bound(text).unwrap().select.run(&Fake::planted(), Rights::ALL, &[])
     }
 
     fn cells(text: &str) -> Vec<String> {
@@ -461,7 +473,7 @@ mod tests {
         let bound = bound("select $2 from requests where leases_total >= $1 and id <> $3 limit $4").unwrap();
         assert_eq!(bound.parameters, [Type::Int, Type::Text, Type::Text, Type::Int]);
         let given = [Value::Int(4), "x".into(), "req-9".into(), Value::Int(1)];
-        assert_eq!(bound.select.run(&Fake::planted(), &given), [vec![Value::from("x")]]);
+        assert_eq!(bound.select.run(&Fake::planted(), Rights::ALL, &given), [vec![Value::from("x")]]);
     }
 
     #[test]

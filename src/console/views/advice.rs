@@ -23,6 +23,7 @@ pub(super) static CALLSITES: View = View {
         int("repeats_max"),
         int("leaks"),
     ],
+    quotes: &[],
     rows: callsites,
 };
 
@@ -30,6 +31,7 @@ pub(super) static ADVICE: View = View {
     name: "advice",
     what: "what to change in the application or here, the gravest first",
     columns: &[text("topic"), text("scope"), text("finding"), text("advice"), fraction("value")],
+    quotes: &[],
     rows: |source| {
         let row = |it: Advice| row![it.topic, it.scope, it.finding, it.advice, Value::Float(it.value)];
         source.advice().into_iter().map(row).collect()
@@ -59,11 +61,12 @@ fn callsites(source: &dyn Source) -> Vec<Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Rights;
     use crate::console::fake::Fake;
 
     #[test]
     fn a_call_site_says_what_its_leases_cost() {
-        let rows = CALLSITES.table(&Fake::planted()).rows;
+        let rows = CALLSITES.table(&Fake::planted(), Rights::ALL).rows;
         let texts: Vec<_> = rows[0].iter().map(|value| value.to_text().unwrap_or_default()).collect();
         let times = ["400", "1200000", "12000", "1188000", "0.01", "6000", "", "12", "3"];
         let expected = [&["/api/orders", "orders.service.ts:88", "00000000000077ab"][..], &times].concat();

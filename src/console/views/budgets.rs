@@ -28,6 +28,7 @@ pub(super) static BUDGETS: View = View {
         text("unit"),
         text("what"),
     ],
+    quotes: &[],
     rows: |source| {
         let view = source.view();
         let config = source.config();
@@ -200,11 +201,12 @@ fn over_pools(config: &Config, rule: impl Fn(&PoolRules) -> String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Rights;
     use crate::console::fake::Fake;
 
     /// The named columns of a row, as text.
     fn cells(row: usize, names: &[&str]) -> Vec<String> {
-        let table = BUDGETS.table(&Fake::planted());
+        let table = BUDGETS.table(&Fake::planted(), Rights::ALL);
         let at = |name: &&str| table.columns.iter().position(|column| column.name == **name).unwrap();
         names
             .iter()

@@ -50,6 +50,7 @@ pub(super) static TENANTS: View = View {
         text("database"),
         text("user"),
     ],
+    quotes: &[],
     rows: |source| {
         let book = source.view();
         let pools = pool_names(&book);
@@ -120,6 +121,7 @@ pub(super) static LEASES: View = View {
         text("last_fp"),
         text("last_statement"),
     ],
+    quotes: &["last_statement"],
     rows: leases,
 };
 
@@ -193,6 +195,7 @@ pub(super) static QUEUE: View = View {
         text("user"),
         truth("continues"),
     ],
+    quotes: &[],
     rows: |source| {
         let (now, book) = (source.now(), source.view());
         let pools = pool_names(&book);
@@ -263,6 +266,7 @@ pub(super) static LEAKS: View = View {
         text("blocked_by"),
         truth("xid_assigned"),
     ],
+    quotes: &[],
     rows: leaks,
 };
 
@@ -324,17 +328,19 @@ pub(super) static PINS: View = View {
     name: "pins",
     what: "leases kept beyond their transaction, by reason",
     columns: &[text("reason"), int("leases")],
+    quotes: &[],
     rows: |source| source.view().pins.into_iter().map(|(reason, leases)| row![reason, leases]).collect(),
 };
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Rights;
     use crate::console::fake::Fake;
 
     /// The named columns of a row, as text.
     fn cells(view: &View, row: usize, names: &[&str]) -> Vec<String> {
-        let table = view.table(&Fake::planted());
+        let table = view.table(&Fake::planted(), Rights::ALL);
         let at = |name: &&str| table.columns.iter().position(|column| column.name == **name).unwrap();
         names
             .iter()

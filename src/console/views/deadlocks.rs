@@ -25,6 +25,7 @@ pub(super) static DEADLOCKS: View = View {
         text("database"),
         text("user"),
     ],
+    quotes: &[],
     rows: deadlocks,
 };
 
@@ -56,11 +57,12 @@ fn deadlocks(source: &dyn Source) -> Vec<Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Rights;
     use crate::console::fake::Fake;
 
     #[test]
     fn a_case_that_goes_on_has_not_lasted_yet() {
-        let table = DEADLOCKS.table(&Fake::planted());
+        let table = DEADLOCKS.table(&Fake::planted(), Rights::ALL);
         let cells = |row: usize| -> Vec<String> {
             let texts = table.rows[row].iter().map(|value| value.to_text().unwrap_or_default().into_owned());
             texts.enumerate().filter(|(at, _)| *at != 2).map(|(_, text)| text).collect()

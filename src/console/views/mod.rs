@@ -17,7 +17,8 @@ mod upstreams;
 pub(super) use requests::{FUNCTION_COLUMNS, request_row};
 
 use super::source::Source;
-use super::table::{Column, Row, Table};
+use super::table::{Column, Row, Table, Value};
+use crate::config::{Right, Rights};
 use std::borrow::Cow;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,15 +31,30 @@ pub struct View {
     pub what: &'static str,
     /// Columns.
     pub columns: &'static [Column],
-    /// The rows now.
-    pub rows: fn(&dyn Source) -> Vec<Row>,
+    /// Those of them that quote statements: NULL for who may not see that.
+    pub quotes: &'static [&'static str],
+    /// The rows now, with everything in them.
+    rows: fn(&dyn Source) -> Vec<Row>,
 }
 
 impl View {
-    /// The whole view now.
+    /// The rows now, for somebody with these rights. What he may not see is gone before anything is selected by it.
     #[must_use]
-    pub fn table(&self, source: &dyn Source) -> Table {
-        Table { columns: Cow::Borrowed(self.columns), rows: (self.rows)(source) }
+    pub fn rows(&self, source: &dyn Source, rights: Rights) -> Vec<Row> {
+        let mut rows = (self.rows)(source);
+        if !rights.has(Right::Sql) {
+            let quotes = |(_, column): &(usize, &Column)| self.quotes.contains(&&*column.name);
+            for (at, _) in self.columns.iter().enumerate().filter(quotes) {
+                rows.iter_mut().filter_map(|row| row.get_mut(at)).for_each(|value| *value = Value::Null);
+            }
+        }
+        rows
+    }
+
+    /// The whole view now, for somebody with these rights.
+    #[must_use]
+    pub fn table(&self, source: &dyn Source, rights: Rights) -> Table {
+        Table { columns: Cow::Borrowed(self.columns), rows: self.rows(source, rights) }
     }
 }
 
@@ -83,6 +99,7 @@ static HELP: View = View {
     name: "help",
     what: "this list",
     columns: &[super::table::text("command"), super::table::text("what")],
+    quotes: &[],
     rows: |_| {
         let shows = VIEWS.iter().map(|view| (format!("SHOW {}", view.name.to_uppercase()), view.what));
         let commands = COMMANDS.iter().map(|(command, what)| ((*command).to_owned(), *what));
@@ -94,7 +111,7 @@ static HELP: View = View {
 const NOT_YET: &str = "not in this version: ERROR 0A000";
 
 /// Every other statement, for HELP.
-const COMMANDS: &[(&str, &str)] = &[
+pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("SELECT … FROM bursar.<view> [WHERE …] [ORDER BY …] [LIMIT n]", "any view above, as a table"),
     ("SELECT … FROM bursar.request('id')", "one request: what it holds and held"),
     ("PAUSE [db]", "no new leases; returns when none is held"),
@@ -167,7 +184,7 @@ mod tests {
         let names: BTreeSet<_> = VIEWS.iter().map(|view| view.name).collect();
         assert_eq!(names.len(), VIEWS.len());
         for view in VIEWS {
-            let table = view.table(&fake);
+            let table = view.table(&fake, Rights::ALL);
             assert!(!table.rows.is_empty(), "{} shows nothing of the planted rows", view.name);
             let columns: BTreeSet<_> = table.columns.iter().map(|column| &column.name).collect();
             assert_eq!(columns.len(), table.columns.len(), "{}", view.name);

@@ -58,6 +58,7 @@ pub(super) static POOLS: View = View {
         int("timeouts"),
         truth("paused"),
     ],
+    quotes: &[],
     rows: pools,
 };
 
@@ -144,6 +145,7 @@ pub(super) static DATABASES: View = View {
         int("paused"),
         int("disabled"),
     ],
+    quotes: &[],
     rows: databases,
 };
 
@@ -192,6 +194,7 @@ pub(super) static USERS: View = View {
         int("current_client_connections"),
         text("valid_until"),
     ],
+    quotes: &[],
     rows: users,
 };
 
@@ -223,14 +226,15 @@ pub(super) static LISTS: View = View {
     name: "lists",
     what: "how many there are of everything",
     columns: &[text("list"), int("items")],
+    quotes: &[],
     rows: |source| {
         let (backends, clients) = (source.backends(), source.clients());
         let login = clients.iter().filter(|client| client.state == "login").count();
         let used = backends.iter().filter(|backend| backend.lease.is_some()).count();
         let view = source.view();
         vec![
-            row!["databases", DATABASES.table(source).rows.len()],
-            row!["users", USERS.table(source).rows.len()],
+            row!["databases", (DATABASES.rows)(source).len()],
+            row!["users", (USERS.rows)(source).len()],
             row!["peers", 0],
             row!["pools", view.pools.len()],
             row!["peer_pools", 0],
@@ -254,6 +258,7 @@ pub(super) static CONFIG: View = View {
     name: "config",
     what: "every setting in force",
     columns: &[text("key"), text("value"), text("default"), text("changeable")],
+    quotes: &[],
     rows: |source| {
         let config = source.config();
         let ours = config.show().into_iter().map(|setting| {
@@ -272,6 +277,7 @@ pub(super) static MEM: View = View {
     name: "mem",
     what: "memory of the process, in bytes",
     columns: &[text("name"), int("size"), int("used"), int("free"), int("memtotal")],
+    quotes: &[],
     rows: |_| {
         // Bursar has no slabs; the kernel's own count of the process is what there is to show.
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -290,6 +296,7 @@ pub(super) static STATE: View = View {
     name: "state",
     what: "active, paused, draining",
     columns: &[text("key"), text("value")],
+    quotes: &[],
     rows: |source| {
         let pools = source.view().pools;
         let paused = !pools.is_empty() && pools.iter().all(|pool| pool.paused);
@@ -307,12 +314,14 @@ pub(super) static VERSION: View = View {
     name: "version",
     what: "Bursar's version",
     columns: &[text("version")],
+    quotes: &[],
     rows: |_| vec![row![concat!("Bursar ", env!("CARGO_PKG_VERSION"))]],
 };
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Rights;
     use crate::console::fake::Fake;
 
     fn names(columns: &[crate::console::Column]) -> Vec<&str> {
@@ -345,7 +354,7 @@ mod tests {
 
     #[test]
     fn pools_count_clients_backends_and_the_oldest_wait() {
-        let rows = POOLS.table(&Fake::planted()).rows;
+        let rows = POOLS.table(&Fake::planted(), Rights::ALL).rows;
         let first: Vec<_> =
             rows[0][..16].iter().map(|v| v.to_text().unwrap_or_default().into_owned()).collect();
         let expected = ["app", "web", "2", "1", "0", "0", "2", "0", "0", "1", "0", "0", "1", "1", "500000"];
@@ -357,7 +366,7 @@ mod tests {
     fn pools_tell_backends_apart_by_what_is_done_to_them() {
         let mut fake = Fake::planted();
         fake.cleaning = vec![0, 1];
-        let table = POOLS.table(&fake);
+        let table = POOLS.table(&fake, Rights::ALL);
         let cell = |name: &str| {
             let at = names(POOLS.columns).iter().position(|column| *column == name).unwrap();
             table.rows[0][at].clone()

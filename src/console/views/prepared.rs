@@ -16,6 +16,7 @@ pub(super) static PREPARED: View = View {
         text("database"),
         text("user"),
     ],
+    quotes: &["statement"],
     rows: |source| {
         let rows = source.prepared().into_iter().map(|prepared| {
             row![
@@ -36,11 +37,12 @@ pub(super) static PREPARED: View = View {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Rights;
     use crate::console::fake::Fake;
 
     #[test]
     fn a_statement_has_its_name_on_the_server_and_no_text_unless_that_is_allowed() {
-        let rows = PREPARED.table(&Fake::planted()).rows;
+        let rows = PREPARED.table(&Fake::planted(), Rights::ALL).rows;
         let texts: Vec<_> = rows[0].iter().map(|value| value.to_text().map(String::from)).collect();
         let expected =
             ["3", "bursar_3", "40", "37", "@", "@", "app", "web"].map(|text| Some(text.to_owned()));

@@ -46,6 +46,7 @@ pub(super) static REQUESTS: View = View {
     name: "requests",
     what: "one row a request: what it holds, held and waited for",
     columns: columns!("leases_peak"),
+    quotes: &[],
     rows: |source: &dyn Source| {
         let now = source.now();
         source.view().requests.iter().map(|request| request_row(now, request)).collect()

@@ -45,8 +45,13 @@ const CLIENT_COLUMNS: &[Column] =
 const SERVER_COLUMNS: &[Column] =
     socket_columns![int("lease"), int("client"), text("tenant"), text("request"), int("age_ms")];
 
-pub(super) static CLIENTS: View =
-    View { name: "clients", what: "one row a client session", columns: CLIENT_COLUMNS, rows: clients };
+pub(super) static CLIENTS: View = View {
+    name: "clients",
+    what: "one row a client session",
+    columns: CLIENT_COLUMNS,
+    quotes: &[],
+    rows: clients,
+};
 
 fn clients(source: &dyn Source) -> Vec<Row> {
     let now = source.now();
@@ -97,6 +102,7 @@ pub(super) static SERVERS: View = View {
     name: "servers",
     what: "one row a backend (server connection)",
     columns: SERVER_COLUMNS,
+    quotes: &[],
     rows: servers,
 };
 
@@ -180,6 +186,7 @@ fn endpoint(address: &str) -> (String, u16, i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Rights;
     use crate::console::fake::Fake;
 
     fn names(columns: &[Column]) -> Vec<&str> {
@@ -204,7 +211,8 @@ mod tests {
     fn a_server_links_to_the_client_that_holds_it() {
         let fake = Fake::planted();
         let at = |columns, name| names(columns).iter().position(|column| *column == name).unwrap();
-        let (clients, servers) = (CLIENTS.table(&fake).rows, SERVERS.table(&fake).rows);
+        let (clients, servers) =
+            (CLIENTS.table(&fake, Rights::ALL).rows, SERVERS.table(&fake, Rights::ALL).rows);
         assert_eq!(servers[0][at(SERVER_COLUMNS, "link")], clients[0][at(CLIENT_COLUMNS, "ptr")]);
         assert_eq!(clients[0][at(CLIENT_COLUMNS, "link")], servers[0][at(SERVER_COLUMNS, "ptr")]);
         assert_eq!(servers[2][at(SERVER_COLUMNS, "state")], "idle".into());

@@ -161,6 +161,7 @@ pub(super) static STATS: View = View {
         int("avg_bind_count"),
         int("avg_client_login_count"),
     ],
+    quotes: &[],
     rows: |source| {
         let uptime = uptime(source);
         rows(source, |sums| [sums.totals(), sums.averages(uptime)].concat())
@@ -185,6 +186,7 @@ pub(super) static STATS_TOTALS: View = View {
         int(NAMES[10]),
         int(NAMES[11]),
     ],
+    quotes: &[],
     rows: |source| rows(source, Numbers::totals),
 };
 
@@ -206,6 +208,7 @@ pub(super) static STATS_AVERAGES: View = View {
         int("avg_bind_count"),
         int("avg_client_login_count"),
     ],
+    quotes: &[],
     rows: |source| {
         let uptime = uptime(source);
         rows(source, |sums| sums.averages(uptime))
@@ -216,6 +219,7 @@ pub(super) static TOTALS: View = View {
     name: "totals",
     what: "totals and averages over all databases",
     columns: &[text("name"), int("value")],
+    quotes: &[],
     rows: |source| {
         let mut sums = Numbers::default();
         by_database(source).values().for_each(|numbers| sums.add(numbers));
@@ -230,11 +234,12 @@ pub(super) static TOTALS: View = View {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Rights;
     use crate::console::fake::Fake;
 
     #[test]
     fn totals_add_up_over_pools_and_averages_divide() {
-        let rows = STATS.table(&Fake::planted()).rows;
+        let rows = STATS.table(&Fake::planted(), Rights::ALL).rows;
         let texts: Vec<_> =
             rows[0].iter().map(|value| value.to_text().unwrap_or_default().into_owned()).collect();
         // Two pools of database "app": 1,000 + 500 leases, and so on; up for 100 s.
@@ -245,7 +250,7 @@ mod tests {
         assert_eq!(texts[9..13], ["600", "30", "12000", "9"]);
         assert_eq!(texts[13..21], ["15", "14", "42", "3000", "60000", "50000", "10000", "2000"]);
         assert_eq!(texts[21..25], ["6", "0", "120", "0"]);
-        let rows = TOTALS.table(&Fake::planted()).rows;
+        let rows = TOTALS.table(&Fake::planted(), Rights::ALL).rows;
         assert_eq!(rows.len(), 24);
         assert_eq!(rows[1], row!["total_xact_count", 1400]);
         assert_eq!(rows[13], row!["avg_xact_count", 14]);

@@ -20,6 +20,7 @@ pub(super) static UPSTREAMS: View = View {
         int("reserved"),
         text("managed"),
     ],
+    quotes: &[],
     rows: upstreams,
 };
 
@@ -47,12 +48,13 @@ fn upstreams(source: &dyn Source) -> Vec<Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Rights;
     use crate::console::fake::Fake;
 
     #[test]
     fn a_row_says_how_often_it_was_opened() {
         let fake = Fake::planted();
-        let table = UPSTREAMS.table(&fake);
+        let table = UPSTREAMS.table(&fake, Rights::ALL);
         let name: std::sync::Arc<str> = "db:5432".into();
         let expected =
             row![&name, "closed", Value::Null, 3_u64, Value::Null, "16.4", 100_u32, 3_u32, "Amazon RDS"];

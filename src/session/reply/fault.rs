@@ -1,6 +1,7 @@
 //! What goes wrong besides budgets: in the login, the protocol, the backend, by order.
 
 use super::{hinted, report};
+use crate::config::Right;
 use crate::statements::session::{MAX_NAME_BYTES, MAX_NAMES};
 use crate::statements::table::{MAX_BYTES, MAX_STATEMENTS};
 use crate::wire::error::{Report, Severity};
@@ -102,6 +103,11 @@ pub enum Fault {
     ConsoleDenied {
         /// The name sent.
         user: Arc<str>,
+    },
+    /// The console is for this user, but not for this.
+    RightMissing {
+        /// What it takes.
+        right: Right,
     },
     /// A console command failed.
     ConsoleFailed {
@@ -231,7 +237,14 @@ pub fn fault(fault: &Fault) -> Report {
         }
         Fault::ConsoleDenied { user } => hinted(
             named("42501", format!("permission denied for database \"bursar\" to user \"{user}\"")),
-            "Name the user in admin.users.",
+            "Name the user in admin.view, or in admin.users for every right.",
+        ),
+        Fault::RightMissing { right } => report(
+            Severity::Error,
+            "42501",
+            "bursar: a right is missing",
+            format!("It takes the right \"{}\".", right.name()),
+            format!("Name the user in {}, or in admin.users for every right, and reload.", right.key()),
         ),
         Fault::ConsoleFailed { reason } => {
             Report { detail: Some(reason.to_string()), ..error("55000", "bursar: the command failed") }
