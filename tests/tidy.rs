@@ -405,6 +405,7 @@ fn what_is_promised_is_tested() {
     assert!(named.len() > 20, "{named:?}");
     for (file, test) in named {
         let code = std::fs::read_to_string(root.join(format!("{file}.rs"))).unwrap_or_default();
-        assert!(code.contains(&format!("#[test]\nfn {test}() {{")), "{file}.rs has no test {test}");
+        let written = ["#[test]\nfn", "#[tokio::test]\nasync fn"].map(|head| format!("{head} {test}() {{"));
+        assert!(written.iter().any(|head| code.contains(head)), "{file}.rs has no test {test}");
     }
 }

@@ -109,11 +109,7 @@ impl Users {
     /// Starts a login of a user that the server was asked about.
     #[must_use]
     pub fn begin_as(&self, method: AuthMethod, user: &str, secret: Result<&Verifier, Failure>) -> Exchange {
-        let exchange = begin(method, user, secret.ok(), &self.mock);
-        match secret {
-            Err(failure) => exchange.failing(failure),
-            Ok(_) => exchange,
-        }
+        beginning(method, user, secret, &self.mock)
     }
 
     /// The secret of a user; `None` if there is no such user or he has no password.
@@ -122,14 +118,45 @@ impl Users {
         self.known.get(name).map(|user| &user.verifier)
     }
 
+    /// Starts a login by a password in clear where the configuration's method is another one: over HTTP. As long
+    /// for a user who does not exist as for one who does.
+    #[must_use]
+    pub fn begin_clear(&self, user: &str, now: Duration) -> Exchange {
+        let derive_always =
+            self.known.values().flat_map(Known::verifiers).any(|it| it.kind() == SecretKind::Scram);
+        let mut mock = self.mock.clone();
+        mock.derive_always = derive_always;
+        let (secret, previous) = self.secrets(user, now);
+        beginning(AuthMethod::Plain, user, secret, &mock).or(previous)
+    }
+
+    /// Whether there is such a user whose password is still good at this time since the epoch.
+    #[must_use]
+    pub fn lasts(&self, user: &str, now: Duration) -> bool {
+        self.secrets(user, now).0.is_ok()
+    }
+
+    /// What will do at this time since the epoch.
+    fn secrets(&self, user: &str, now: Duration) -> (Result<&Verifier, Failure>, Option<&Verifier>) {
+        let known = self.known.get(user).ok_or(Failure::NoSecret);
+        let lasts = |known: &&Known| known.until.is_none_or(|until| until >= now);
+        let known = known.and_then(|known| Some(known).filter(lasts).ok_or(Failure::Expired));
+        (known.map(|known| &known.verifier), known.ok().and_then(|known| known.previous.as_ref()))
+    }
+
     /// Starts a login by this method at this time since the epoch.
     #[must_use]
     pub fn begin(&self, method: AuthMethod, user: &str, now: Duration) -> Exchange {
-        let secret = self.known.get(user).ok_or(Failure::NoSecret);
-        let lasts = |known: &&Known| known.until.is_none_or(|until| until >= now);
-        let secret = secret.and_then(|known| Some(known).filter(lasts).ok_or(Failure::Expired));
-        let previous = secret.ok().and_then(|known| known.previous.as_ref());
-        self.begin_as(method, user, secret.map(|known| &known.verifier)).or(previous)
+        let (secret, previous) = self.secrets(user, now);
+        self.begin_as(method, user, secret).or(previous)
+    }
+}
+
+fn beginning(method: AuthMethod, user: &str, secret: Result<&Verifier, Failure>, mock: &MockKey) -> Exchange {
+    let exchange = begin(method, user, secret.ok(), mock);
+    match secret {
+        Err(failure) => exchange.failing(failure),
+        Ok(_) => exchange,
     }
 }
 

@@ -1,28 +1,36 @@
 //! The HTTP side: metrics, health, the views as JSON, and the board.
 //!
 //! Reads only; every path is a GET. One request a connection: scrapers and probes come seconds apart,
-//! and a connection that may not idle needs one deadline instead of several. No authentication: the
-//! default address is loopback, and nothing here shows secrets or statement texts that `[leak]`
-//! forbids.
+//! and a connection that may not idle needs one deadline instead of several. Health and, unless
+//! configured otherwise, metrics are for everybody; what tells of users, addresses or statements is for
+//! who has the right to see it. Nothing here shows secrets, or statement texts that `[leak]` forbids.
 
+mod door;
 mod families;
 mod health;
 mod openmetrics;
+mod pages;
 mod tenants;
 
-use crate::console::{Source, views};
+use crate::config::Right;
+use crate::console::Source;
 use crate::net::listen::{Complaints, Listener};
+use crate::net::stream::Stream;
+use door::{Caller, Door, Refusal};
 use families::Exported;
 use health::{Health, Status};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pages::{API, Page};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
 use std::convert::Infallible;
@@ -40,26 +48,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Headers of a request, in bytes.
 const HEADER_BYTES: usize = 16 * 1024;
-
-/// The views under `/api/`. CONFIG and the rest are for administrators, who log in to the console.
-const API: [&str; 16] = [
-    "pools",
-    "clients",
-    "servers",
-    "tenants",
-    "requests",
-    "leases",
-    "queue",
-    "leaks",
-    "callsites",
-    "advice",
-    "deadlocks",
-    "budgets",
-    "pins",
-    "prepared",
-    "stats",
-    "upstreams",
-];
 
 const BOARD: &str = include_str!("board.html");
 /// The board may run what is in it and ask its own server, nothing else.
@@ -79,12 +67,13 @@ pub async fn serve(
 ) -> prometheus::Result<()> {
     let face = Arc::new(Face::new(source)?);
     let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let serve = |stream, permit| {
+    let serve = |stream: Stream, peer, permit| {
         let (face, shutdown) = (Arc::clone(&face), shutdown.clone());
+        let caller = Caller { peer, local: stream.origin().is_local() };
         tokio::spawn(async move {
             let _permit: Option<OwnedSemaphorePermit> = permit;
             tokio::select! {
-                () = connection(stream, face) => {}
+                () = connection(stream, face, caller) => {}
                 () = shutdown.cancelled() => {}
             }
         });
@@ -95,28 +84,29 @@ pub async fn serve(
             let permit = Arc::clone(&room).acquire_owned().await;
             (permit.ok(), listener.accept(&mut complaints).await)
         };
-        let (permit, (stream, _)) = tokio::select! {
+        let (permit, (stream, peer)) = tokio::select! {
             biased;
             () = closing.cancelled() => break,
             next = next => next,
         };
-        serve(stream, permit);
+        serve(stream, peer, permit);
     }
-    for (stream, _) in listener.close().await {
-        serve(stream, None);
+    for (stream, peer) in listener.close().await {
+        serve(stream, peer, None);
     }
     Ok(())
 }
 
 /// One connection: one request, one response.
-async fn connection<S>(stream: S, face: Arc<Face>)
+async fn connection<S>(stream: S, face: Arc<Face>, caller: Caller)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(|request: Request<Incoming>| {
-        let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let response = face.answer(request.method(), request.uri().path(), accept);
-        async move { Ok::<_, Infallible>(response) }
+        // Nothing that is served here has a use for a body.
+        let (head, _) = request.into_parts();
+        let (face, caller) = (&face, &caller);
+        async move { Ok::<_, Infallible>(face.answer(&head, caller).await) }
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
@@ -132,6 +122,7 @@ where
 struct Face {
     source: Arc<dyn Source>,
     registry: Registry,
+    door: Door,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -141,27 +132,39 @@ impl Face {
         let registry = Registry::new();
         registry.register(Box::new(Exported::new(Arc::clone(&source))?))?;
         registry.register(Box::new(ProcessCollector::for_self()))?;
-        Ok(Face { source, registry })
+        Ok(Face { source, registry, door: Door::new() })
     }
 
-    fn answer(&self, method: &Method, path: &str, accept: &str) -> Answer {
-        if method != Method::GET {
+    async fn answer(&self, head: &Parts, caller: &Caller) -> Answer {
+        if head.method != Method::GET {
             let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
-            answer.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET"));
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
             return answer;
         }
-        match path {
-            "/livez" if self.source.alive() => plain(StatusCode::OK, "ok\n"),
-            "/livez" => plain(StatusCode::SERVICE_UNAVAILABLE, "stuck\n"),
-            "/readyz" if self.source.draining() => plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-            "/readyz" => plain(StatusCode::OK, "ok\n"),
-            "/healthz/db" => self.health(),
-            "/metrics" => self.metrics(accept),
-            "/" => board(),
-            _ => match path.strip_prefix("/api/").filter(|name| API.contains(name)).and_then(views::find) {
-                Some(view) => json(StatusCode::OK, &view.table(&*self.source, crate::config::Rights::SEES_ALL)),
-                None => plain(StatusCode::NOT_FOUND, &not_found()),
-            },
+        let (page, config) = (Page::of(head.uri.path()), self.source.config());
+        let rights = match page.right(&config) {
+            None => config.anonymous_rights(caller.local),
+            Some(right) => {
+                let door = (&*config, self.source.users());
+                match self.door.let_in(right, door, caller, &head.headers).await {
+                    Ok(rights) => rights,
+                    Err(refusal) => return refused(refusal),
+                }
+            }
+        };
+        match page {
+            Page::Live if self.source.alive() => plain(StatusCode::OK, "ok\n"),
+            Page::Live => plain(StatusCode::SERVICE_UNAVAILABLE, "stuck\n"),
+            Page::Ready if self.source.draining() => plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+            Page::Ready => plain(StatusCode::OK, "ok\n"),
+            Page::Database => self.health(),
+            Page::Metrics => {
+                let accept = head.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+                self.metrics(accept.unwrap_or_default())
+            }
+            Page::Board => board(),
+            Page::View(view) => json(StatusCode::OK, &view.table(&*self.source, rights)),
+            Page::Nothing => plain(StatusCode::NOT_FOUND, &not_found()),
         }
     }
 
@@ -190,9 +193,34 @@ fn not_found() -> String {
     format!("not found; there are / /metrics /livez /readyz /healthz/db and /api/{{{}}}\n", API.join(","))
 }
 
+/// What somebody is told who is not let in. Whether there is such a user is not.
+fn refused(refusal: Refusal) -> Answer {
+    match refusal {
+        Refusal::Unknown => {
+            let text = "log in as a [user.NAME] that admin.view, admin.sql, admin.act or admin.users names\n";
+            let mut answer = plain(StatusCode::UNAUTHORIZED, text);
+            let challenge = HeaderValue::from_static("Basic realm=\"bursar\", charset=\"UTF-8\"");
+            answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            answer
+        }
+        Refusal::Missing(right) => plain(StatusCode::FORBIDDEN, &missing(right)),
+        Refusal::Busy => {
+            let text = "too many logins at once; try again\n";
+            let mut answer = plain(StatusCode::SERVICE_UNAVAILABLE, text);
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            answer
+        }
+    }
+}
+
+fn missing(right: Right) -> String {
+    let (name, key) = (right.name(), right.key());
+    format!("the right \"{name}\" is missing: name the user in {key}, or in admin.users for every right\n")
+}
+
 fn board() -> Answer {
     let mut answer = respond(StatusCode::OK, "text/html; charset=utf-8", BOARD.to_owned());
-    let policy = hyper::header::HeaderValue::from_static(BOARD_POLICY);
+    let policy = HeaderValue::from_static(BOARD_POLICY);
     answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     answer
 }
@@ -215,7 +243,6 @@ fn json(status: StatusCode, value: &impl serde::Serialize) -> Answer {
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    use hyper::header::HeaderValue;
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
@@ -227,5 +254,7 @@ fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answ
 
 #[cfg(test)]
 mod hygiene_tests;
+#[cfg(test)]
+mod rights_tests;
 #[cfg(test)]
 mod tests;

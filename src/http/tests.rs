@@ -6,9 +6,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::TcpStream;
 
 async fn ask_of(fake: Fake, request: &str) -> String {
-    let (mut client, server) = duplex(1 << 20);
     let face = Arc::new(Face::new(Arc::new(fake)).unwrap());
-    let served = tokio::spawn(connection(server, face));
+    ask(&face, true, request).await
+}
+
+pub(super) async fn ask(face: &Arc<Face>, local: bool, request: &str) -> String {
+    let (mut client, server) = duplex(1 << 20);
+    let caller = Caller { peer: "10.2.3.4:51122".into(), local };
+    let served = tokio::spawn(connection(server, Arc::clone(face), caller));
     client.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.unwrap();

@@ -56,7 +56,8 @@ impl Origin {
     /// Whether that is this machine.
     #[must_use]
     pub fn is_local(self) -> bool {
-        self.address().is_none_or(|address| address.is_loopback())
+        // One of IPv4 that came in over IPv6 is taken for what it is.
+        self.address().is_none_or(|address| address.to_canonical().is_loopback())
     }
 
     /// The address; `None` of the Unix socket.

@@ -59,6 +59,7 @@ mod recipes;
 mod reload;
 mod replication;
 mod requests;
+mod rights;
 mod scopes;
 mod secrets;
 mod server_passwords;

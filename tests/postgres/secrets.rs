@@ -1,7 +1,7 @@
 //! What must not be seen: a marker in every secret of the configuration and of clients, and none of them in
 //! anything that Bursar says, in full, in base64 or in hexadecimal (SECURITY.md).
 
-use crate::support::watch::{get, printed};
+use crate::support::watch::{get, get_as, printed};
 use crate::support::{Cluster, Config, Db, Files, Login, Proxy, Refused, Wire, msg, signal, until};
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
@@ -286,11 +286,16 @@ fn keepers(stage: &mut Stage, proxy: &Proxy) {
         stage.seen.say(view, bytes(&console.query(view)));
     }
     let (_, paths) = get(proxy, "/nowhere").expect("an answer");
+    let password = stage.password("clear");
     let names = paths.split_once("/api/{").and_then(|(_, rest)| rest.split_once('}')).expect("paths").0;
     let api: Vec<String> = names.split(',').map(|name| format!("/api/{name}")).collect();
     assert!(api.len() > 10, "{api:?}");
     for path in api.iter().map(String::as_str).chain(["/", "/metrics", "/livez", "/readyz", "/healthz/db"]) {
-        let (_, body) = get(proxy, path).expect("an answer");
+        let (status, body) = get_as(proxy, path, "clear", &password).expect("an answer");
+        assert_eq!(status, 200, "{path}");
+        stage.seen.say(path, body);
+        let (status, body) = get_as(proxy, path, "clear", &format!("{password}!")).expect("an answer");
+        assert_eq!(status == 401, path == "/" || path.starts_with("/api/"), "{path}");
         stage.seen.say(path, body);
     }
     stage.seen.say("the log", proxy.log());

@@ -94,9 +94,11 @@ impl Proxy {
         let dir = db.cluster().subdir(&format!("proxy-{port}"));
         let server = far.as_ref().map_or(db.cluster().addr().port(), Distance::port);
         let port_of_server = config.get("database.\"*\"", "port").map_or(server.to_string(), str::to_owned);
+        // A test may want another address; the port is ours.
+        let admin = config.get("admin", "address").unwrap_or("127.0.0.1").to_owned();
         let config = config
             .with("listen", &format!("address = \"127.0.0.1:{port}\""))
-            .with("admin", &format!("address = \"127.0.0.1:{admin_port}\""));
+            .with("admin", &format!("address = \"{admin}:{admin_port}\""));
         let elsewhere = config.get("database.\"*\"", "host").is_some();
         let config = if elsewhere { config } else { config.with("database.\"*\"", "host = \"127.0.0.1\"") };
         let config = config.with("database.\"*\"", &format!("port = {port_of_server}"));

@@ -1,16 +1,29 @@
 //! The proxy as its keepers see it: the console, HTTP, the memory of its process, its other subcommands.
 
 use super::{Cluster, Proxy, Wire};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Output};
 
 /// Status and body of `GET path` on the admin address; `None` if nobody answers there.
 pub(crate) fn get(proxy: &Proxy, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(proxy.admin_addr()).ok()?;
+    get_from(proxy.admin_addr(), path, "")
+}
+
+/// The same as this user.
+pub(crate) fn get_as(proxy: &Proxy, path: &str, user: &str, password: &str) -> Option<(u16, String)> {
+    let credentials = STANDARD.encode(format!("{user}:{password}"));
+    get_from(proxy.admin_addr(), path, &format!("Authorization: Basic {credentials}\r\n"))
+}
+
+/// Status and body of `GET path` with these headers at this address; `None` if nobody answers there.
+pub(crate) fn get_from(address: SocketAddr, path: &str, headers: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(super::PATIENCE)).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\n{headers}Connection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
