@@ -214,6 +214,7 @@ impl Passed {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use proptest::prelude::*;
 
     fn read(header: &str) -> Option<(String, String)> {
         let credentials = Credentials::read(header.as_bytes())?;
@@ -251,6 +252,30 @@ mod tests {
             assert_eq!(read(wrong), None, "{wrong:?}");
         }
         assert!(Credentials::read(&[b"Basic ", STANDARD.encode(b"\xff:b").as_bytes()].concat()).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_sent_is_what_is_checked(user in "[^:\\p{Cc}]{0,20}", password in "[^\\p{Cc}]{0,40}") {
+            prop_assert_eq!(read(&basic(&format!("{user}:{password}"))), Some((user, password)));
+        }
+
+        #[test]
+        fn any_header_is_read_or_refused(
+            bytes in prop::collection::vec(any::<u8>(), 0..60), honest in any::<bool>(), colon in 0_usize..60
+        ) {
+            let text = [b"Basic ", STANDARD.encode(&bytes).as_bytes()].concat();
+            let read = Credentials::read(if honest { &text } else { &bytes });
+            if let Some(credentials) = &read {
+                prop_assert!(!credentials.user().contains(':'));
+                prop_assert_eq!(credentials.message().iter().filter(|byte| **byte == 0).count(), 1);
+            }
+            // Without control characters and with a name before its colon, nothing is refused.
+            let mut printable: Vec<u8> = bytes.iter().map(|byte| byte % 0x5f + b' ').collect();
+            printable.insert(colon.min(printable.len()), b':');
+            let header = [b"basic ", STANDARD.encode(&printable).as_bytes()].concat();
+            prop_assert!(Credentials::read(&header).is_some());
+        }
     }
 
     #[test]
