@@ -9,6 +9,7 @@
 //! | [`hba`] | who is asked for what |
 //! | [`scram`] | the server's side of SCRAM-SHA-256 |
 //! | [`passport`] | what a proof is good for towards a server |
+//! | [`damping`] | who fails how often, and how long the answer to that is held back |
 //! | [`keys`] | hashes and key derivation, shared with the client's side in `backend` |
 //!
 //! No socket is touched here, and no SQLSTATE is chosen: a login ends in a typed [`Failure`], and the
@@ -16,6 +17,7 @@
 //! not exist is led through the same messages, of the same sizes, as one who does.
 
 pub mod account;
+pub mod damping;
 pub mod exchange;
 pub mod hba;
 pub mod keys;
