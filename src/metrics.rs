@@ -118,6 +118,7 @@ families! {
     REQUESTS Gauge "bursar_requests" [] "Requests known now.";
     CLIENT_SESSIONS Gauge "bursar_client_sessions" ["state"] "Client sessions by state.";
     LOGINS Counter "bursar_logins_total" ["result"] "Client logins by result.";
+    DAMPED Counter "bursar_login_failures_damped_total" ["outcome"] "Failed logins that were not answered at once, by what became of them.";
     CANCELS Counter "bursar_cancels_total" ["result"] "Cancel requests by what became of them.";
     STALE_TAGS Counter "bursar_stale_tags_total" [] "Request tags dropped because nobody used them, or their request was ended.";
     CONNECTS Counter "bursar_backend_connects_total" ["result"] "Dials to PostgreSQL by result.";
@@ -195,6 +196,17 @@ label! {
         Upstream = "upstream",
         /// The process is leaving.
         Draining = "draining",
+    }
+}
+label! {
+    /// What became of a failed login that was not to be answered at once.
+    Damped {
+        /// Answered late.
+        Answered = "answered",
+        /// Its client did not wait for the answer.
+        Gone = "gone",
+        /// Closed at once without one, because as many waited as may.
+        Closed = "closed",
     }
 }
 label! {
@@ -378,6 +390,8 @@ impl ConnectTimes {
 pub struct Metrics {
     /// Client logins.
     pub logins: Counters<Login>,
+    /// Failed logins that were not answered at once.
+    pub damped: Counters<Damped>,
     /// Cancel requests.
     pub cancels: Counters<Cancel>,
     /// Backends made fit again.

@@ -18,6 +18,7 @@ use crate::notify::Notify;
 use crate::pool::{Pools, janitor};
 use crate::reload::Reload;
 use crate::session::cancel;
+use crate::session::handshake::damper::Damper;
 use crate::session::handshake::lobby::{Guest, Lobby, SentAway};
 use crate::session::handshake::{Arrival, LoggedIn, Visitor, arrive};
 use crate::session::registry::Registry;
@@ -55,6 +56,8 @@ pub struct House {
     clients: AtomicUsize,
     /// Those who have not logged in.
     lobby: Arc<Lobby>,
+    /// Those who have failed to.
+    damper: Damper,
 }
 
 /// Why a process cannot start.
@@ -92,10 +95,12 @@ pub async fn run(traced: Traced, reload: Reload) -> Result<Exit, StartError> {
     let users = Users::new(&config)?;
     let tls = crate::net::tls::Tls::new(&config)?;
     let notify = Notify::new(&reload.env);
+    let drain = Drain::default();
     let house = Arc::new(House {
         pools: Pools::new(config.clone(), users, tls, metrics),
         registry: Arc::default(),
-        drain: Drain::default(),
+        damper: Damper::until(drain.closing()),
+        drain,
         reload,
         started: crate::clock::now(),
         notify,
@@ -250,6 +255,7 @@ async fn connection(
         protection: None,
         guest: &guest,
         deadline: crate::clock::now() + house.pools.config().listen.login_timeout,
+        damper: &house.damper,
         sit: &|| Counted::new(&house, limit).is_some_and(|counted| seat.set(counted).is_ok()),
     };
     let arrival = tokio::select! {

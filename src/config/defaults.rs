@@ -39,6 +39,8 @@ impl Default for Config {
                 query_user: None,
                 query_password: None,
                 query_ttl: seconds(10),
+                failure_burst: 10,
+                failure_delay: Some(seconds(1)),
             },
             users: BTreeMap::new(),
             databases: BTreeMap::new(),

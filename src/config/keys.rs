@@ -392,6 +392,8 @@ pub(super) fn fixed_keys() -> Vec<Key<Config>> {
         key!(Config, "auth.query_user", OrOff(NAME), auth.query_user),
         key!(Config, "auth.query_password", OrOff(Password), auth.query_password).secret(),
         key!(Config, "auth.query_ttl", span(0, 1), auth.query_ttl),
+        key!(Config, "auth.failure_burst", count(0, 10_000), auth.failure_burst),
+        key!(Config, "auth.failure_delay", OrOff(span(TICK, 1)), auth.failure_delay),
         key!(Config, "server.max_backends", count(1, MAX_BACKENDS), server.max_backends),
         key!(Config, "server.connect_parallel", count(1, 1_000), server.connect_parallel),
         key!(Config, "breaker.failures", count(1, 1_000), breaker.failures),

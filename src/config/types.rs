@@ -146,6 +146,10 @@ pub struct Auth {
     pub query_password: Option<Secret>,
     /// How long an answer is taken for true.
     pub query_ttl: Duration,
+    /// Failed logins of one source that are answered at once.
+    pub failure_burst: u32,
+    /// In which time one of them comes back, and how long the next one waits for its answer. `None` = none does.
+    pub failure_delay: Option<Duration>,
 }
 
 impl Auth {

@@ -342,6 +342,7 @@ fn process(source: &dyn Source) -> Vec<MetricFamily> {
     let connects = Number::Buckets(&CONNECT_BOUNDS, times.counts(), seconds(times.sum()));
     vec![
         family(&metrics::LOGINS, by(counted.logins.all())),
+        family(&metrics::DAMPED, by(counted.damped.all())),
         family(&metrics::CANCELS, by(counted.cancels.all())),
         family(&metrics::STALE_TAGS, [sample!(=> counted.stale_tags.get())]),
         family(&metrics::CONNECTS, by(counted.connects().all())),

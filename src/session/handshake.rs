@@ -3,9 +3,10 @@
 //! Everything before login is hostile input: every read is under the one login deadline, and what is
 //! held is bounded by PostgreSQL's own limits (10,000 bytes of start-up packet, 65,535 of SASL).
 //!
-//! A wrong password and an unknown user look alike, and nothing about databases is said to anybody
+//! A wrong password and an unknown user look alike, wait alike if they come too often, and nothing about databases is said to anybody
 //! who has not proved who he is.
 
+pub mod damper;
 mod greeting;
 mod identity;
 mod intake;
@@ -40,6 +41,7 @@ use crate::wire::backend::message;
 use crate::wire::error::Report;
 use crate::wire::startup::{First, Replication, Startup};
 use bytes::{BufMut, BytesMut};
+use damper::Damper;
 use identity::Identity;
 use intake::Intake;
 use lobby::{Guest, SentAway};
@@ -97,6 +99,8 @@ impl Drop for Seat {
 pub(super) enum Refused {
     /// The client is told, FATAL.
     Told(Report),
+    /// The same, but not always at once: it is not who it says.
+    Unproved(Report),
     /// An ErrorResponse of the server's, passed on as FATAL.
     Server(bytes::Bytes),
     /// Without a word: a socket error, or what PostgreSQL answers with silence.
@@ -135,6 +139,8 @@ pub struct Visitor<'a> {
     pub guest: &'a Guest,
     /// When its login must be over.
     pub deadline: Instant,
+    /// Holds back answers to those who fail.
+    pub damper: &'a Damper,
     /// Takes a seat among the sessions; `false` = there is none left.
     pub sit: &'a (dyn Fn() -> bool + Send + Sync),
 }
@@ -170,7 +176,6 @@ pub async fn arrive<S: Socket + Upgrade>(
     sent_away: SentAway,
 ) -> Option<Arrival<S>> {
     let mut bounds = Bounds { deadline: visitor.deadline.into(), sent_away };
-    let mut told = BytesMut::new();
     let mut intake = Intake::default();
     let met = loop {
         let met = bounds.within(pin!(meet(&mut stream, &mut intake, &visitor))).await;
@@ -206,24 +211,35 @@ pub async fn arrive<S: Socket + Upgrade>(
         }
         Err(refused) => refused,
     };
+    Box::pin(turn_away(stream, &visitor, refused)).await;
+    None
+}
+
+/// The last words to who is not let in.
+async fn turn_away<S: Socket>(mut stream: S, visitor: &Visitor<'_>, refused: Refused) {
+    let logins = &visitor.pools.metrics.logins;
+    let unproved = matches!(refused, Refused::Unproved(_));
+    let mut told = BytesMut::new();
     match refused {
-        Refused::Told(report) => {
-            visitor.pools.metrics.logins.inc(reply::login_result(&report));
+        Refused::Told(report) | Refused::Unproved(report) => {
+            logins.inc(reply::login_result(&report));
             tracing::info!(client = visitor.peer, code = report.code, message = %report.message, "login refused");
+            if unproved && !visitor.damper.hold(&mut stream, visitor, &report.message).await {
+                return;
+            }
             report.encode(&mut told);
         }
         Refused::Server(body) => {
-            visitor.pools.metrics.logins.inc(Login::Upstream);
+            logins.inc(Login::Upstream);
             greeting::forward_fatal(&body, &mut told);
         }
-        Refused::Silent => return None,
+        Refused::Silent => return,
     }
     let goodbye = async {
         stream.write_all(&told).await?;
         stream.shutdown().await
     };
     let _ = tokio::time::timeout(std::time::Duration::from_secs(1), goodbye).await;
-    None
 }
 
 /// The TLS handshake. `None` = it is over: nobody is there to be told in the clear, or could be in the other way.

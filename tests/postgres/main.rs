@@ -20,6 +20,7 @@ mod commit_random;
 mod compatibility;
 mod console_commands;
 mod console_views;
+mod damping;
 mod deadlocks;
 mod differential;
 mod drain;

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::config::AuthMethod;
 use crate::pool::accounts::{Directory, Found, Unavailable};
 use crate::session::Socket;
-use crate::session::reply::Fault;
+use crate::session::reply::{self, Fault};
 use crate::tag;
 use crate::wire::startup::Startup;
 use bytes::BytesMut;
@@ -94,7 +94,7 @@ pub(super) async fn prove<S: Socket>(
                 return Err(if failure.is_protocol() {
                     Fault::InvalidMessage.into()
                 } else {
-                    Fault::WrongPassword { user: user.into() }.into()
+                    Refused::Unproved(reply::fault(&Fault::WrongPassword { user: user.into() }))
                 });
             }
         }

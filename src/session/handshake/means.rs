@@ -48,7 +48,12 @@ pub(super) async fn method(
 fn deny(visitor: &Visitor<'_>, user: &str, why: &Denied<'_>) -> Refused {
     let (client, certified) = (visitor.peer, visitor.certified.as_deref());
     tracing::info!(client, user, certified, origin = ?visitor.origin, "not let in");
-    Refused::Told(reply::denied(why))
+    let report = reply::denied(why);
+    match why {
+        Denied::NoCertificate | Denied::Certificate { .. } | Denied::Peer { .. } => Refused::Unproved(report),
+        // Whoever it is: nobody has tried to prove anything.
+        Denied::NoRule(_) | Denied::Rejected(_) | Denied::NoPeer => Refused::Told(report),
+    }
 }
 
 /// The system may ask others for it, so not on a thread that serves sessions.

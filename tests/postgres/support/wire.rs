@@ -6,10 +6,11 @@
 use super::identity::Identity;
 use super::unread::Unread;
 use super::{PATIENCE, msg};
+use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// One message of the server.
@@ -206,7 +207,18 @@ pub(crate) struct Wire {
 impl Wire {
     /// A bare connection, nothing sent.
     pub(crate) fn open(addr: SocketAddr) -> std::io::Result<Wire> {
-        let stream = TcpStream::connect(addr)?;
+        Wire::over(TcpStream::connect(addr)?, addr)
+    }
+
+    /// The same from another address of this machine.
+    pub(crate) fn open_from(source: Ipv4Addr, addr: SocketAddr) -> std::io::Result<Wire> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+        socket.connect(&addr.into())?;
+        Wire::over(socket.into(), addr)
+    }
+
+    fn over(stream: TcpStream, addr: SocketAddr) -> std::io::Result<Wire> {
         stream.set_nodelay(true)?;
         let (pid, key, parameters) = (0, Vec::new(), BTreeMap::new());
         Ok(Wire { peer: addr, stream, buffer: Vec::new(), closed: false, pid, key, parameters })
@@ -219,7 +231,12 @@ impl Wire {
 
     /// A session, or what was said instead of ReadyForQuery.
     pub(crate) fn try_login(addr: SocketAddr, login: &Login) -> Result<Wire, Refused> {
-        let mut wire = Wire::open(addr).map_err(Refused::Io)?;
+        Wire::open(addr).map_err(Refused::Io)?.log_in(login)
+    }
+
+    /// The same on a connection that has said nothing yet.
+    pub(crate) fn log_in(self, login: &Login) -> Result<Wire, Refused> {
+        let mut wire = self;
         wire.try_send(&login.packet()).map_err(Refused::Io)?;
         let mut identity = Identity::new(login);
         let mut seen = Vec::new();
@@ -244,6 +261,11 @@ impl Wire {
             seen.push(message);
         }
         Err(Refused::Said(Reply { messages: seen, closed: true }))
+    }
+
+    /// Its socket, for another thread.
+    pub(crate) fn handle(&self) -> TcpStream {
+        self.stream.try_clone().expect("the socket again")
     }
 
     /// Sends all of it in one write.
