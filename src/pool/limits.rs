@@ -3,7 +3,7 @@
 //!
 //! The questions go over an idle backend, which the book lends: no connection more, nobody's lease, and nothing
 //! that a client would wait for. A pool that never has one idle when the janitor looks is asked about over a
-//! connection aside after [`BUSY`]. One pool at a time; what cannot be read is tried again after [`AGAIN`].
+//! connection aside after ten seconds. One pool at a time; what cannot be read is tried again after a minute.
 
 use super::locks::PATIENCE;
 use super::{Pool, Pools};

@@ -14,6 +14,8 @@ fn metrics_have_every_family_of_the_page() {
     let proxy = Proxy::start(&db, config);
     // A family without series is not shown: so one of each, of what need not happen.
     let mut client = proxy.connect_for("acme", "r-1");
+    let limits = "bursar_server_max_connections{";
+    until("limits are read", || series(&proxy).keys().any(|name| name.starts_with(limits)));
     client.batch("begin; select 1");
     let mut pinned = proxy.connect_for("acme", "r-2");
     pinned.batch("listen bell");
