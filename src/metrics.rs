@@ -119,6 +119,8 @@ families! {
     CLIENT_SESSIONS Gauge "bursar_client_sessions" ["state"] "Client sessions by state.";
     LOGINS Counter "bursar_logins_total" ["result"] "Client logins by result.";
     DAMPED Counter "bursar_login_failures_damped_total" ["outcome"] "Failed logins that were not answered at once, by what became of them.";
+    LOOKUPS Counter "bursar_user_lookups_total" ["result"] "Questions to PostgreSQL about users (auth.query) by result.";
+    LOOKUP_SECONDS Histogram "bursar_user_lookup_seconds" [] "Time from asking about a user to the answer, connecting included.";
     CANCELS Counter "bursar_cancels_total" ["result"] "Cancel requests by what became of them.";
     STALE_TAGS Counter "bursar_stale_tags_total" [] "Request tags dropped because nobody used them, or their request was ended.";
     CONNECTS Counter "bursar_backend_connects_total" ["result"] "Dials to PostgreSQL by result.";
@@ -207,6 +209,17 @@ label! {
         Gone = "gone",
         /// Closed at once without one, because as many waited as may.
         Closed = "closed",
+    }
+}
+label! {
+    /// How a question about a user ended.
+    Lookup {
+        /// He can log in by password.
+        Found = "found",
+        /// He does not exist, or has no password.
+        Unknown = "unknown",
+        /// No answer, or none that can be understood.
+        Failed = "failed",
     }
 }
 label! {
@@ -364,7 +377,8 @@ pub struct ConnectTimes {
 }
 
 impl ConnectTimes {
-    fn observe(&self, took: Duration) {
+    /// One more.
+    pub fn observe(&self, took: Duration) {
         let seconds = took.as_secs_f64();
         let bucket = CONNECT_BOUNDS.iter().position(|bound| seconds <= *bound);
         self.counts[bucket.unwrap_or(CONNECT_BOUNDS.len())].fetch_add(1, Relaxed);
@@ -392,6 +406,10 @@ pub struct Metrics {
     pub logins: Counters<Login>,
     /// Failed logins that were not answered at once.
     pub damped: Counters<Damped>,
+    /// Questions about users.
+    pub lookups: Counters<Lookup>,
+    /// How long those took that were answered.
+    pub lookup_times: ConnectTimes,
     /// Cancel requests.
     pub cancels: Counters<Cancel>,
     /// Backends made fit again.

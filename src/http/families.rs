@@ -340,9 +340,13 @@ fn process(source: &dyn Source) -> Vec<MetricFamily> {
     let counted = source.metrics();
     let times = counted.connect_times();
     let connects = Number::Buckets(&CONNECT_BOUNDS, times.counts(), seconds(times.sum()));
+    let asked = &counted.lookup_times;
+    let lookups = Number::Buckets(&CONNECT_BOUNDS, asked.counts(), seconds(asked.sum()));
     vec![
         family(&metrics::LOGINS, by(counted.logins.all())),
         family(&metrics::DAMPED, by(counted.damped.all())),
+        family(&metrics::LOOKUPS, by(counted.lookups.all())),
+        family(&metrics::LOOKUP_SECONDS, [Sample(vec![], lookups)]),
         family(&metrics::CANCELS, by(counted.cancels.all())),
         family(&metrics::STALE_TAGS, [sample!(=> counted.stale_tags.get())]),
         family(&metrics::CONNECTS, by(counted.connects().all())),

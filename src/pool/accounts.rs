@@ -11,6 +11,7 @@ use crate::backend::inquire::inquire;
 use crate::backend::{Backend, DialError, Target, dial};
 use crate::clock;
 use crate::config::{Auth, Config, Database};
+use crate::metrics::{Lookup, Metrics};
 use crate::net::stream::Quiet;
 use crate::net::tls::Tls;
 use arc_swap::ArcSwap;
@@ -77,6 +78,7 @@ struct Shared {
     /// For one question, connecting included.
     patience: Duration,
     accounts: Mutex<Accounts>,
+    metrics: Arc<Metrics>,
     /// Users asked about right now.
     asked: Mutex<HashMap<Arc<str>, watch::Receiver<Said>>>,
 }
@@ -87,6 +89,7 @@ impl Directory {
     pub fn of(
         config: &Config,
         tls: &Arc<ArcSwap<Tls>>,
+        metrics: &Arc<Metrics>,
         old: Option<&Arc<Directory>>,
     ) -> Option<Arc<Directory>> {
         let query = config.auth.query.clone()?;
@@ -115,6 +118,7 @@ impl Directory {
             target,
             patience: table.pool.connect_timeout,
             accounts: Mutex::new(Accounts::new(config.auth.query_ttl)),
+            metrics: metrics.clone(),
             asked: Mutex::default(),
         });
         Some(Arc::new(Directory { rules, shared, questions, unasked: Mutex::new(Some(unasked)) }))
@@ -183,10 +187,12 @@ impl Shared {
                 }
             };
             let Some(question) = next else { break };
+            let asked = clock::now();
             let asking = Box::pin(self.ask(&mut connection, &question.user));
             let answer = timeout(self.patience, asking).await.unwrap_or(Err(LookupError::Timeout));
             match answer {
                 Ok(account) => {
+                    self.metrics.lookup_times.observe(clock::now().saturating_duration_since(asked));
                     if std::mem::take(&mut failing) {
                         tracing::info!(server = %self.target.address, "users can be looked up again");
                     }
@@ -214,6 +220,11 @@ impl Shared {
     }
 
     fn say(&self, question: Question, answer: Result<Arc<Account>, Unavailable>) {
+        self.metrics.lookups.inc(match &answer {
+            Ok(account) if account.exists() => Lookup::Found,
+            Ok(_) => Lookup::Unknown,
+            Err(Unavailable) => Lookup::Failed,
+        });
         self.asked.lock().remove(&question.user);
         question.said.send_replace(Some(answer));
     }

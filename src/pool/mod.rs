@@ -136,7 +136,7 @@ impl Pools {
         let mut book = Book::new(&config);
         book.arm(armed_from(&config, started, started));
         Arc::new(Pools {
-            directory: ArcSwapOption::new(accounts::Directory::of(&config, &tls, None)),
+            directory: ArcSwapOption::new(accounts::Directory::of(&config, &tls, &metrics, None)),
             book: Mutex::new(book),
             current: AtomicPtr::new(Arc::as_ptr(&config).cast_mut()),
             config: ArcSwap::new(config),
@@ -532,7 +532,8 @@ impl Pools {
         self.users.store(Arc::new(users));
         self.tls.store(Arc::new(tls));
         let old = self.directory.load_full();
-        self.directory.store(accounts::Directory::of(&config, &self.tls, old.as_ref()));
+        let directory = accounts::Directory::of(&config, &self.tls, &self.metrics, old.as_ref());
+        self.directory.store(directory);
         let at = Arc::as_ptr(&config).cast_mut();
         self.config.store(config);
         self.current.store(at, Ordering::Release);
