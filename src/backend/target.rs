@@ -223,6 +223,13 @@ impl Target {
         }
     }
 
+    /// What a client of this role has shown is not good any more. A password of the configuration is.
+    pub fn forget(&self, role: &str) {
+        if self.password.is_none() && self.user == role {
+            *self.passport.lock() = None;
+        }
+    }
+
     /// Whether there is a password, or keys in its place, for a server that speaks SCRAM.
     pub(super) fn has_keys(&self) -> bool {
         self.password.is_some() || matches!(&*self.passport.lock(), Some(Passport::Scram { .. }))
@@ -348,6 +355,10 @@ pub(super) mod tests {
         assert_eq!(target.aside().md5_digits().as_deref(), Some(&[b'a'; 32]));
         assert!(!target.has_keys(), "not for SCRAM");
         assert!(!format!("{target:?}").contains("aaa"));
+        target.forget("bob");
+        assert!(target.md5_digits().is_some());
+        target.forget("alice");
+        assert!(target.md5_digits().is_none());
 
         table.user = Some("pool".into());
         let other = Target::new(&table, "app", "alice", None);
@@ -357,6 +368,7 @@ pub(super) mod tests {
         table.password = Some(Secret::new("pw".into()));
         let own = Target::new(&table, "app", "alice", None);
         own.admit("alice", passport());
+        own.forget("alice");
         assert_eq!(own.md5_digits().as_deref(), Some(&keys::md5_secret(b"alice", b"pw")));
     }
 

@@ -252,6 +252,13 @@ impl Pools {
         Some(pool)
     }
 
+    /// The server knows no such user any more: what he has shown lets Bursar in no more.
+    pub fn forget_user(&self, user: &str) {
+        for pool in self.pools.read().iter().filter(|pool| &*pool.user == user) {
+            pool.store.target().forget(user);
+        }
+    }
+
     /// Where the backends of a pool are by this configuration.
     fn target(&self, config: &Config, database: &str, user: &str) -> Option<Target> {
         let table = config.database(database)?;

@@ -3,6 +3,7 @@
 
 use super::auth::refused;
 use super::drivers::installed;
+use crate::support::watch::metric;
 use crate::support::{Cluster, Config, Db, Login, PATIENCE, Proxy, Stop, Wire, until};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -177,6 +178,44 @@ fn a_new_password_works_though_the_old_one_is_remembered() {
         proxy.stop();
         admin.batch(&format!("drop role {role}"));
     }
+}
+
+#[test]
+fn who_is_not_known_any_more_has_shown_nothing() {
+    let db = Db::within(strict());
+    let mut admin = db.cluster().admin();
+    admin.batch("create role leaver login password 'leaver'");
+    let config = config("scram-sha-256").with("auth", "query_ttl = \"0s\"");
+    let config = config.with("pool", "max_wait = \"2s\"").with("breaker", "refused = \"100ms\"");
+    let proxy = Proxy::start(&db, config);
+    let leaver = login(&db, "leaver", "leaver");
+    let mut client = Wire::login(proxy.addr(), &leaver);
+    assert_eq!(client.query("select current_user").value(), "leaver");
+    // Whatever else opens backends as him: what he has shown serves.
+    db.terminate_backends();
+    assert_eq!(client.query("select current_user").value(), "leaver");
+
+    admin.batch("alter role leaver nologin");
+    assert_eq!(refused(&proxy, &leaver).code(), "28P01");
+    admin.batch("alter role leaver login");
+    db.terminate_backends();
+    const NOTHING: &str = "no client has shown what would serve instead";
+    assert!(!proxy.log().contains(NOTHING), "{}", proxy.log());
+    assert_ne!(client.query("select 1").code(), "");
+    assert!(proxy.log().contains(NOTHING), "{}", proxy.log());
+    // Until he comes again.
+    until("he is let in", || Wire::try_login(proxy.addr(), &leaver).is_ok());
+    assert_eq!(client.query("select current_user").value(), "leaver");
+
+    let lookups = |result| metric(&proxy, &format!("bursar_user_lookups_total{{result=\"{result}\"}}"));
+    assert!(lookups("found") >= 2.0);
+    // He is asked for again when his password does not help him.
+    assert_eq!((lookups("unknown"), lookups("failed")), (1.0, 0.0));
+    let answered = lookups("found") + lookups("unknown");
+    assert_eq!(metric(&proxy, "bursar_user_lookup_seconds_count"), answered);
+    client.bye();
+    proxy.stop();
+    admin.batch("drop role leaver");
 }
 
 #[test]

@@ -83,7 +83,7 @@ pub(super) async fn prove<S: Socket>(
                 if let Step::Failed(failure) = step
                     && !failure.is_protocol()
                     && let Some(directory) = directory.take()
-                    && let Ok(found) = visitor.guest.waits_for(directory.find(&user, true)).await
+                    && let Ok(found) = visitor.guest.waits_for(find(visitor, &directory, &user, true)).await
                     && exchange.again(begin(&users, method, &user, Some(&found)))
                 {
                     step = exchange.step(&body, out).await;
@@ -108,6 +108,20 @@ fn begin(users: &Users, method: AuthMethod, user: &str, found: Option<&Found>) -
     }
 }
 
+/// Asks the server, and forgets what lets Bursar in as somebody whom it does not know any more.
+async fn find(
+    visitor: &Visitor<'_>,
+    directory: &Directory,
+    user: &str,
+    news: bool,
+) -> Result<Found, Unavailable> {
+    let found = directory.find(user, news).await?;
+    if !found.remembered && !found.account.exists() {
+        visitor.pools.forget_user(user);
+    }
+    Ok(found)
+}
+
 /// The role, and the suffix that names a tenant. Role names may contain dots: a known user has no
 /// suffix, and it is cut off only where what is left is a known user. The configuration's users come first.
 async fn look_up(
@@ -126,7 +140,7 @@ async fn look_up(
         return Ok(claimed(name, None, None));
     }
     let whole = match directory {
-        Some(directory) => Some(directory.find(name, false).await?),
+        Some(directory) => Some(find(visitor, directory, name, false).await?),
         None => None,
     };
     if whole.as_ref().is_some_and(|found| found.account.exists()) {
@@ -136,7 +150,7 @@ async fn look_up(
         return Ok(claimed(cut, suffix, None));
     }
     if let (Some(directory), true) = (directory, suffix.is_some()) {
-        let found = directory.find(cut, false).await?;
+        let found = find(visitor, directory, cut, false).await?;
         if found.account.exists() {
             return Ok(claimed(cut, suffix, Some(found)));
         }
