@@ -248,9 +248,10 @@ impl Lane {
             }
         };
         buf.end += n;
+        let size = buf.size();
         self.streams = n == room || n >= LONG_READ;
         self.closed = n == 0 && room > 0;
-        self.adapt(n, room);
+        self.adapt(n, room, size);
         if n == 0 {
             self.settle();
         }
@@ -258,12 +259,20 @@ impl Lane {
     }
 
     /// The next buffer's size: long reads want a large one, short ones a small one.
-    fn adapt(&mut self, n: usize, room: usize) {
-        if n >= LONG_READ || n == room {
-            self.size = if n >= LONG_READ { Size::Large } else { self.size.max(Size::Middle) };
-        } else if n < LONG_READ / 4 {
-            self.size = Size::Small;
-        }
+    ///
+    /// A large one that comes back full is part of a stream that is faster than we are. Larger reads would
+    /// save nothing more there, and everybody else waits while one is made: it goes on in middle ones, until
+    /// it is the slower side again.
+    fn adapt(&mut self, n: usize, room: usize, from: Size) {
+        let full = n == room;
+        self.size = match from {
+            Size::Large if full => Size::Middle,
+            Size::Middle if full => Size::Middle,
+            _ if n >= LONG_READ => Size::Large,
+            _ if full => self.size.max(Size::Middle),
+            _ if n < LONG_READ / 4 => Size::Small,
+            _ => self.size,
+        };
     }
 
     /// Makes room behind an incomplete message: moves it to the front, or to a larger buffer.
@@ -453,6 +462,30 @@ mod tests {
             assert!(fill(&mut lane, &mut near).await > 0);
         }
         assert!(!lane.is_closed());
+    }
+
+    #[tokio::test]
+    async fn a_long_result_is_read_at_once_and_a_stream_that_never_ends_in_slices() {
+        let (mut near, mut far) = tokio::io::duplex(1 << 20);
+        let mut lane = Lane::new(Buffers::default());
+        far.write_all(&vec![7; 900_000]).await.unwrap();
+        let mut reads = Vec::new();
+        for _ in 0..5 {
+            reads.push(fill(&mut lane, &mut near).await);
+            lane.pass(lane.unwalked().len());
+            flush(&mut lane, &mut tokio::io::sink()).await;
+        }
+        assert_eq!(reads, [16 << 10, 256 << 10, 64 << 10, 64 << 10, 64 << 10]);
+        let rest = 900_000 - reads.iter().sum::<usize>();
+        let mut left = rest;
+        while left > 0 {
+            left -= fill(&mut lane, &mut near).await;
+            lane.pass(lane.unwalked().len());
+            flush(&mut lane, &mut tokio::io::sink()).await;
+        }
+        // The last of them was not full: the stream is the slower side again.
+        far.write_all(&vec![7; 200_000]).await.unwrap();
+        assert_eq!(fill(&mut lane, &mut near).await, 200_000);
     }
 
     proptest! {

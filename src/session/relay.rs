@@ -27,9 +27,9 @@ const SPOOL: usize = 64 << 10;
 /// How often a poll goes through both directions before other sessions get their turn.
 const TURNS: usize = 4;
 
-/// Bytes that a direction may move in one go before other sessions get their turn: a long stream takes some
-/// hundred microseconds of every turn, and not until its sockets are empty, which they may never be.
-const SHARE: usize = 256 << 10;
+/// Bytes after which a direction gives other sessions their turn if there is more to move: a long stream takes
+/// some fifty microseconds of every turn, and not until its sockets are empty, which they may never be.
+const SHARE: usize = 64 << 10;
 
 /// Lets everybody else have a turn first, those included whose sockets have become ready meanwhile; a task
 /// that wakes itself would be served before the runtime looks at these.
@@ -154,11 +154,13 @@ impl<S: Socket> Session<S> {
                 return Poll::Ready(event);
             }
             let Some(lease) = &mut self.lease else { return Poll::Pending };
-            if moved >= SHARE {
+            let stream = &mut lease.backend().stream;
+            // Nobody waits for long where there is nothing more: to come back for that were a call for nothing.
+            if moved >= SHARE && stream.is_readable() {
                 yield_turn(cx);
                 return Poll::Pending;
             }
-            match self.down.lane.poll_fill(cx, &mut lease.backend().stream) {
+            match self.down.lane.poll_fill(cx, stream) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(n)) if n > 0 => {
                     self.now = clock::now();
@@ -237,7 +239,7 @@ impl<S: Socket> Session<S> {
             if self.up.lane.is_closed() {
                 return Poll::Ready(Event::ClientLeft);
             }
-            if moved >= SHARE {
+            if moved >= SHARE && self.client.is_readable() {
                 yield_turn(cx);
                 return Poll::Pending;
             }
