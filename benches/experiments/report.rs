@@ -38,6 +38,8 @@ struct Line {
     unit: &'static str,
     bursar: Measured,
     pgbouncer: Measured,
+    /// With no proxy at all, where that was measured.
+    direct: Measured,
     target: Target,
 }
 
@@ -64,11 +66,27 @@ impl Table {
         target: Target,
     ) {
         let (group, metric) = (self.group.clone(), metric.to_owned());
-        self.lines.push(Line { group, metric, unit, bursar, pgbouncer, target });
+        self.lines.push(Line { group, metric, unit, bursar, pgbouncer, direct: Measured::No, target });
+    }
+
+    /// What the last line is with no proxy at all: what the machine does by itself.
+    pub(crate) fn direct(&mut self, direct: Measured) {
+        if let Some(line) = self.lines.last_mut() {
+            line.direct = direct;
+        }
     }
 
     fn print(&self) {
-        println!("{:<52} {:>10} {:>10} {:>12}  holds", "", "Bursar", "PgBouncer", "target");
+        let any_direct = self.lines.iter().any(|line| line.direct != Measured::No);
+        let third = |cell: &str| if any_direct { format!(" {cell:>10}") } else { String::new() };
+        println!(
+            "{:<52} {:>10} {:>10}{} {:>12}  holds",
+            "",
+            "Bursar",
+            "PgBouncer",
+            third("direct"),
+            "target"
+        );
         let mut group = "";
         for line in &self.lines {
             if line.group != group {
@@ -80,9 +98,10 @@ impl Table {
                 "" => format!("{indent}{}", line.metric),
                 unit => format!("{indent}{}, {unit}", line.metric),
             };
-            let [bursar, pgbouncer] = [line.bursar, line.pgbouncer].map(Measured::cell);
+            let [bursar, pgbouncer, direct] = [line.bursar, line.pgbouncer, line.direct].map(Measured::cell);
+            let (direct, target) = (third(&direct), line.target.cell());
             let holds = line.holds().map_or("", |holds| if holds { "yes" } else { "no" });
-            println!("{metric:<52} {bursar:>10} {pgbouncer:>10} {:>12}  {holds}", line.target.cell());
+            println!("{metric:<52} {bursar:>10} {pgbouncer:>10}{direct} {target:>12}  {holds}");
         }
     }
 }
@@ -115,7 +134,7 @@ impl Line {
         };
         json!({
             "group": self.group, "metric": self.metric, "unit": self.unit, "bursar": value(self.bursar),
-            "pgbouncer": value(self.pgbouncer), "target": self.target.cell(), "holds": self.holds(),
+            "pgbouncer": value(self.pgbouncer), "direct": value(self.direct), "target": self.target.cell(), "holds": self.holds(),
         })
     }
 }

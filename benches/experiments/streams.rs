@@ -2,8 +2,8 @@
 //! 900 MB, a parameter of 500 MB and a query of 200 MB, again and again.
 //!
 //! The little questions come by the clock. The machine adds to them what its cores are busy with, above all
-//! the server and the client that move the value: so the same is measured with the value going straight to the
-//! server, past the proxy that answers the questions.
+//! the server and the client that move the value: so the same is measured with no proxy at all, and with the
+//! value going straight to the server, past the proxy that answers the questions.
 
 use crate::clients::Samples;
 use crate::common::lab::Setup;
@@ -20,6 +20,10 @@ const POOL: usize = 4;
 const ASKING: usize = 4;
 const EVERY: Duration = Duration::from_millis(2);
 const MB: usize = 1_000_000;
+/// Each side has its turn so often.
+const ROUNDS: usize = 3;
+/// What is measured of a side in a round lasts this part of the length, and at least one value.
+const PIECES: u32 = 10;
 
 /// A value, and the messages that move it.
 struct Stream {
@@ -55,13 +59,50 @@ fn query() -> Vec<u8> {
     simple(&format!("select length('{}')", "z".repeat(200 * MB)))
 }
 
-/// One side.
+/// Who carries the questions and the streams.
+#[derive(Clone, Copy)]
+enum Side<'p> {
+    Proxy(&'p Proxy),
+    /// Straight to the server: what the machine adds by itself.
+    Direct(u16),
+}
+
+impl Side<'_> {
+    fn port(self) -> u16 {
+        match self {
+            Side::Proxy(proxy) => proxy.port(),
+            Side::Direct(port) => port,
+        }
+    }
+}
+
+/// p99 in milliseconds in one round, of one side.
+struct Round {
+    idle: f64,
+    /// Beside each stream through the same side, and beside the same straight to the server.
+    beside: [[f64; 2]; STREAMS.len()],
+}
+
+/// One side, in all its rounds.
+#[derive(Default)]
 struct Outcome {
-    idle: Samples,
-    /// Beside each stream through the proxy, and beside the same straight to the server.
-    beside: Vec<[Samples; 2]>,
-    /// By how much the proxy's own memory had grown in the end.
-    grown: f64,
+    rounds: Vec<Round>,
+    /// By how many bytes the proxy's own memory had grown in the end.
+    grown: Option<u64>,
+}
+
+impl Outcome {
+    /// The median of the rounds.
+    fn median(&self, value: impl Fn(&Round) -> f64) -> Measured {
+        let mut all: Vec<f64> = self.rounds.iter().map(value).collect();
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).map_or(Measured::No, |median| Measured::Is(*median))
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "some millions")]
+    fn grown(&self) -> Measured {
+        self.grown.map_or(Measured::No, |bytes| Measured::Is(bytes as f64 / 1e6))
+    }
 }
 
 /// The experiment.
@@ -70,51 +111,82 @@ pub(crate) async fn experiment(bench: &Bench, length: Duration) -> Result<Table,
     let (theirs, ours) = (bench.pgbouncer(&setup)?, bench.bursar(&setup)?);
     let server = bench.lab.port();
     // Threads of their own: values are moved by blocking clients.
-    let both = tokio::task::spawn_blocking(move || {
-        Ok::<_, Failure>([measure(&theirs, server, length)?, measure(&ours, server, length)?])
-    });
-    let [theirs, ours] = both.await??;
+    let all = tokio::task::spawn_blocking(move || measure(&ours, &theirs, server, length));
+    let [ours, theirs, direct] = all.await??;
     let mut table = Table::default();
-    let mut line = |metric: &str, value: &dyn Fn(&Outcome) -> f64, target| {
-        table.line(metric, "ms", Measured::Is(value(&ours)), Measured::Is(value(&theirs)), target);
+    let mut line = |metric: &str, unit, value: &dyn Fn(&Round) -> f64, past: bool, target| {
+        table.line(metric, unit, ours.median(value), theirs.median(value), target);
+        if !past {
+            table.direct(direct.median(value));
+        }
     };
-    let p99 = |samples: &Samples| samples.per_mille(990);
-    let idle = p99(&ours.idle);
-    line("a little question, p99, nothing else going on", &|side| p99(&side.idle), Target::None);
+    line("a little question, p99, nothing else going on", "ms", &|round| round.idle, false, Target::None);
     for (at, stream) in STREAMS.iter().enumerate() {
-        let (through, past) = (format!("beside {}, p99", stream.name), "  past the proxy, p99".to_owned());
-        line(&through, &|side| p99(&side.beside[at][0]), Target::AtMost(2.0 * idle));
-        line(&past, &|side| p99(&side.beside[at][1]), Target::None);
+        let through = format!("beside {}, p99", stream.name);
+        line(&through, "ms", &|round| round.beside[at][0], false, Target::None);
+        let times = &|round: &Round| round.beside[at][0] / round.idle;
+        line("  over that with nothing else going on", "", times, false, Target::AtMost(2.0));
+        let past = &|round: &Round| round.beside[at][1] / round.idle;
+        line("  the same, the stream past the proxy", "", past, true, Target::None);
     }
-    let [grown, their_grown] = [&ours, &theirs].map(|side| Measured::Is(side.grown));
-    table.line("memory grown", "MB", grown, their_grown, Target::AtMost(8.0));
+    table.line("memory grown", "MB", ours.grown(), theirs.grown(), Target::AtMost(8.0));
     Ok(table)
 }
 
-fn measure(proxy: &Proxy, server: u16, length: Duration) -> Result<Outcome, Failure> {
-    let idle = ask(proxy.port(), || {
-        std::thread::sleep(length / 4);
+/// Bursar, PgBouncer, and neither. They take turns, so that what else the machine does hits all of them.
+fn measure(ours: &Proxy, theirs: &Proxy, server: u16, length: Duration) -> Result<[Outcome; 3], Failure> {
+    let sides = [Side::Proxy(ours), Side::Proxy(theirs), Side::Direct(server)];
+    let mut outcomes = [(); 3].map(|()| Outcome::default());
+    let mut before = [None; 3];
+    for round in 0..ROUNDS {
+        for at in (0..sides.len()).map(|turn| (turn + round) % sides.len()) {
+            let (idle, side) = (ask_idle(sides[at].port(), length / PIECES)?, sides[at]);
+            if let (Side::Proxy(proxy), None) = (side, before[at]) {
+                before[at] = Some(process::anonymous_bytes(proxy.pid())?);
+            }
+            let beside = beside(side, server, length / PIECES)?;
+            outcomes[at].rounds.push(Round { idle, beside });
+            if let (Side::Proxy(proxy), Some(before)) = (side, before[at]) {
+                outcomes[at].grown = Some(process::anonymous_bytes(proxy.pid())?.saturating_sub(before));
+            }
+        }
+    }
+    Ok(outcomes)
+}
+
+fn ask_idle(port: u16, length: Duration) -> Result<f64, Failure> {
+    let idle = ask(port, || {
+        std::thread::sleep(length);
         Ok(())
     })?;
-    let before = process::anonymous_bytes(proxy.pid())?;
-    let mut beside = Vec::new();
-    for stream in &STREAMS {
+    Ok(p99(&idle))
+}
+
+/// p99 beside each stream through this side, and, where there is a proxy to go past, past it.
+fn beside(side: Side, server: u16, length: Duration) -> Result<[[f64; 2]; STREAMS.len()], Failure> {
+    let mut all = [[f64::NAN; 2]; STREAMS.len()];
+    for (stream, p99s) in STREAMS.iter().zip(&mut all) {
         let bytes = (stream.bytes)();
         let run = |port| {
             let mut client = Client::connect(port)?;
-            ask(proxy.port(), || {
-                let end = Instant::now() + length / 4;
+            ask(side.port(), || {
+                let end = Instant::now() + length;
                 while Instant::now() < end {
                     client.round_trip(&bytes)?;
                 }
                 Ok(())
             })
         };
-        beside.push([run(proxy.port())?, run(server)?]);
+        p99s[0] = p99(&run(side.port())?);
+        if matches!(side, Side::Proxy(_)) {
+            p99s[1] = p99(&run(server)?);
+        }
     }
-    #[allow(clippy::cast_precision_loss, reason = "some millions")]
-    let grown = (process::anonymous_bytes(proxy.pid())?.saturating_sub(before)) as f64 / 1e6;
-    Ok(Outcome { idle, beside, grown })
+    Ok(all)
+}
+
+fn p99(samples: &Samples) -> f64 {
+    samples.per_mille(990)
 }
 
 /// What little questions take while `meanwhile` runs, each timed from when it was due.
