@@ -31,7 +31,10 @@ pub(super) fn run(traced: &Traced, tls: Tls, out: &mut dyn Write) -> io::Result<
     let mut sizes = Sizes {
         pools: Vec::new(),
         max_backends: config.server.max_backends,
-        beside: Directory::of(config, &tls, None).map(|directory| directory.place()).into_iter().collect(),
+        beside: Directory::of(config, &tls, &Arc::default(), None)
+            .map(|directory| directory.place())
+            .into_iter()
+            .collect(),
     };
     for (name, database) in &config.databases {
         let roles = roles(config, database.user.as_ref());
