@@ -109,6 +109,7 @@ pub async fn run(traced: Traced, reload: Reload) -> Result<Exit, StartError> {
         lobby: Arc::default(),
     });
     let signals = crate::drain::Signals::new().map_err(StartError::Signals)?;
+    let hangup = reloading::hangup().map_err(StartError::Signals)?;
     let listeners = listen(&config)?;
     let source: Arc<dyn Source> = Arc::new(levers::Levers::new(house.clone()));
     if let Some(address) = config.admin.address {
@@ -124,7 +125,7 @@ pub async fn run(traced: Traced, reload: Reload) -> Result<Exit, StartError> {
         });
     }
     tokio::spawn(janitor::run(house.pools.clone()));
-    tokio::spawn(reloading::watch(house.clone()));
+    tokio::spawn(reloading::watch(house.clone(), hangup));
     for listener in listeners {
         tracing::info!(address = listener.address(), "listening");
         house.tasks.spawn(accept(house.clone(), listener, source.clone()));

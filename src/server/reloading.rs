@@ -5,9 +5,10 @@ use crate::clock;
 use crate::config::Changes;
 use crate::metrics;
 use crate::reload::ReloadError;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often the file is looked at; Kubernetes swaps a mounted ConfigMap within a minute anyway.
 const LOOK: Duration = Duration::from_secs(5);
@@ -52,9 +53,13 @@ fn tell(changes: &Changes) {
     tracing::info!(changed, waiting, "configuration reloaded");
 }
 
+/// From now on SIGHUP does not end the process: before anybody can know that it runs.
+pub(super) fn hangup() -> io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
 /// Reloads on SIGHUP and when the file changes. Runs for ever.
-pub(super) async fn watch(house: Arc<House>) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+pub(super) async fn watch(house: Arc<House>, mut hangup: Signal) {
     let mut seen = house.reload.first;
     let alarm = clock::Alarm::new();
     loop {

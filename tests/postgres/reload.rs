@@ -2,7 +2,9 @@
 //! file is refused whole (interface.md, "Signals and exit").
 
 use crate::support::watch::metric;
-use crate::support::{Config, Db, Proxy, Wire, msg, signal, until};
+use crate::support::{Cluster, Config, Db, Proxy, Wire, msg, signal, until};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Sends SIGHUP and waits until the reload is counted with this result.
@@ -11,6 +13,25 @@ fn hang_up(proxy: &Proxy, result: &str) {
     let before = metric(proxy, &name);
     signal(proxy.pid(), "HUP");
     until("the reload is counted", || metric(proxy, &name) > before);
+}
+
+/// It was ended by one that came between its first words and the first turn of the task that hears them.
+#[test]
+fn a_hangup_at_the_moment_of_the_start_is_a_reload() {
+    let file = Cluster::shared().subdir("hangup").join("config.toml");
+    let text = "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"off\"\n";
+    std::fs::write(&file, text).expect("written");
+    for _ in 0..20 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bursar"));
+        let command = command.arg("--config").arg(&file).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("listening")));
+        signal(child.id(), "HUP");
+        assert!(lines.any(|line| line.contains("configuration reloaded")), "{:?}", child.wait());
+        signal(child.id(), "TERM");
+        assert_eq!(child.wait().expect("its end").code(), Some(0));
+    }
 }
 
 #[test]
