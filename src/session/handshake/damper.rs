@@ -2,10 +2,10 @@
 //! decided in [`crate::auth::damping`].
 //!
 //! Whoever proves who it is never waits here, wherever it comes from: behind one address there may be many, and a
-//! good login must not depend on what its neighbours do. So who fails keeps its place in the lobby while it waits,
-//! which bounds memory and descriptors as before, and all who wait take a quarter of the places at most. Beyond that a
-//! connection is closed at once without an answer. It must not wait, since it would take the place of a good login;
-//! to answer it would be to serve who fails most the quickest.
+//! good login must not depend on what its neighbours do. So who fails leaves the lobby before it waits: there it would
+//! take the places of those who have not failed, and whoever is sent away for that comes again. Those who wait have
+//! places of their own, a quarter as many. Beyond that a connection is closed at once without an answer: to answer it
+//! would be to serve who fails most the quickest.
 
 use super::Visitor;
 use crate::auth::damping::{Damping, Failures, Source};
@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// The part of `listen.max_logins` that may wait for an answer at a time.
+/// The part of `listen.max_logins` that may, besides, wait for an answer at a time.
 const PART: usize = 4;
 
 /// See the module's page.
@@ -74,7 +74,8 @@ impl Damper {
             return false;
         };
         let due = (Instant::now() + damped.wait).min(visitor.deadline.into());
-        let answered = visitor.guest.waits_for(self.wait(stream, due)).await;
+        visitor.guest.stay();
+        let answered = self.wait(stream, due).await;
         outcomes.inc(if answered { Damped::Answered } else { Damped::Gone });
         answered
     }

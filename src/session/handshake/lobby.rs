@@ -106,7 +106,7 @@ pub struct Guest {
 pub struct SentAway(Option<oneshot::Receiver<()>>);
 
 impl Guest {
-    /// Who it is has been proved: no more a guest.
+    /// Who it is has been proved, or that it is not: no more a guest.
     pub(super) fn stay(&self) {
         self.lobby.leave(self.number.load(Ordering::Relaxed));
     }
