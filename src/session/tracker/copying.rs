@@ -25,7 +25,7 @@ impl Tracker {
     /// that has failed: until then nothing may be sent.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
-        self.marker != Marker::None || self.intruded
+        !self.marker.is_none() || self.intruded
     }
 
     /// Whether a failure of the extended COPY that ends now would leave open if what comes next is

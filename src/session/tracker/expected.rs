@@ -2,7 +2,6 @@
 //! is answered with. Each comes to the same as telling [`Tracker::server`], without the look at all that
 //! might be special about a message.
 
-use super::marker::Marker;
 use super::{Copy, OpKind, Tracker};
 
 impl Tracker {
@@ -16,7 +15,7 @@ impl Tracker {
     #[must_use]
     #[inline]
     pub fn is_calm(&self) -> bool {
-        self.marker == Marker::None && self.copy == Copy::None && !self.doomed
+        self.marker.is_none() && self.copy == Copy::None && !self.doomed
     }
 
     /// Whether a server message is what the client's front op is answered with as a rule, and says

@@ -1,6 +1,5 @@
 //! Messages that Bursar sends on its own account: the client sees nothing of them but what is noted.
 
-use super::marker::Marker;
 use super::{Copy, Injected, Op, OpKind, Tracker};
 use crate::statements::StatementId;
 
@@ -11,7 +10,7 @@ impl Tracker {
     pub fn is_own_work(&self) -> bool {
         let own =
             |op: &Op| matches!(op.injected, Some(Injected::Segment | Injected::Failure | Injected::Fence));
-        self.marker != Marker::None || self.front().is_some_and(own)
+        !self.marker.is_none() || self.front().is_some_and(own)
     }
 
     /// Whether the front is Bursar's own work ahead of a BEGIN that the client has been answered already:
@@ -61,8 +60,7 @@ impl Tracker {
     pub fn is_clients(&self) -> bool {
         let own = |op: &Op| matches!(op.injected, Some(Injected::Fence | Injected::Segment));
         let clients = |op: &Op| !own(op) && !op.made_up;
-        self.is_busy()
-            && (self.ops.iter().any(clients) || self.copy != Copy::None || self.marker != Marker::None)
+        self.is_busy() && (self.ops.iter().any(clients) || self.copy != Copy::None || !self.marker.is_none())
     }
 
     /// Bursar sends a Parse that is sure to fail, of a statement: the error is the client's.

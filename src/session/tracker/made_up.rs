@@ -1,6 +1,5 @@
 //! Replies that Bursar makes itself, each in its place among those of the server.
 
-use super::marker::Marker;
 use super::{Injected, Op, OpKind, Tracker};
 use crate::wire::backend::{TxStatus, ready_for_query};
 use bytes::{Bytes, BytesMut};
@@ -69,7 +68,7 @@ impl Tracker {
     /// one that stands between two Syncs.
     #[must_use]
     pub fn is_reply_due(&self) -> bool {
-        self.marker == Marker::None
+        self.marker.is_none()
             && self.ops.front().is_some_and(|op| op.made_up)
             && (self.slack == 0 || self.is_between_syncs())
     }

@@ -185,7 +185,7 @@ impl Tracker {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         // A made-up reply needs no server.
-        self.ops.len() > self.made_up.len() || self.copy != Copy::None || self.marker != Marker::None
+        self.ops.len() > self.made_up.len() || self.copy != Copy::None || !self.marker.is_none()
     }
 
     /// Whether a Query or function call is outstanding.
@@ -198,7 +198,7 @@ impl Tracker {
     /// or that message is skipped.
     #[must_use]
     pub fn knows_status(&self) -> bool {
-        self.queries == 0 && self.syncs == 0 && self.copy == Copy::None && self.marker == Marker::None
+        self.queries == 0 && self.syncs == 0 && self.copy == Copy::None && self.marker.is_none()
     }
 
     /// Whether the client's messages are ignored up to its next Sync.
@@ -322,7 +322,7 @@ impl Tracker {
 
     fn asynchronous(&self) -> Give {
         let why = self.ops.front().and_then(|op| op.injected);
-        let own = self.marker != Marker::None || why.is_some_and(|why| why != Injected::Instead);
+        let own = !self.marker.is_none() || why.is_some_and(|why| why != Injected::Instead);
         if own { Give::Suppress } else { Give::Pass }
     }
 
