@@ -53,8 +53,9 @@ enum Flight {
     PrivateClosed(Box<[u8]>),
     /// The unnamed statement's whole Parse message; `None` = too large to keep.
     Unnamed { message: Option<Vec<u8>>, scan: Scan },
-    /// The client parses anew what is its unnamed statement already, word for word.
-    Same,
+    /// The client parses anew what is its unnamed statement already, word for word: what made it so stands so many
+    /// messages before, or, with 0 or more than there are, is no longer on its way.
+    Same { back: usize },
     /// Afterwards there is no unnamed statement: a Close of it, or a simple Query.
     Dropped,
     /// Bursar's own Parse of the unnamed statement that the session has already.
@@ -63,7 +64,7 @@ enum Flight {
 
 impl Flight {
     fn is_unnamed(&self) -> bool {
-        matches!(self, Flight::Unnamed { .. } | Flight::Same | Flight::Dropped | Flight::Again)
+        matches!(self, Flight::Unnamed { .. } | Flight::Same { .. } | Flight::Dropped | Flight::Again)
     }
 
     fn names(&self, name: &[u8]) -> bool {
@@ -298,11 +299,46 @@ impl Statements {
     /// keep; `scan`: what its text says.
     pub fn parse(&mut self, name: &[u8], message: Option<&[u8]>, scan: Scan) {
         if name.is_empty() {
-            let same = self.flight.is_empty() && message.is_some_and(|message| self.known(message).is_some());
+            let same = message.and_then(|message| self.same(message));
             let anew = || Flight::Unnamed { message: message.map(<[u8]>::to_vec), scan };
-            self.send_unnamed(if same { Flight::Same } else { anew() });
+            self.send_unnamed(same.unwrap_or_else(anew));
         } else {
             self.send(Flight::Private(significant(name).into()));
+        }
+    }
+
+    /// A Parse that changes nothing: of what the session will have if nothing before it fails, and if something does,
+    /// the error sweeps both. So it is within one segment only.
+    fn same(&self, message: &[u8]) -> Option<Flight> {
+        if self.flight.front().is_some_and(|(segment, _)| *segment != self.segment) {
+            return None;
+        }
+        let end = self.flight.len();
+        let back = match self.last_unnamed() {
+            Some((at, Flight::Unnamed { message: Some(sent), .. })) if sent == message => end - at,
+            Some((at, Flight::Same { back })) if self.repeated(at, *back).1? == message => match *back {
+                0 => 0,
+                back => back + end - at,
+            },
+            None if self.kept().1? == message => 0,
+            _ => return None,
+        };
+        Some(Flight::Same { back })
+    }
+
+    /// The last message on its way that says what the unnamed statement is, and its place.
+    fn last_unnamed(&self) -> Option<(usize, &Flight)> {
+        let says = |flight: &Flight| flight.is_unnamed() && !matches!(flight, Flight::Again);
+        let flights = self.flight.iter().map(|(_, flight)| flight).enumerate();
+        flights.rev().find(|(_, flight)| says(flight))
+    }
+
+    /// What the [`Flight::Same`] at `at` repeats.
+    fn repeated(&self, at: usize, back: usize) -> (Scan, Option<&[u8]>) {
+        match at.checked_sub(back).and_then(|from| self.flight.get(from)) {
+            Some((_, Flight::Unnamed { message, scan })) => (*scan, message.as_deref()),
+            // It has been acknowledged, and is what the session has.
+            _ => self.kept(),
         }
     }
 
@@ -390,14 +426,12 @@ impl Statements {
     /// if it could be kept.
     #[must_use]
     pub fn unnamed(&self) -> (Scan, Option<&[u8]>) {
-        let sent = self.flight.iter().rev().find_map(|(_, flight)| match flight {
-            Flight::Unnamed { message, scan } => Some((*scan, message.as_deref())),
-            Flight::Dropped => Some((Scan::default(), None)),
-            // Nothing was on its way before it, so it is what the session has.
-            Flight::Same => Some(self.kept()),
-            _ => None,
-        });
-        sent.unwrap_or_else(|| self.kept())
+        match self.last_unnamed() {
+            Some((_, Flight::Unnamed { message, scan })) => (*scan, message.as_deref()),
+            Some((at, Flight::Same { back })) => self.repeated(at, *back),
+            Some(_) => (Scan::default(), None),
+            None => self.kept(),
+        }
     }
 
     fn kept(&self) -> (Scan, Option<&[u8]>) {
@@ -432,7 +466,7 @@ impl Statements {
             | Flight::Parsed(_)
             | Flight::Probe
             | Flight::Evicted(_)
-            | Flight::Same
+            | Flight::Same { .. }
             | Flight::Again => {}
         }
     }

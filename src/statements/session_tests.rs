@@ -69,6 +69,53 @@ fn what_a_bind_binds_is_the_last_parse_that_was_not_swept() {
     assert_eq!(statements.unnamed(), (Scan::default(), None));
 }
 
+/// Drivers that do not name statements parse the same text for each use, in a pipeline as well.
+#[test]
+fn a_pipeline_that_parses_the_same_again_keeps_one_text() {
+    let texts = |statements: &Statements| {
+        statements.flight.iter().filter(|(_, flight)| matches!(flight, Flight::Unnamed { .. })).count()
+    };
+    for acknowledged in 0..=4 {
+        for failed in [false, true] {
+            let mut statements = Statements::default();
+            for _ in 0..2 {
+                statements.parse(b"", Some(b"old"), Scan::default());
+                statements.acknowledged();
+            }
+            for _ in 0..4 {
+                statements.parse(b"", Some(b"new"), Scan::default());
+                assert_eq!(statements.unnamed().1, Some(&b"new"[..]));
+            }
+            assert_eq!(texts(&statements), 1);
+            for _ in 0..acknowledged {
+                statements.acknowledged();
+                assert_eq!(statements.unnamed().1, Some(&b"new"[..]));
+            }
+            let left = 4 - acknowledged;
+            statements.swept(left, failed, &mut Held::default());
+            let has = match (failed && left > 0, acknowledged) {
+                (true, _) => None,
+                (false, 0) => Some(&b"old"[..]),
+                (false, _) => Some(&b"new"[..]),
+            };
+            assert_eq!(statements.unnamed().1, has, "{acknowledged} acknowledged, the next failed: {failed}");
+        }
+    }
+}
+
+/// An error sweeps what comes up to the Sync and nothing behind it.
+#[test]
+fn a_parse_behind_a_sync_counts_on_nothing_before_it() {
+    let mut statements = Statements::default();
+    statements.parse(b"", Some(b"text"), Scan::default());
+    statements.sync();
+    statements.parse(b"", Some(b"text"), Scan::default());
+    statements.swept(1, true, &mut Held::default());
+    assert_eq!(statements.unnamed().1, Some(&b"text"[..]));
+    statements.acknowledged();
+    assert_eq!(statements.unnamed().1, Some(&b"text"[..]));
+}
+
 #[test]
 fn private_statements_pin_until_they_are_closed() {
     let mut statements = Statements::default();
