@@ -325,6 +325,7 @@ impl Prepared {
             up: Stretch::new(Lane::with(buffers.clone(), &self.leftover)),
             down: Stretch::new(Lane::new(buffers.clone())),
             glanced: None,
+            queued: None,
             tracker: Tracker::default(),
             tx: VirtualTx::default(),
             locals: locals::Locals::default(),

@@ -77,12 +77,13 @@ use crate::net::lane::Lane;
 use crate::net::readable::Readable;
 use crate::pool::cell::Cell;
 use crate::pool::lease::Lease;
+use crate::pool::wait::Waiting;
 use crate::pool::{Pool, Pools};
 use crate::state::Set;
 use crate::state::fence::{Context, Fence};
 use crate::statements::Planner;
 use crate::statements::session::Statements;
-use crate::tag::Tags;
+use crate::tag::{Tag, Tags};
 use crate::wire::error::Report;
 use crate::wire::sql::scan::Traces;
 use bytes::BytesMut;
@@ -148,6 +149,8 @@ pub struct Session<S> {
     down: Stretch,
     /// What was found in the next client message, which waits for a backend.
     glanced: Option<Glance>,
+    /// Its place in the queue for a backend, and for whose work.
+    queued: Option<(Waiting, Arc<Tag>)>,
     tracker: Tracker,
     tx: VirtualTx,
     statements: Statements,

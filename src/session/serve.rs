@@ -14,7 +14,7 @@ use crate::metrics::Isolation;
 use crate::pool::Start;
 use crate::pool::cell::Order;
 use crate::pool::lease::Lease;
-use crate::pool::wait::{Granted, Waiting};
+use crate::pool::wait::Granted;
 use crate::state::text;
 use crate::tag::{Identity, Tag};
 use crate::wire::backend::TxStatus;
@@ -56,8 +56,8 @@ impl End {
 
 /// A checkout that is not over at once, and for whom it is.
 pub(super) enum Slow {
-    /// Queued. Not in a box: in a busy pool nearly every checkout is.
-    Queued(Waiting, Arc<Tag>),
+    /// Queued; the session has it ([`Session::queued`]).
+    Queued,
     /// Refused.
     Refused(Box<Refusal>),
     /// Not to be asked for.
@@ -81,8 +81,12 @@ impl<S: Socket> Session<S> {
     pub async fn serve(&mut self) {
         self.listen_for_orders().await;
         let end = loop {
-            let event = poll_fn(|cx| self.poll_event(cx)).await;
-            if let Err(end) = self.act(event).await {
+            let acted = match poll_fn(|cx| self.poll_event(cx)).await {
+                // Not in a box: in a busy pool nearly every checkout is queued.
+                Event::Wait(Slow::Queued) => self.begin_queued().await,
+                event => self.act(event).await,
+            };
+            if let Err(end) = acted {
                 break end;
             }
         };
@@ -134,18 +138,25 @@ impl<S: Socket> Session<S> {
 
     /// What takes time has a future of its own, which an idle session has no room for.
     async fn begin_slowly(&mut self, slow: Slow) -> Result<(), End> {
-        let (waiting, tag) = match slow {
-            Slow::Queued(waiting, tag) => (waiting, tag),
-            Slow::Refused(refusal) => return self.refuse(&refusal),
+        match slow {
+            Slow::Queued => self.begin_queued().await,
+            Slow::Refused(refusal) => self.refuse(&refusal),
             Slow::Forbidden(report) => {
                 self.reject(&report);
-                return Ok(());
+                Ok(())
             }
-            Slow::Unfit(unfit) => return Box::pin(self.adopt_unfit(unfit)).await,
-        };
-        self.cell.set_waiting(true, &tag, self.now);
+            Slow::Unfit(unfit) => self.adopt_unfit(unfit).await,
+        }
+    }
+
+    async fn begin_queued(&mut self) -> Result<(), End> {
+        if let Some((_, tag)) = &self.queued {
+            self.cell.set_waiting(true, tag, self.now);
+        }
         self.up.lane.shrink();
-        let granted = self.wait(waiting).await?;
+        let waited = self.wait().await;
+        let Some((_, tag)) = self.queued.take() else { return Ok(()) };
+        let granted = waited?;
         self.now = clock::now();
         match granted {
             Some(Granted::Lease(mut lease, warnings)) => {
@@ -184,13 +195,14 @@ impl<S: Socket> Session<S> {
     }
 
     /// Waits for a lease, answering orders and watching for the client to go. `None` = cancelled.
-    async fn wait(&mut self, mut waiting: Waiting) -> Result<Option<Granted>, End> {
+    async fn wait(&mut self) -> Result<Option<Granted>, End> {
         loop {
             let waited = poll_fn(|cx| {
                 if self.cell.has_orders() {
                     return Poll::Ready(Waited::Ordered);
                 }
-                if let Poll::Ready(granted) = Pin::new(&mut waiting).poll(cx) {
+                let Some((waiting, _)) = &mut self.queued else { return Poll::Ready(Waited::Gone) };
+                if let Poll::Ready(granted) = Pin::new(waiting).poll(cx) {
                     return Poll::Ready(Waited::Granted(granted));
                 }
                 if let Poll::Ready(Err(_)) = self.down.lane.poll_flush(cx, &mut self.client) {
@@ -491,7 +503,10 @@ impl<S> Session<S> {
                 self.adopt(lease, &warnings, &claim.tag, now);
                 Ok(())
             }
-            Start::Wait(waiting) => Err(Slow::Queued(waiting, claim.tag)),
+            Start::Wait(waiting) => {
+                self.queued = Some((waiting, claim.tag));
+                Err(Slow::Queued)
+            }
             Start::Refused(refusal) => Err(Slow::Refused(Box::new(refusal))),
             Start::Mixed => Err(Slow::Forbidden(Box::new(self.violated(Isolation::V3, &claim.tag)))),
             Start::Quarantined(left) => {
