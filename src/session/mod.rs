@@ -14,6 +14,7 @@
 //! |---|---|
 //! | [`handshake`] | the first packets, authentication, the greeting |
 //! | `serve` | the only loop: what happens after each event of the relay |
+//! | `queue` | waiting for a backend |
 //! | `relay` | spans between client and leased backend, both ways, in one poll |
 //! | `up`, `down` | what to do with each client message, each server message |
 //! | [`message`] | what one client message shows by itself |
@@ -54,6 +55,7 @@ pub mod passthrough;
 mod policy;
 mod portals;
 mod private;
+mod queue;
 pub mod registry;
 mod relay;
 pub mod reply;

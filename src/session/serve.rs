@@ -14,15 +14,13 @@ use crate::metrics::Isolation;
 use crate::pool::Start;
 use crate::pool::cell::Order;
 use crate::pool::lease::Lease;
-use crate::pool::wait::Granted;
 use crate::state::text;
 use crate::tag::{Identity, Tag};
 use crate::wire::backend::TxStatus;
 use crate::wire::error::{Report, Severity};
 use crate::wire::sql::scan::Traces;
 use crate::wire::walk::{HEADER, Header};
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -64,13 +62,6 @@ pub(super) enum Slow {
     Forbidden(Box<Report>),
     /// Granted, but the backend has to be asked for something first.
     Unfit(Box<(Lease, Vec<Warning>, Arc<Tag>)>),
-}
-
-/// How a wait for a lease ends.
-enum Waited {
-    Granted(Granted),
-    Ordered,
-    Gone,
 }
 
 impl<S: Socket> Session<S> {
@@ -128,7 +119,7 @@ impl<S: Socket> Session<S> {
     }
 
     /// An order wakes this task from now on, once.
-    async fn listen_for_orders(&self) {
+    pub(super) async fn listen_for_orders(&self) {
         poll_fn(|cx| {
             self.cell.register(cx.waker());
             Poll::Ready(())
@@ -149,38 +140,13 @@ impl<S: Socket> Session<S> {
         }
     }
 
-    async fn begin_queued(&mut self) -> Result<(), End> {
-        if let Some((_, tag)) = &self.queued {
-            self.cell.set_waiting(true, tag, self.now);
-        }
-        self.up.lane.shrink();
-        let waited = self.wait().await;
-        let Some((_, tag)) = self.queued.take() else { return Ok(()) };
-        let granted = waited?;
-        self.now = clock::now();
-        match granted {
-            Some(Granted::Lease(mut lease, warnings)) => {
-                if self.is_unfit(&mut lease) {
-                    return Box::pin(self.adopt_unfit(Box::new((*lease, warnings, tag)))).await;
-                }
-                self.adopt(*lease, &warnings, &tag, self.now);
-                Ok(())
-            }
-            Some(Granted::Refused(refusal)) => {
-                self.cell.set_waiting(false, &tag, self.now);
-                self.refuse(&refusal)
-            }
-            None => {
-                self.cell.set_waiting(false, &tag, self.now);
-                Ok(())
-            }
-        }
-    }
-
     /// What a session may do as a role it has taken on must not run without it, which it might if both
     /// went out in one write and the role is gone: waits for the answer. So it does for what brings the
     /// backend into a failed transaction.
-    async fn adopt_unfit(&mut self, unfit: Box<(Lease, Vec<Warning>, Arc<Tag>)>) -> Result<(), End> {
+    pub(super) async fn adopt_unfit(
+        &mut self,
+        unfit: Box<(Lease, Vec<Warning>, Arc<Tag>)>,
+    ) -> Result<(), End> {
         let (mut lease, warnings, tag) = *unfit;
         let fit = private::fit(lease.backend(), &self.pools.buffers, &self.settings);
         if let Err(trouble) = fit.await {
@@ -194,74 +160,6 @@ impl<S: Socket> Session<S> {
         Ok(())
     }
 
-    /// Waits for a lease, answering orders and watching for the client to go. `None` = cancelled.
-    async fn wait(&mut self) -> Result<Option<Granted>, End> {
-        loop {
-            let waited = poll_fn(|cx| {
-                if self.cell.has_orders() {
-                    return Poll::Ready(Waited::Ordered);
-                }
-                let Some((waiting, _)) = &mut self.queued else { return Poll::Ready(Waited::Gone) };
-                if let Poll::Ready(granted) = Pin::new(waiting).poll(cx) {
-                    return Poll::Ready(Waited::Granted(granted));
-                }
-                if let Poll::Ready(Err(_)) = self.down.lane.poll_flush(cx, &mut self.client) {
-                    return Poll::Ready(Waited::Gone);
-                }
-                loop {
-                    match self.up.lane.poll_fill(cx, &mut self.client) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Err(_)) => return Poll::Ready(Waited::Gone),
-                        Poll::Ready(Ok(0)) if self.up.lane.is_closed() && !self.said_goodbye() => {
-                            return Poll::Ready(Waited::Gone);
-                        }
-                        Poll::Ready(Ok(0)) => return Poll::Pending,
-                        Poll::Ready(Ok(_)) => {}
-                    }
-                }
-            })
-            .await;
-            match waited {
-                Waited::Granted(granted) => return Ok(Some(granted)),
-                Waited::Gone => return Err(End::Lost),
-                Waited::Ordered => {
-                    self.listen_for_orders().await;
-                    for order in self.cell.take_orders() {
-                        match order {
-                            Order::CancelWait => {
-                                self.reject(&reply::fault(&Fault::CancelledInQueue));
-                                return Ok(None);
-                            }
-                            Order::Kill => return Err(End::fault(&Fault::Shutdown)),
-                            // What waits has begun, as far as its client knows.
-                            Order::Drain => self.draining = true,
-                            Order::Expel => return Err(End::Told(Box::new(reply::isolation::expelled()))),
-                            Order::End(..)
-                            | Order::Cancel(..)
-                            | Order::Warn(..)
-                            | Order::Park(_)
-                            | Order::CancelDone => {}
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whether what the client has sent ends with Terminate: a client that says goodbye behind
-    /// complete work wants the work done, one that vanishes from the queue does not.
-    fn said_goodbye(&self) -> bool {
-        let mut bytes = self.up.lane.unwalked();
-        while let Some(head) = Header::read(bytes) {
-            if head.kind == b'X' {
-                return true;
-            }
-            let Some(rest) = head.total().and_then(|total| bytes.get(total..)) else { return false };
-            bytes = rest;
-        }
-        false
-    }
-
     /// In session mode the lease of the login is the session's own until it ends.
     pub(super) fn begin_session_mode(&mut self, lease: Lease) {
         let now = clock::now();
@@ -270,7 +168,7 @@ impl<S: Socket> Session<S> {
         self.cell.ready(false, self.pin(), now);
     }
 
-    fn refuse(&mut self, refusal: &Refusal) -> Result<(), End> {
+    pub(super) fn refuse(&mut self, refusal: &Refusal) -> Result<(), End> {
         let report = reply::refusal(refusal);
         if report.severity == Severity::Fatal {
             return Err(End::Told(Box::new(report)));
@@ -281,7 +179,7 @@ impl<S: Socket> Session<S> {
 
     /// Answers the message that asked for a backend with an error, as PostgreSQL would: a Query is
     /// over, a pipeline is skipped up to its Sync.
-    fn reject(&mut self, report: &Report) {
+    pub(super) fn reject(&mut self, report: &Report) {
         self.flush_here();
         self.glanced = None;
         self.down.lane.make(|out| report.encode(out));
@@ -521,7 +419,7 @@ impl<S> Session<S> {
 
     /// Whether the backend has to be asked for something first: the session has taken on a role that it
     /// does not have, or is in a failed transaction.
-    fn is_unfit(&self, lease: &mut Lease) -> bool {
+    pub(super) fn is_unfit(&self, lease: &mut Lease) -> bool {
         self.tx.leads_failed() || lease.backend().settings != self.settings && text::has_role(&self.settings)
     }
 
