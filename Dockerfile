@@ -12,8 +12,11 @@ WORKDIR /src
 # (from 2.34 on; here 2.36), and its allocator and string functions are the ones that are measured.
 ENV RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=symbols
 
-# What Bursar is built from, in a layer of its own: it lasts until Cargo.toml or Cargo.lock changes. Benches and
+# What Bursar is built from, in a layer of its own: it lasts until Cargo.toml, Cargo.lock or the profile changes. Benches and
 # tests are not in the context, so they leave the manifest. A target that is named keeps RUSTFLAGS off build scripts.
+COPY .cargo .cargo
+COPY scripts/rustc-profiled scripts/
+COPY benches/bursar.profdata benches/
 COPY Cargo.toml Cargo.lock ./
 RUN sed -i -e '/^\[\[bench\]\]/,/^$/d' -e '/^\[\[test\]\]/,/^$/d' Cargo.toml \
     && rustc -vV | sed -n 's/^host: //p' >/target \
