@@ -255,7 +255,7 @@ impl<B, W> Book<B, W> {
             let told = warnings.len();
             self.peaks.saw(Dim::B9, nanos(waited) / 1_000_000);
             self.tally.count(Dim::B9, Told::within(nanos(waited), nanos(max_wait)));
-            self.judge_tenant(who, warnings);
+            self.judge_tenant(claim, who, warnings);
             if let Some(request) = who.request {
                 self.judge_request(request, warnings);
             }
@@ -297,8 +297,9 @@ impl<B, W> Book<B, W> {
         id
     }
 
-    /// B4 at a grant that went ahead: told where it does not act.
-    fn judge_tenant(&mut self, who: Who, warnings: &mut Vec<Warning>) {
+    /// B4 at a grant that went ahead: told where it does not act. Clients are warned of their requests; who has
+    /// none is spared a warning with each lease.
+    fn judge_tenant(&mut self, claim: &Claim, who: Who, warnings: &mut Vec<Warning>) {
         let share = &self.shares[who.share];
         let (holds, limit) = (share.leased, share.cap);
         let told = match holds > limit {
@@ -307,8 +308,13 @@ impl<B, W> Book<B, W> {
         };
         self.tally.count(Dim::B4, told);
         self.peaks.saw(Dim::B4, holds.into());
-        if told == Told::Warn && who.request.is_none_or(|request| self.requests[request].tell_once(Dim::B4)) {
-            warnings.push(Warning::TenantOverCap { holds, limit });
+        if told == Told::Warn {
+            let warning = Warning::TenantOverCap { holds, limit };
+            match who.request {
+                None => self.warned_event(&warning, Some(claim.pool), &claim.tag),
+                Some(request) if self.requests[request].tell_once(Dim::B4) => warnings.push(warning),
+                Some(_) => {}
+            }
         }
     }
 

@@ -221,6 +221,25 @@ fn violations(desk: &mut Desk) -> Vec<(&'static str, &'static str, u64, u64)> {
 }
 
 #[test]
+fn a_tenant_over_its_cap_is_an_event_and_who_tags_no_request_is_spared_the_warning() {
+    for (request, told) in [(None, 0), (Some("r"), 1)] {
+        let mut setup = setup();
+        setup.tenant.max = Share::Count(2);
+        setup.tenant.mode = Mode::Warn;
+        let mut desk = Desk::new(setup, 4);
+        let start = desk.now;
+        desk.warnings.clear();
+        for _ in 0..4 {
+            desk.lease_for(of("a", request));
+        }
+        desk.tick(working(start, None));
+        let events = [("B4", "warn", 3, 2), ("B4", "warn", 4, 2)];
+        let one_a_request = if request.is_some() { &events[..1] } else { &events[..] };
+        assert_eq!((violations(&mut desk).as_slice(), desk.warnings.len()), (one_a_request, told));
+    }
+}
+
+#[test]
 fn what_is_told_or_refused_or_ended_is_an_event_too() {
     let mut setup = setup();
     setup.budget.max_concurrent = 1;
