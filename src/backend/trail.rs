@@ -61,9 +61,14 @@ impl Trail {
         if statements < REPEATED {
             return 1;
         }
-        let prints: SmallVec<[u64; STATEMENTS]> = self.iter().map(|(text, _)| fingerprint(text)).collect();
-        let same = |print: &u64| prints.iter().filter(|other| *other == print).count() as u64;
-        let most = prints.iter().map(same).max().unwrap_or(0);
+        // Of statements with parameters the texts are the same, and hashing one of them is enough.
+        let mut prints = SmallVec::<[(u64, &[u8]); STATEMENTS]>::new();
+        for (text, _) in self.iter() {
+            let known = prints.iter().find(|(_, other)| *other == text).map(|(print, _)| *print);
+            prints.push((known.unwrap_or_else(|| fingerprint(text)), text));
+        }
+        let same = |print: u64| prints.iter().filter(|(other, _)| *other == print).count() as u64;
+        let most = prints.iter().map(|(print, _)| same(*print)).max().unwrap_or(0);
         let of = (prints.len() as u64).max(1);
         u32::try_from(statements.max(of).saturating_mul(most) / of).unwrap_or(u32::MAX)
     }
