@@ -329,6 +329,12 @@ impl Statements {
     /// The last message on its way that says what the unnamed statement is, and its place.
     fn last_unnamed(&self) -> Option<(usize, &Flight)> {
         let says = |flight: &Flight| flight.is_unnamed() && !matches!(flight, Flight::Again);
+        if let Some((_, flight)) = self.flight.back()
+            && says(flight)
+        {
+            // As in any pipeline of unnamed statements.
+            return Some((self.flight.len() - 1, flight));
+        }
         let flights = self.flight.iter().map(|(_, flight)| flight).enumerate();
         flights.rev().find(|(_, flight)| says(flight))
     }
