@@ -23,6 +23,17 @@ const MAX_PADDING: usize = 1 << 20;
 /// PostgreSQL never sends a message of 1 GiB or more.
 const MAX_MESSAGE: i32 = 0x3fff_ffff;
 
+/// How many bytes of whole rows `bytes` begins with.
+fn rows(bytes: &[u8]) -> usize {
+    let mut rows = 0;
+    while let Some(head) = Header::read(&bytes[rows..]).filter(|head| head.kind == b'D')
+        && let Some(total) = head.total().filter(|total| *total <= bytes.len() - rows)
+    {
+        rows += total;
+    }
+    rows
+}
+
 impl<S> Session<S> {
     /// Walks what the server has sent, staging what passes.
     ///
@@ -39,30 +50,11 @@ impl<S> Session<S> {
                 }
                 self.emit_made_up();
             }
+            self.pass_expected();
             let front = self.tracker.front().copied();
-            if let Some(op) = front.filter(Op::expects_rows) {
-                self.pass_rows(op);
-            }
             let bytes = self.down.lane.unwalked();
             let Some(head) = Header::read(bytes) else { return Ok(()) };
             let total = head.total().filter(|_| head.len <= MAX_MESSAGE).ok_or(Desync(head.kind))?;
-            let is_end = head.kind == b'C';
-            let plain =
-                |body| self.linked.changes.is_none() && self.linked.drops.is_none() && says_nothing(body);
-            if total <= bytes.len()
-                && (!is_end || plain(&bytes[HEADER..total]))
-                && !tells_shape(head.kind, front)
-                && let Some(noted) = self.tracker.as_expected(head.kind)
-            {
-                if is_end {
-                    self.cell.passed(self.now);
-                }
-                if noted && matches!(head.kind, b'1' | b'3') {
-                    self.statements.acknowledged();
-                }
-                self.down.lane.pass(total);
-                continue;
-            }
             let named =
                 front.and_then(|op| op.statement).filter(|_| head.kind == b'E' && total <= Lane::HELD);
             let shape = tells_shape(head.kind, front);
@@ -166,33 +158,32 @@ impl<S> Session<S> {
         }
     }
 
-    /// Passes whole rows of a result, and in the simple protocol what describes and what ends them,
-    /// without deciding each: nothing about them differs.
-    fn pass_rows(&mut self, front: Op) {
+    /// Passes all that is as a rule said in answer to what was sent, and says nothing else: the longest run of
+    /// whole messages, in one go. What is more to most results is a single ReadyForQuery.
+    fn pass_expected(&mut self) {
         if self.linked.drops.is_some() {
             return;
         }
-        let described = front.kind == OpKind::Query;
-        let ends = described && self.tracker.is_calm() && self.linked.changes.is_none();
         let bytes = self.down.lane.unwalked();
-        let (mut rows, mut ended) = (0, false);
-        while let Some(head) = Header::read(&bytes[rows..])
-            && (matches!(head.kind, b'D' | b'C') || (head.kind == b'T' && described))
-            && head.len < MAX_MESSAGE
-            && let Some(total) = head.total()
-            && rows + total <= bytes.len()
-            && (head.kind != b'C' || ends && says_nothing(&bytes[rows + HEADER..rows + total]))
+        let (mut run, mut ended) = (0, false);
+        while let Some(head) = Header::read(&bytes[run..])
+            && let Some(total) = head.total().filter(|total| *total <= bytes.len() - run)
         {
-            rows += total;
-            ended |= head.kind == b'C';
+            let is_end = head.kind == b'C';
+            if is_end && (self.linked.changes.is_some() || !says_nothing(&bytes[run + HEADER..run + total])) {
+                break;
+            }
+            let Some(noted) = self.tracker.as_expected(head.kind) else { break };
+            if noted && matches!(head.kind, b'1' | b'3') {
+                self.statements.acknowledged();
+            }
+            run += if head.kind == b'D' { rows(&bytes[run..]) } else { total };
+            ended |= is_end;
         }
         if ended {
             self.cell.passed(self.now);
         }
-        if rows > 0 {
-            self.tracker.had_reply();
-            self.down.lane.pass(rows);
-        }
+        self.down.lane.pass(run);
     }
 
     /// Remembers what a message says about the session or its backend. Returns whether it is kept

@@ -303,7 +303,7 @@ impl Tracker {
             return match self.ops.front() {
                 Some(op) if op.injected.is_some() => Ok(Give::Suppress),
                 Some(op) if op.expects_rows() => {
-                    self.had_reply();
+                    self.slack = 0;
                     Ok(Give::Pass)
                 }
                 _ => Err(Desync(kind)),

@@ -129,7 +129,7 @@ pub struct Note {
 impl Op {
     /// Whether rows that arrive now are the client's, if this op is the front one.
     #[must_use]
-    pub fn expects_rows(&self) -> bool {
+    pub(super) fn expects_rows(&self) -> bool {
         matches!(self.kind, OpKind::Query | OpKind::Execute) && self.injected.is_none()
     }
 
