@@ -6,6 +6,7 @@
 //! the queue, of which there may be thousands.
 
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// Sizes in bytes. The middle one is also the largest message that is ever held whole.
@@ -51,6 +52,12 @@ impl Buf {
     }
 }
 
+thread_local! {
+    /// A small buffer that this thread has given back, for the next that it borrows: a query borrows two, one
+    /// after the other, and would lock the shelves four times. It decides nothing and belongs to nobody.
+    static SPARE: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
 /// Free buffers of one size.
 type Shelf = Vec<Box<[u8]>>;
 
@@ -64,7 +71,8 @@ impl Buffers {
     /// Lends an empty buffer.
     #[must_use]
     pub fn lend(&self, size: Size) -> Buf {
-        let free = self.free.lock()[size as usize].pop();
+        let spare = if size == Size::Small { SPARE.try_with(Cell::take).ok().flatten() } else { None };
+        let free = spare.or_else(|| self.free.lock()[size as usize].pop());
         let data = free.unwrap_or_else(|| vec![0; size.bytes()].into_boxed_slice());
         Buf { data, end: 0, size }
     }
@@ -72,12 +80,20 @@ impl Buffers {
     /// Takes a buffer back. What it held is overwritten by the next read before anybody sees it:
     /// nothing beyond `end` is ever looked at.
     pub fn take_back(&self, buf: Buf) {
+        let Buf { data, size, .. } = buf;
+        let more = if size == Size::Small { keep(data) } else { Some(data) };
+        let Some(data) = more else { return };
         let mut free = self.free.lock();
-        let shelf = &mut free[buf.size as usize];
-        if shelf.len() < KEPT[buf.size as usize] {
-            shelf.push(buf.data);
+        let shelf = &mut free[size as usize];
+        if shelf.len() < KEPT[size as usize] {
+            shelf.push(data);
         }
     }
+}
+
+/// Keeps a buffer as this thread's spare one. Returns the one that was, if any.
+fn keep(data: Box<[u8]>) -> Option<Box<[u8]>> {
+    SPARE.try_with(|spare| spare.replace(Some(data))).ok().flatten()
 }
 
 #[cfg(test)]
@@ -92,6 +108,10 @@ mod tests {
             buffers.take_back(buf);
         }
         assert_eq!(buffers.free.lock()[1].len(), KEPT[1]);
+        // The spare one besides.
+        let lent: Vec<Buf> = (0..=KEPT[1]).map(|_| buffers.lend(Size::Small)).collect();
+        assert_eq!(buffers.free.lock()[1].len(), 0);
+        drop(lent);
         assert_eq!(buffers.lend(Size::Middle).data.len(), 64 << 10);
     }
 }
