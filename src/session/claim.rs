@@ -26,7 +26,7 @@ pub(super) struct First {
 }
 
 impl First {
-    fn of(&mut self, text: &[u8]) -> u64 {
+    pub(super) fn of(&mut self, text: &[u8]) -> u64 {
         let raw = foldhash::fast::FixedState::default().hash_one(&text[..text.len().min(trail::TEXT)]);
         if raw != self.raw || self.fingerprint == 0 {
             // Tags in a comment are another's each time.
@@ -79,7 +79,11 @@ impl<S> Session<S> {
             _ => return (0, None),
         };
         let start = self.reads_statements.then(|| start_of(text));
-        (self.first.of(text), start)
+        let fingerprint = match &mut self.usual {
+            Some(usual) if self.is_usual => usual.fingerprint(&mut self.first, text),
+            _ => self.first.of(text),
+        };
+        (fingerprint, start)
     }
 }
 

@@ -320,6 +320,8 @@ impl Prepared {
             park: super::park::Watch::of(&rules, rules.mode, &visitor.pools.config()),
             reads_statements: super::claim::reads_statements(&visitor.pools.config()),
             first: super::claim::First::default(),
+            usual: None,
+            is_usual: false,
             now: clock::now(),
             client,
             up: Stretch::new(Lane::with(buffers.clone(), &self.leftover)),

@@ -69,6 +69,7 @@ mod tenant_keys;
 pub mod tracker;
 mod transaction;
 mod up;
+mod usual;
 pub mod virtual_tx;
 mod wind_up;
 
@@ -96,6 +97,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::AsyncWrite;
 use tracker::Tracker;
+use usual::Usual;
 use virtual_tx::VirtualTx;
 
 /// What a session needs of its client's socket.
@@ -141,6 +143,9 @@ pub struct Session<S> {
     reads_statements: bool,
     /// The fingerprint of the last lease's first statement.
     first: claim::First,
+    /// The last Query, if it is worth remembering; and whether the one at hand is the same but for numbers.
+    usual: Option<Box<Usual>>,
+    is_usual: bool,
 
     /// When something was last read from either side: one look at the clock a wake-up.
     now: Instant,

@@ -190,25 +190,42 @@ impl<S> Session<S> {
     }
 
     fn query(&mut self, total: usize) -> Next {
+        let next = self.look_at_query(total);
+        // Whoever asks for a backend for what follows does so with another message.
+        self.is_usual &= matches!(next, Next::Stop(_));
+        next
+    }
+
+    fn look_at_query(&mut self, total: usize) -> Next {
         let glanced = self.glanced.take();
         let (text, whole) = query_text(self.up.lane.unwalked(), total);
         // In a COPY it is a violation of the protocol, whatever it says.
         let here = whole && !self.tracker.is_copying_in();
-        if glanced.is_none()
+        self.is_usual = here && self.usual.as_ref().is_some_and(|usual| usual.is(text));
+        let usual = self.is_usual;
+        if !usual
+            && glanced.is_none()
             && here
             && let Some(statements) = local::parse(text)
         {
             return self.answer_query(&statements, total);
         }
-        if here && let Some(here) = self.deallocates_here(text) {
+        if !usual
+            && here
+            && let Some(here) = self.deallocates_here(text)
+        {
             return match here {
                 Ok(local) => self.answer_query(&locals::Text::from_elem(local, 1), total),
                 Err(stop) => Next::Stop(stop),
             };
         }
         let text = HEADER..HEADER + text.len();
-        let Glance { cut } = glanced.unwrap_or_else(|| self.glance(text, whole));
-        if self.lease.is_none() && self.begins_here(total, cut.clone()) {
+        let Glance { cut } = match glanced {
+            None if usual => Glance { cut: None },
+            None => self.glance(text, whole),
+            Some(glance) => glance,
+        };
+        if !usual && self.lease.is_none() && self.begins_here(total, cut.clone()) {
             return Next::Done;
         }
         let cut = match self.link(cut) {
@@ -216,14 +233,22 @@ impl<S> Session<S> {
             Err(next) => return next,
         };
         let (text, _) = query_text(self.up.lane.unwalked(), total);
-        let scanned = if whole { scan(text) } else { too_long() };
+        let scanned = match whole {
+            true if usual => Scan::default(),
+            true => scan(text),
+            false => too_long(),
+        };
         if self.waits_to_reset(text, None, scanned.traces) {
             self.glanced = Some(Glance { cut });
             return Next::Stop(Stop::Hold);
         }
         let noted = self.statements.query();
         let local_settings = scanned.only_local_sets;
-        let deallocates_all = whole && deallocates(text) == Some(Deallocates::All);
+        let deallocated = if usual || !whole { None } else { deallocates(text) };
+        if here && !usual {
+            self.usual.get_or_insert_default().learn(text, scanned, deallocated.as_ref());
+        }
+        let deallocates_all = deallocated == Some(Deallocates::All);
         let note = Note { noted, local_settings, deallocates_all, ..Note::default() };
         self.tracker.client(Kind::Query, note);
         self.cell.statement(shown(text, HEADER, cut.as_ref()), self.now);

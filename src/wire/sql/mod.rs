@@ -10,6 +10,7 @@ pub mod comment;
 pub mod lead;
 pub mod lex;
 pub mod local;
+pub mod numbers;
 mod plain;
 pub mod reads;
 pub mod reserved;
