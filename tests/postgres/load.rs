@@ -167,6 +167,33 @@ fn big_values_stream_through_in_bounded_memory() {
     proxy.stop();
 }
 
+/// More than the kernel keeps between two sockets, so that Bursar has to wait for its client, and moves it in steps.
+#[test]
+fn a_long_result_reaches_a_slow_client_whole() {
+    let db = Db::new();
+    let proxy = Proxy::start(&db, Config::of_size(2).lazy());
+    let (mut slow, mut other) = (proxy.connect(), proxy.connect());
+    slow.send(&msg::query(&format!(
+        "select repeat('x', {MB}) || to_char(i, 'FM000') from generate_series(1, 150) i"
+    )));
+    assert_eq!(slow.recv().map(|message| message.kind), Some(b'T'));
+    for row in 1..=150 {
+        // What it is slow by.
+        for _ in 0..5 {
+            assert_eq!(other.query("select 7").value(), "7");
+        }
+        let message = slow.recv().expect("a row");
+        let value = &message.body[2 + 4..];
+        assert!(value.len() == MB + 3 && value.ends_with(format!("{row:03}").as_bytes()), "row {row}");
+    }
+    assert_eq!(slow.recv_reply().trace(), "C(SELECT 150) Z(I)");
+    assert_eq!(slow.query("select 1").value(), "1", "and the session goes on");
+    for client in [slow, other] {
+        client.bye();
+    }
+    proxy.stop();
+}
+
 /// Each is opened while the one before is idle already.
 #[test]
 fn min_idle_is_reached_by_one_dial_at_a_time() {
