@@ -105,7 +105,9 @@ impl Proxy {
         let database = db.name().to_owned();
         let mut proxy = Proxy { child: None, port, admin_port, dir, config, database, _far: far };
         proxy.write_config();
-        let mut command = match standin::chosen() {
+        let choice = standin::chosen();
+        let has_admin = matches!(choice, standin::Choice::Bursar(_));
+        let mut command = match choice {
             standin::Choice::Bursar(program) => {
                 let mut command = Command::new(program);
                 command.arg("--config").arg(proxy.config_file());
@@ -123,7 +125,9 @@ impl Proxy {
         eventually("the proxy takes connections", PATIENCE, || {
             let over = proxy.child.as_mut().and_then(|child| child.try_wait().expect("its state"));
             assert!(over.is_none(), "the proxy ended at once: {over:?}\n{}", proxy.log());
-            TcpStream::connect(proxy.addr()).ok()
+            // The door for clients is open a moment before that for HTTP.
+            let doors = [Some(proxy.addr()), has_admin.then(|| proxy.admin_addr())];
+            doors.into_iter().flatten().try_for_each(|door| TcpStream::connect(door).map(drop)).ok()
         });
         proxy
     }
